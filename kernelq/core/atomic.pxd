@@ -1,0 +1,50 @@
+# The only place that spells a memory order. Fields stay plain integers; they are touched by two threads or two
+# processes only through these calls. Every release has an acquire of the same SYNC name (checked by
+# tests/test_tidy.py).
+
+from libc.stdint cimport uint32_t, uint64_t
+
+cdef extern from *:
+    """
+    #ifndef KQ_ATOMIC_H
+    #define KQ_ATOMIC_H
+    #define kq_load_relaxed(p) __atomic_load_n((p), __ATOMIC_RELAXED)
+    #define kq_load_acquire(p) __atomic_load_n((p), __ATOMIC_ACQUIRE)
+    #define kq_load_seq(p) __atomic_load_n((p), __ATOMIC_SEQ_CST)
+    #define kq_store_relaxed(p, v) __atomic_store_n((p), (v), __ATOMIC_RELAXED)
+    #define kq_store_release(p, v) __atomic_store_n((p), (v), __ATOMIC_RELEASE)
+    #define kq_store_seq(p, v) __atomic_store_n((p), (v), __ATOMIC_SEQ_CST)
+    #define kq_add(p, v) __atomic_add_fetch((p), (v), __ATOMIC_ACQ_REL)
+    #define kq_add_relaxed(p, v) __atomic_add_fetch((p), (v), __ATOMIC_RELAXED)
+    #if defined(__SANITIZE_THREAD__)
+    /* ThreadSanitizer does not understand fences: an RMW on a dummy orders as strongly. */
+    static uint64_t kq_fence_dummy;
+    #define kq_fence_seq() ((void)__atomic_fetch_add(&kq_fence_dummy, 1, __ATOMIC_SEQ_CST))
+    #else
+    #define kq_fence_seq() __atomic_thread_fence(__ATOMIC_SEQ_CST)
+    #endif
+    #define kq_cpu_relax() __builtin_ia32_pause_or_yield()
+    #if defined(__x86_64__) || defined(__i386__)
+    #define __builtin_ia32_pause_or_yield() __builtin_ia32_pause()
+    #else
+    #define __builtin_ia32_pause_or_yield() __asm__ volatile("yield" ::: "memory")
+    #endif
+    #endif
+    """
+    uint32_t load_relaxed_u32 "kq_load_relaxed"(const uint32_t *p) noexcept nogil
+    uint32_t load_acquire_u32 "kq_load_acquire"(const uint32_t *p) noexcept nogil
+    uint32_t load_seq_u32 "kq_load_seq"(const uint32_t *p) noexcept nogil
+    void store_relaxed_u32 "kq_store_relaxed"(uint32_t *p, uint32_t v) noexcept nogil
+    void store_release_u32 "kq_store_release"(uint32_t *p, uint32_t v) noexcept nogil
+    void store_seq_u32 "kq_store_seq"(uint32_t *p, uint32_t v) noexcept nogil
+    uint32_t add_u32 "kq_add"(uint32_t *p, uint32_t v) noexcept nogil
+    uint64_t load_relaxed "kq_load_relaxed"(const uint64_t *p) noexcept nogil
+    uint64_t load_acquire "kq_load_acquire"(const uint64_t *p) noexcept nogil
+    uint64_t load_seq "kq_load_seq"(const uint64_t *p) noexcept nogil
+    void store_relaxed "kq_store_relaxed"(uint64_t *p, uint64_t v) noexcept nogil
+    void store_release "kq_store_release"(uint64_t *p, uint64_t v) noexcept nogil
+    void store_seq "kq_store_seq"(uint64_t *p, uint64_t v) noexcept nogil
+    uint64_t add "kq_add"(uint64_t *p, uint64_t v) noexcept nogil
+    uint64_t add_relaxed "kq_add_relaxed"(uint64_t *p, uint64_t v) noexcept nogil
+    void fence_seq "kq_fence_seq"() noexcept nogil
+    void cpu_relax "kq_cpu_relax"() noexcept nogil
