@@ -1,0 +1,133 @@
+# System calls and constants, used qualified (linux.accept4), so that a reader sees each call that leaves the
+# project. Carries what Python 3.11 and older C libraries lack.
+
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+cdef extern from *:
+    """
+    #ifndef KQ_LINUX_H
+    #define KQ_LINUX_H
+    #ifndef _GNU_SOURCE
+    #define _GNU_SOURCE
+    #endif
+    #include <arpa/inet.h>
+    #include <errno.h>
+    #include <fcntl.h>
+    #include <netinet/in.h>
+    #include <netinet/tcp.h>
+    #include <poll.h>
+    #include <pthread.h>
+    #include <sched.h>
+    #include <signal.h>
+    #include <stdlib.h>
+    #include <string.h>
+    #include <sys/epoll.h>
+    #include <sys/eventfd.h>
+    #include <sys/mman.h>
+    #include <sys/prctl.h>
+    #include <sys/resource.h>
+    #include <sys/sendfile.h>
+    #include <sys/socket.h>
+    #include <sys/stat.h>
+    #include <sys/syscall.h>
+    #include <sys/types.h>
+    #include <sys/uio.h>
+    #include <sys/un.h>
+    #include <time.h>
+    #include <unistd.h>
+    #ifndef F_SEAL_FUTURE_WRITE
+    #define F_SEAL_FUTURE_WRITE 0x0010
+    #endif
+    #ifndef MFD_NOEXEC_SEAL
+    #define MFD_NOEXEC_SEAL 0x0008U
+    #endif
+    #ifndef SYS_pidfd_open
+    #define SYS_pidfd_open 434
+    #endif
+    #define KQ_SEALS (F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_FUTURE_WRITE | F_SEAL_SEAL)
+
+    static inline int kq_memfd(const char *name) {
+        int fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_NOEXEC_SEAL);
+        if (fd < 0 && errno == EINVAL) fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
+        return fd;
+    }
+    static inline int kq_seal(int fd) { return fcntl(fd, F_ADD_SEALS, KQ_SEALS); }
+    static inline int kq_is_sealed(int fd) {
+        int seals = fcntl(fd, F_GET_SEALS);
+        return seals >= 0 && (seals & KQ_SEALS) == KQ_SEALS;
+    }
+    /* One ring mapped twice in a row: a record never wraps. NULL on failure. */
+    static inline void *kq_map_twice(int fd, uint64_t offset, size_t bytes, int writable) {
+        int protection = PROT_READ | (writable ? PROT_WRITE : 0);
+        char *at = mmap(NULL, bytes * 2, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (at == MAP_FAILED) return NULL;
+        for (int half = 0; half < 2; half++)
+            if (mmap(at + half * bytes, bytes, protection, MAP_SHARED | MAP_FIXED, fd, (off_t)offset) == MAP_FAILED) {
+                int error = errno;
+                munmap(at, bytes * 2);
+                errno = error;
+                return NULL;
+            }
+        madvise(at, bytes * 2, MADV_DONTFORK);
+        return at;
+    }
+    static inline void *kq_map(int fd, size_t bytes, int writable) {
+        void *at = mmap(NULL, bytes, PROT_READ | (writable ? PROT_WRITE : 0), MAP_SHARED, fd, 0);
+        if (at == MAP_FAILED) return NULL;
+        madvise(at, bytes, MADV_DONTFORK);
+        return at;
+    }
+    static inline uint64_t kq_now_ns(void) {
+        struct timespec t;
+        clock_gettime(CLOCK_MONOTONIC, &t);
+        return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+    }
+    static inline uint64_t kq_wall_ns(void) {
+        struct timespec t;
+        clock_gettime(CLOCK_REALTIME, &t);
+        return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+    }
+    /* One descriptor with a fixed-size message over a unix socket. 0, or -errno. */
+    static inline int kq_send_fd(int sock, const void *message, size_t bytes, int fd) {
+        union { struct cmsghdr align; char room[CMSG_SPACE(sizeof(int))]; } control;
+        struct iovec part = {(void *)message, bytes};
+        struct msghdr m = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control.room};
+        struct cmsghdr *c = CMSG_FIRSTHDR(&m);
+        c->cmsg_level = SOL_SOCKET; c->cmsg_type = SCM_RIGHTS; c->cmsg_len = CMSG_LEN(sizeof(int));
+        memcpy(CMSG_DATA(c), &fd, sizeof(int));
+        return sendmsg(sock, &m, MSG_DONTWAIT | MSG_NOSIGNAL) < 0 ? -errno : 0;
+    }
+    /* Bytes received, 0 at the end, -errno. *fd is the descriptor or -1; more than one are closed. */
+    static inline ssize_t kq_receive_fd(int sock, void *message, size_t bytes, int *fd, int flags) {
+        union { struct cmsghdr align; char room[CMSG_SPACE(8 * sizeof(int))]; } control;
+        struct iovec part = {message, bytes};
+        struct msghdr m = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control.room};
+        ssize_t got = recvmsg(sock, &m, flags | MSG_CMSG_CLOEXEC);
+        *fd = -1;
+        if (got < 0) return -errno;
+        for (struct cmsghdr *c = CMSG_FIRSTHDR(&m); c; c = CMSG_NXTHDR(&m, c)) {
+            if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS) continue;
+            int count = (int)((c->cmsg_len - CMSG_LEN(0)) / sizeof(int));
+            for (int i = 0; i < count; i++) {
+                int one;
+                memcpy(&one, CMSG_DATA(c) + (size_t)i * sizeof(int), sizeof one);
+                if (*fd < 0) *fd = one; else close(one);
+            }
+        }
+        return got;
+    }
+    #endif
+    """
+    int memfd "kq_memfd"(const char *name) noexcept nogil
+    int seal "kq_seal"(int fd) noexcept nogil
+    bint is_sealed "kq_is_sealed"(int fd) noexcept nogil
+    void *map_twice "kq_map_twice"(int fd, uint64_t offset, size_t bytes, bint writable) noexcept nogil
+    void *map_whole "kq_map"(int fd, size_t bytes, bint writable) noexcept nogil
+    uint64_t now_ns "kq_now_ns"() noexcept nogil
+    uint64_t wall_ns "kq_wall_ns"() noexcept nogil
+    int send_fd "kq_send_fd"(int sock, const void *message, size_t bytes, int fd) noexcept nogil
+    ssize_t receive_fd "kq_receive_fd"(int sock, void *message, size_t bytes, int *fd, int flags) noexcept nogil
+    int errno
+    int munmap(void *at, size_t bytes) noexcept nogil
+    int ftruncate(int fd, int64_t bytes) noexcept nogil
+    int close(int fd) noexcept nogil
