@@ -51,4 +51,5 @@ cdef extern from *:
     void BUG_ON(bint x) noexcept nogil
     void BUG_ON_DEAR(bint x) noexcept nogil   # dear: only in debug builds
     void FAULT(const char *name) noexcept nogil
+    unsigned int trailing_zeros "__builtin_ctzll"(unsigned long long word) noexcept nogil
     const bint DEBUG "KQ_DEBUG"

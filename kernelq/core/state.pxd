@@ -1,0 +1,440 @@
+# The core's data structures: read this first.
+#
+#     Core ── Loop × n ──── Conn ×   (socket, input, output, timer)
+#       │                    │ carries
+#       │                   Exchange (one request and its response; states below)
+#       ├── Pool: request queue of Exchanges, one short lock
+#       └── Worker × m ──── Place × k: which Exchange was handed to it under which dispatch
+#
+# Rules for editors
+#  1. A Conn, its Exchanges and their output belong to the loop that accepted it. Other threads never touch them,
+#     but for the fields marked [pool lock], and for reading an Exchange's image while it is queued or handed.
+#  2. Queue links, Places, Worker.state and an Exchange's state up to STARTED are guarded by Pool.lock. It is held
+#     for a bounded number of instructions and never around a system call (ring memory is written under it).
+#  3. An Exchange is freed by its own loop only, when its connection, the queue, its place and no letter names it.
+#  4. Everything that other threads want of a loop is a Letter in its mailbox.
+#
+# Life of an Exchange
+#     RECEIVING ─▶ QUEUED ─▶ HANDED ─▶ STARTED ─▶ (END) freed
+#                    ▲          │ revoked     │ the worker died: by promise 2 back into the queue, or refused
+#                    └──────────┴─────────────┘
+
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+from kernelq.core.forwarded cimport TrustedNetworks
+from kernelq.core.http1 cimport ChunkDecoder, FieldLine, HeadLimits, HeadProgress
+from kernelq.core.layout cimport RecordHead
+from kernelq.core.reason cimport REASON_COUNT
+from kernelq.core.ring cimport RingReader, RingWriter
+from kernelq.core.settings cimport Settings
+from kernelq.core.timer cimport Timer, TimerWheel
+
+cdef extern from "<pthread.h>" nogil:
+    ctypedef struct pthread_mutex_t:
+        pass
+    ctypedef struct pthread_cond_t:
+        pass
+    ctypedef unsigned long pthread_t
+
+# What an epoll event or a letter is about; the first field of everything registered with epoll.
+cdef enum:
+    SOURCE_CONN = 1
+    SOURCE_LISTENER = 2
+    SOURCE_MAILBOX = 3
+    SOURCE_BELL = 4
+    SOURCE_PIDFD = 5
+
+cdef enum:
+    SCRATCH_BYTES = 65536          # a loop's receive buffer
+    HEAD_SCRATCH_BYTES = 98304     # a response head: the worker's copy, or the one made from it
+    CHUNK_BYTES = 16384            # output taken over for a slow client, in pieces of
+    SPILL_BYTES = 262144           # content on its way to a spill file, in pieces of
+    EVENTS_PER_TURN = 256
+    IMAGE_INLINE_BYTES = 1536      # a REQUEST record up to this needs no allocation of its own
+    SPARE_EXCHANGES = 64           # kept per loop for reuse; likewise chunks
+    CONTROL_RESERVE_PER_PLACE = 256  # bytes of a request ring that REQUEST and CONTENT leave to control records
+
+cdef enum:                         # Conn.state
+    CONN_HEAD = 0                  # waiting for or receiving a request head
+    CONN_CONTENT = 1               # receiving content; the request is not dispatched yet
+    CONN_WAIT = 2                  # the exchange is queued or executing (streamed content may still arrive)
+    CONN_FLUSH = 3                 # the response is complete but not all sent
+    CONN_LINGER = 4                # our side is shut; reading until the client closes
+    CONN_CLOSED = 5                # freed at the end of the turn
+
+cdef enum:                         # Exchange.state
+    EXCHANGE_RECEIVING = 0
+    EXCHANGE_QUEUED = 1            # [pool lock] in the request queue
+    EXCHANGE_HANDED = 2            # [pool lock] in a worker's place, as far as we know not started
+    EXCHANGE_STARTED = 3           # its worker answered or was seen to have started it
+    EXCHANGE_REFUSED = 4           # [pool lock] out of the queue; a letter with the reason is on its way
+    EXCHANGE_DONE = 5
+
+cdef enum:                         # how the end of a response is told
+    FRAMING_NONE = 0               # no content
+    FRAMING_LENGTH = 1
+    FRAMING_CHUNKED = 2
+    FRAMING_CLOSE = 3
+
+cdef enum:                         # Worker.state [pool lock]
+    WORKER_OPEN = 0                # has a channel, no process yet
+    WORKER_STARTING = 1            # has a process, has not said READY
+    WORKER_READY = 2
+    WORKER_DRAINING = 3            # finishes what it has; nothing more is dispatched
+    WORKER_DISTRUSTED = 4          # killed by us; its rings are closed for good
+    WORKER_DEAD = 5                # the pidfd fired
+
+cdef enum:                         # Place.state [pool lock]
+    PLACE_FREE = 0
+    PLACE_HANDED = 1
+    PLACE_STARTED = 2
+    PLACE_REVOKED = 3              # taken back; free when the worker says SKIPPED
+
+cdef enum:                         # Pool.state [pool lock]
+    POOL_ONLINE = 0
+    POOL_OFFLINE = 1
+    POOL_SHUTDOWN = 2
+
+cdef enum:                         # Letter.kind
+    LETTER_REFUSED = 1             # exchange: refuse it with reason
+    LETTER_SPILLED = 2             # a SpillJob has been written
+    LETTER_FILE = 3                # a descriptor for a response arrived
+    LETTER_WORKER = 4              # a worker has a channel: watch it
+    LETTER_DEATH = 5               # a worker is finished with: classify what it had
+    LETTER_SHUTDOWN = 6
+    LETTER_STOP = 7
+    LETTER_WARM = 8                # a FileJob has been warmed
+    LETTER_FORGET = 9              # a worker's lanes are no longer used
+
+cdef enum:                         # events to the managers
+    EVENT_READY = 0
+    EVENT_GONE = 1
+    EVENT_UNHEALTHY = 2
+    EVENT_RECOVERED = 3
+    EVENT_HOPELESS = 4
+    EVENT_TIMEOUT = 5
+    EVENT_DISTRUSTED = 6
+    EVENT_FIRST_ANSWER = 7
+    EVENT_QUIET = 8
+
+cdef enum:                         # counters; the names are in stats.pxi
+    COUNT_CONNECTIONS = 0
+    COUNT_CONNECTIONS_NOW = 1      # a gauge
+    COUNT_REQUESTS = 2
+    COUNT_ANSWERED = 3
+    COUNT_REFUSED = 4
+    COUNT_CLIENT_GONE = 5
+    COUNT_DISPATCHED = 6
+    COUNT_PREFETCHED = 7
+    COUNT_REVOKED = 8
+    COUNT_REDISPATCHED = 9
+    COUNT_FIELDS_DROPPED = 10
+    COUNT_BYTES_RECEIVED = 11
+    COUNT_BYTES_SENT = 12
+    COUNT_SPILLED = 13
+    COUNT_TURNS = 14
+    COUNT_WAKES = 15               # turns that had slept
+    COUNT_BELLS = 16               # rung towards workers
+    COUNT_LOG_LOST = 17
+    COUNT_EXCHANGES_NOW = 18       # a gauge
+    COUNT_CHUNKS_NOW = 19          # a gauge
+    COUNT_ACCEPT_FAILED = 20
+    COUNT_DISTRUSTED = 21
+    COUNTERS = 22
+
+ctypedef struct Source:
+    uint8_t kind
+
+ctypedef struct Chunk:
+    Chunk *next
+    uint32_t start, end            # of what is still to be sent
+    uint8_t data[CHUNK_BYTES]
+
+ctypedef struct Letter:
+    Letter *next
+    uint8_t kind
+    uint8_t reason
+    bint is_owned                  # allocated for itself: the reader frees it
+    void *subject
+    uint64_t value
+    int fd
+
+ctypedef struct Mailbox:
+    Source source
+    pthread_mutex_t lock
+    Letter *first
+    Letter *last
+    int fd                         # eventfd
+
+ctypedef struct SpillBuffer:
+    uint32_t bytes
+    uint8_t data[SPILL_BYTES]
+
+ctypedef struct Exchange:
+    Exchange *next                 # [pool lock] request queue; or the loop's arrivals, or its spare list
+    Exchange *previous
+    Conn *conn                     # NULL: the client has gone
+    Worker *worker                 # [pool lock]
+    uint16_t place                 # [pool lock]
+    uint8_t loop
+    uint8_t state
+    uint8_t executions             # how often it was started
+    bint is_suspect                # its last worker died while it was started: runs alone next time
+    bint is_idempotent
+    bint is_head                   # method HEAD
+    bint is_11                     # HTTP/1.1
+    bint wants_close               # the client does not want the connection kept
+    bint expects_continue          # 100 not sent yet
+    bint is_probed                 # a half-close probe was sent
+    bint has_fin                   # the client's FIN was seen
+    bint is_posted                 # a letter that names it is on its way
+    bint is_told                   # CLIENT_GONE was sent, or the response was abandoned
+    # content of the request
+    bint is_chunked
+    bint is_streamed
+    bint content_is_whole
+    bint content_is_cut
+    int64_t content_length         # -1: chunked
+    uint64_t content_received
+    uint64_t content_consumed      # streamed: what the worker has taken
+    uint8_t *content               # held in memory
+    uint32_t content_room
+    int spill_fd                   # -1: none
+    uint32_t spill_jobs            # written by a helper thread right now
+    bint spill_failed
+    uint64_t spill_offset
+    SpillBuffer *spill
+    ChunkDecoder decoder
+    # the response
+    bint head_sent                 # bytes of the final response have been given to the connection
+    bint is_complete               # END was seen
+    bint has_failed                # broken off: the connection must be aborted
+    uint8_t framing
+    uint16_t status
+    int64_t response_left          # FRAMING_LENGTH: declared and not yet seen
+    uint64_t response_bytes        # content seen from the worker
+    uint64_t released_bytes        # told to the worker by RELEASED
+    uint64_t content_sent          # content bytes sent to the client
+    bint was_too_long              # more content than declared: cut and logged once
+    int file_fd                    # -1: none
+    bint file_is_due               # FILE was seen, the descriptor not yet
+    bint file_is_warming
+    bint file_ends
+    uint64_t file_offset
+    uint64_t file_left
+    # times
+    uint64_t arrived_ns            # its head was complete
+    uint64_t serial                # [pool lock] order of arrival in the queue
+    uint64_t started_ns            # first seen to be started; 0: not
+    uint64_t sent_bytes            # of the response, with head and framing
+    Letter letter                  # for LETTER_REFUSED: no allocation in the queue's timeout
+    # the REQUEST record
+    uint8_t *image
+    uint32_t image_bytes           # without inline content
+    uint8_t image_inline[IMAGE_INLINE_BYTES]
+
+ctypedef struct Conn:
+    Source source                  # first: epoll gives us its address
+    uint8_t state
+    uint8_t family                 # AF_INET, AF_INET6, AF_UNIX
+    bint can_read                  # the socket may hold bytes we have not read
+    bint can_write
+    bint has_fin
+    bint is_last                   # Connection: close was or will be sent
+    bint is_corked                 # a turn flushes it at its end
+    bint answers_while_reading     # an answer goes out before the content is whole
+    uint8_t remote_bytes
+    uint16_t remote_port
+    int fd
+    uint32_t in_start, in_end, in_room
+    uint8_t *input                 # NULL while nothing is left over
+    Exchange *exchange
+    Chunk *out_first
+    Chunk *out_last
+    uint64_t out_bytes
+    Listener *listener
+    Timer timer
+    uint64_t since_ns              # start of what the timer watches
+    uint64_t since_bytes           # bytes received or sent then
+    uint64_t total_bytes           # received (while reading) or sent (while sending)
+    uint32_t requests
+    HeadProgress progress
+    Conn *next_closed
+    uint8_t remote_address[16]
+    char remote[46]                # text of the address
+
+ctypedef struct Listener:
+    Source source
+    int fd
+    uint8_t family
+    uint16_t port
+    uint8_t name_bytes
+    char name[108]                 # address, or path of a unix socket
+
+ctypedef struct Place:
+    Exchange *exchange             # NULL: revoked or abandoned
+    uint64_t dispatch
+    uint64_t handed_ns
+    uint8_t state
+    bint is_slot                   # handed while a slot was free: must be STARTED within a second
+
+ctypedef struct Bell:
+    Source source
+    Worker *worker
+
+ctypedef struct Lane:              # one worker, as one loop sees it
+    RingWriter requests
+    RingReader answers
+    uint32_t *armed                # our hint in our memory
+    const uint32_t *worker_armed   # the worker's
+    uint32_t rung_for
+    bint is_ring_due               # records were published this turn
+    bint is_watched                # its bell and pidfd are in our epoll
+    bint is_dead                   # we have classified what it had of ours
+    Bell bell
+    Bell death
+
+ctypedef struct Worker:
+    Worker *next                   # [pool lock] the pool's list
+    uint32_t number
+    uint8_t state
+    int pid
+    int pidfd
+    int core_fd, worker_fd         # the memfds
+    int side_fd                    # our end of the side socket
+    int doorbells[64]              # write ends of the pipes
+    int bells[64]                  # eventfds
+    uint8_t *core_memory           # head, revoked words, lanes
+    const uint8_t *worker_memory   # NULL until its seals are checked
+    uint64_t *revoked
+    const uint64_t *started
+    uint64_t head_bytes            # of what is mapped at the two addresses above
+    Lane *lanes
+    Place *places
+    uint16_t *free_places
+    uint32_t free_count
+    uint32_t in_hand               # places that are not free
+    uint32_t revoked_count
+    uint64_t serial                # of dispatches
+    bint is_solo                   # executes a suspect alone
+    Exchange *waiting_suspect      # it is kept for this one
+    uint64_t served
+    uint64_t last_end_ns
+    uint64_t service_ns            # moving average between two answers under load
+    uint64_t unstarted_since_ns    # health: the oldest handed slot request not started; 0: none
+    bint is_unhealthy
+    bint is_hopeless
+    uint64_t unhealthy_since_ns
+    bint has_timed_out             # a request exceeded request_timeout: no more dispatch
+    uint64_t ping_sent_ns
+    uint64_t latency_ns            # of the last PONG
+    uint32_t loops_done            # after its death
+    uint32_t loops_forgotten
+    bint is_forgotten
+
+ctypedef struct Pool:
+    pthread_mutex_t lock
+    uint8_t state
+    Exchange *first
+    Exchange *last
+    uint32_t queued
+    uint64_t serial
+    Worker *workers
+    uint32_t worker_number
+    uint32_t ready_count
+    uint64_t service_ns            # moving average over the workers: prefetch depth
+
+ctypedef struct Event:
+    uint8_t kind
+    int64_t worker
+    int64_t value
+
+ctypedef struct Loop:
+    Core_ *core
+    uint8_t index
+    bint is_running
+    pthread_t thread
+    int epoll_fd
+    TimerWheel wheel
+    uint64_t now_ns
+    Mailbox mailbox
+    uint8_t *scratch
+    uint8_t *head_scratch
+    uint8_t *head_out
+    FieldLine *fields
+    Exchange *arrivals_first       # complete requests of this turn, not yet in the queue
+    Exchange *arrivals_last
+    uint32_t arrivals
+    bint dispatch_is_due           # a credit came back, or a worker became ready
+    Conn *closed                   # freed at the end of the turn
+    Conn *spare_conns
+    Exchange *spare_exchanges
+    uint32_t spare_count
+    Chunk *spare_chunks
+    uint32_t spare_chunk_count
+    uint32_t exchange_count
+    uint32_t conn_count
+    Worker **workers               # the lanes that this loop looks at
+    uint32_t worker_count
+    uint32_t worker_room
+    uint32_t in_hand               # our exchanges that workers have
+    uint64_t health_at_ns
+    uint64_t rebalance_at_ns
+    uint64_t accept_at_ns          # 0: listeners are open; else: accepting is paused until
+    bint is_draining               # begin_shutdown: no new connections
+    uint64_t drain_until_ns
+    uint64_t date_second
+    char date[40]
+    uint64_t spin_ns               # current length of the spin before sleeping
+    uint64_t spin_waits_ns         # moving average of waits for answers
+    RingWriter log
+    RingReader log_reader
+    uint64_t log_published, log_released
+    uint64_t counters[COUNTERS]
+    uint64_t reasons[REASON_COUNT]
+
+ctypedef struct Job:
+    Job *next
+    uint8_t kind
+    Exchange *exchange             # named, not touched, by the helper thread
+    uint8_t loop
+    int fd
+    uint64_t offset
+    uint64_t bytes
+    SpillBuffer *buffer
+    Letter letter
+
+cdef struct Core_:
+    Settings settings
+    HeadLimits limits
+    TrustedNetworks *trusted
+    Loop *loops
+    Listener *listeners
+    uint32_t listener_count
+    Pool pool
+    bint is_started
+    bint is_draining               # /ready says 503
+    uint32_t connections           # over all loops
+    uint32_t quiet_loops
+    # managers
+    pthread_mutex_t events_lock
+    Event events[1024]
+    uint32_t event_first, event_count
+    int event_fd
+    # helper threads
+    pthread_mutex_t jobs_lock
+    pthread_cond_t jobs_ready
+    Job *jobs_first
+    Job *jobs_last
+    bint helpers_stop
+    pthread_t helpers[2]
+    pthread_t receiver             # takes descriptors from the side sockets
+    int receiver_epoll
+    int receiver_stop
+    # log
+    pthread_t writer
+    int writer_fd
+    uint32_t writer_armed
+    bint writer_stop
+    int access_fd, error_fd
+    pthread_mutex_t log_lock
