@@ -93,9 +93,10 @@ ctypedef struct HeadLimits:
 ctypedef struct HeadProgress:
     # All zero: nothing was seen yet.
     uint32_t at                # everything before this was checked
-    uint32_t line_at           # start of the line under way
+    uint32_t method_at
     uint32_t target_at
     uint32_t target_bytes
+    uint32_t line_at           # start of the field line under way
     uint16_t method_bytes
     uint16_t line_count        # field lines begun
     uint8_t state

@@ -52,6 +52,11 @@ def reason_name(int reason):
     return reason_rows[reason].name.decode()
 
 
+def reason_number(str name):
+    """The number of a reason."""
+    return next(index for index in range(REASON_COUNT) if reason_name(index) == name)
+
+
 def reason_status(int reason):
     """The status that a reason is answered with."""
     return reason_rows[abs(reason)].status
