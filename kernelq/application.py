@@ -142,6 +142,8 @@ def _with_traceback(reference: Reference, what: str, found: BaseException) -> st
 
 
 def _is_ours(filename: str) -> bool:
-    return filename == __file__ or filename.startswith("<frozen importlib") or (
-        filename == importlib.__file__
+    return (
+        filename == __file__
+        or filename.startswith("<frozen importlib")
+        or (filename == importlib.__file__)
     )

@@ -45,7 +45,9 @@ def find_identity(user: str, group: str) -> Identity:
     if os.geteuid() != 0:
         if (uid, gid) == (os.geteuid(), os.getegid()):
             return Identity()
-        raise StartError(f"no permission to become user {name!r}: only root may change user or group")
+        raise StartError(
+            f"no permission to become user {name!r}: only root may change user or group"
+        )
     groups = tuple(os.getgrouplist(name, gid)) if user and not name.isdigit() else (gid,)
     return Identity(uid, gid, groups, name, home)
 

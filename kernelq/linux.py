@@ -83,20 +83,24 @@ def set_descriptor_soft_limit(soft: int) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def raise_descriptor_limit(needed: int) -> int:
-    """Raise the soft limit as far as it goes; StartError when that is less than needed."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    ceiling = DESCRIPTORS_WANTED_MAX if hard == resource.RLIM_INFINITY else hard
-    wanted = max(needed, min(ceiling, DESCRIPTORS_WANTED_MAX))
-    if wanted > ceiling:
+def require_descriptors(needed: int) -> None:
+    """StartError when the soft limit cannot be raised to what is needed."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < needed:
         raise StartError(
             f"too few descriptors: {needed} are needed, the hard limit is {hard} "
-            "(raise it with ulimit -Hn or LimitNOFILE=, or lower --max-connections)"
+            "(raise it with ulimit -Hn or LimitNOFILE=, or lower --max-connections or --workers)"
         )
-    if soft == resource.RLIM_INFINITY or soft >= wanted:
-        return soft
-    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-    return wanted
+
+
+def raise_descriptor_limit() -> None:
+    """Raise the soft limit as far as it is of use."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    ceiling = DESCRIPTORS_WANTED_MAX
+    if hard != resource.RLIM_INFINITY:
+        ceiling = min(ceiling, hard)
+    if soft != resource.RLIM_INFINITY and soft < ceiling:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (ceiling, hard))
 
 
 def check_kernel() -> None:

@@ -66,4 +66,6 @@ def error(text: str) -> None:
 def _clean_line(line: str) -> str:
     if line.isprintable():
         return line
-    return "".join(c if c.isprintable() or c == "\t" else c.encode("unicode_escape").decode() for c in line)
+    return "".join(
+        c if c.isprintable() or c == "\t" else c.encode("unicode_escape").decode() for c in line
+    )

@@ -33,6 +33,7 @@ from kernelq.letters import (
 )
 from kernelq.link import Link, Message, link_pair
 from kernelq.signals import SignalQueue, restore_defaults
+from kernelq.status import describe_status
 
 _IGNORED = (
     signal.SIGINT,
@@ -176,9 +177,7 @@ class Spawner:
         try:
             settings = self._settings[child.pool]
             numbers = (worker, self._pid)
-            child.link.send(
-                ToWorker.LETTER, *numbers, text=settings, descriptors=child.descriptors
-            )
+            child.link.send(ToWorker.LETTER, *numbers, text=settings, descriptors=child.descriptors)
         except ConnectionError:
             pass  # it has died already; its wait status will say how
         child.close_descriptors()
@@ -325,17 +324,6 @@ class Spawner:
             self._zygotes.pop(pid, None)
 
 
-def describe_status(status: int) -> str:
-    """A wait status in words."""
-    if os.WIFSIGNALED(status):
-        number = os.WTERMSIG(status)
-        try:
-            return f"signal {number} ({signal.Signals(number).name})"
-        except ValueError:
-            return f"signal {number}"
-    return f"exit status {os.WEXITSTATUS(status)}"
-
-
 def _become(
     pool: PoolSettings, identity: Identity, parent: int, module: str, descriptor: int
 ) -> NoReturn:
@@ -343,7 +331,6 @@ def _become(
     try:
         restore_defaults()
         os.setsid()
-        linux.name_process(f"kernelq-{module}")
         linux.close_all_but([descriptor])
         linux.set_descriptor_soft_limit(pool.descriptor_limit)
         identity.assume()

@@ -25,6 +25,7 @@ Application = Callable[..., Any]
 
 def main(descriptor: int) -> NoReturn:
     """A new interpreter's first call: read the letter, load the application, serve."""
+    linux.name_process("kernelq-worker")
     link = link_from(descriptor)
     letter = read_letter(link)
     settings = unpack_settings(letter.text)

@@ -22,6 +22,7 @@ from kernelq.link import Link, Message, link_from
 
 def main(descriptor: int) -> NoReturn:
     """A new interpreter's first call."""
+    linux.name_process("kernelq-zygote")
     link = link_from(descriptor)
     settings = unpack_settings(worker.read_letter(link).text)
     worker.prepare(settings)

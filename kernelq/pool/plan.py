@@ -26,7 +26,9 @@ MS = 1_000_000
 
 LAST_WORDS_NS = SECOND  # for a worker's stacks, before it is aborted
 KILL_AGAIN_NS = 5 * SECOND  # SIGKILL is repeated while a death is awaited
-CRASH_WINDOW_NS = 10 * SECOND  # crashes of useful workers are free up to CRASHES_FREE in this window
+CRASH_WINDOW_NS = (
+    10 * SECOND
+)  # crashes of useful workers are free up to CRASHES_FREE in this window
 CRASHES_FREE = 30
 BACKOFF_FIRST_NS = 100 * MS
 BACKOFF_MOST_NS = 30 * SECOND
@@ -200,7 +202,9 @@ def _become_ready(
         pool = replace(pool, was_ready=True)
     if pool.is_tripped:
         pool = replace(pool, is_tripped=False, hopeless=pool.hopeless.cleared(), start_after=0)
-        actions.append(_log(INFO, "rapid-fail protection: a worker is ready, the pool starts again"))
+        actions.append(
+            _log(INFO, "rapid-fail protection: a worker is ready, the pool starts again")
+        )
     if worker.generation == pool.candidate:
         pool = _adopt_candidate(pool, now, actions)
     return pool
@@ -221,7 +225,9 @@ def _note_answer(pool: Pool, worker: Worker, event: Event, now: int, actions: li
     return _put(pool, replace(worker, has_answered=True))
 
 
-def _note_refusal(pool: Pool, worker: Worker, event: Event, now: int, actions: list[Action]) -> Pool:
+def _note_refusal(
+    pool: Pool, worker: Worker, event: Event, now: int, actions: list[Action]
+) -> Pool:
     del now, actions
     return _put(pool, replace(worker, refusal=event.text))
 
@@ -559,9 +565,7 @@ def _announce(pool: Pool, actions: list[Action]) -> Pool:
 
 
 def _put(pool: Pool, worker: Worker) -> Pool:
-    return replace(
-        pool, workers=tuple(worker if w.key == worker.key else w for w in pool.workers)
-    )
+    return replace(pool, workers=tuple(worker if w.key == worker.key else w for w in pool.workers))
 
 
 def _remove(pool: Pool, worker: Worker) -> Pool:
