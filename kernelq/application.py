@@ -1,8 +1,9 @@
 """The application's name on the command line, and the application itself.
 
-MODULE:CALLABLE names it; MODULE:FACTORY() calls a factory, with literal arguments if need be. What can go wrong when it
-is loaded is told apart: a missing module, a missing attribute, an error inside the module (with its traceback, without
-kernelq's and the importer's own frames), something that cannot be called.
+MODULE:CALLABLE names it; MODULE:FACTORY() calls a factory, with literal arguments if need be. What
+can go wrong when it is loaded is told apart: a missing module, a missing attribute, an error inside
+the module (with its traceback, without kernelq's and the importer's own frames), something that
+cannot be called.
 """
 
 import importlib

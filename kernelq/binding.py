@@ -1,10 +1,11 @@
 """Bindings: where the server listens. Parsing them, opening them, and leaving nothing behind.
 
-A binding is HOST:PORT, [V6]:PORT, unix:PATH or fd://N; further sockets come from systemd (LISTEN_FDS).
+A binding is HOST:PORT, [V6]:PORT, unix:PATH or fd://N; further sockets come from systemd
+(LISTEN_FDS).
 
-Facts: bind() never replaces a socket file, so one that a dead server left must be removed first, and only
-after a connect() to it was refused: then nobody listens there. TCP_NODELAY and buffer sizes of a listening socket
-are inherited by what it accepts.
+Facts: bind() never replaces a socket file, so one that a dead server left must be removed first,
+and only after a connect() to it was refused: then nobody listens there. TCP_NODELAY and buffer
+sizes of a listening socket are inherited by what it accepts.
 """
 
 import errno
@@ -42,7 +43,9 @@ class Binding:
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """An open listening socket, how to name it to the user, and the socket file to remove at the end."""
+    """An open listening socket, how to name it to the user, and the socket file to remove at the
+    end.
+    """
 
     socket: socket.socket
     url: str
@@ -249,7 +252,8 @@ def _url(sock: socket.socket) -> str:
 
 
 def _backlog() -> int:
-    # listen() cuts a backlog to net.core.somaxconn anyway; asking for exactly that says what was meant.
+    # listen() cuts a backlog to net.core.somaxconn anyway; asking for exactly that says what was
+    # meant.
     try:
         with open("/proc/sys/net/core/somaxconn", encoding="ascii") as found:
             return int(found.read())
@@ -282,7 +286,8 @@ def _holder(binding: Binding) -> str:
 
         for connection in psutil.net_connections("tcp"):
             listening = connection.status == psutil.CONN_LISTEN
-            if listening and connection.laddr.port == binding.port and connection.pid:
+            port = connection.laddr[1] if connection.laddr else 0
+            if listening and port == binding.port and connection.pid:
                 name = psutil.Process(connection.pid).name()
                 return f" (process {connection.pid}, {name}, listens there)"
     except Exception:

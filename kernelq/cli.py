@@ -8,17 +8,11 @@ from typing import Any, NoReturn
 
 from kernelq import __version__, linux, log
 from kernelq.binding import Binding, open_bindings, take_passed_bindings
-from kernelq.config import (
-    OPTIONS,
-    Option,
-    ServerSettings,
-    default_values,
-    make_settings,
-    parse_option,
-)
+from kernelq.config import ServerSettings, make_settings
 from kernelq.errors import OptionError, StartError
-from kernelq.identity import Identity, find_identity
+from kernelq.identity import Identity, find_identity, require_interpreter
 from kernelq.notify import Notifier
+from kernelq.options import OPTIONS, Option, default_values, parse_option
 
 _DESCRIPTION = """\
 Serve a WSGI application (PEP 3333) from worker processes whose death no client notices.
@@ -26,7 +20,7 @@ Serve a WSGI application (PEP 3333) from worker processes whose death no client 
   kernelq app:application                      serve `application` of app.py on http://127.0.0.1:8000
   kernelq project.wsgi:application --bind 0.0.0.0:8080 --workers 4
   kernelq 'shop:make_app("test")'              call a factory, with literal arguments
-  kernelq                                      without an application: a page that shows how it works
+  kernelq                                      without an application: a page shows how it works
 """
 
 _EPILOG = """\
@@ -47,7 +41,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """The parser that the table of options describes. Values stay text; `parse_option` reads them."""
+    """The parser that the table of options describes. Values stay text."""
     parser = _Parser(
         prog="kernelq",
         description=_DESCRIPTION,
@@ -103,7 +97,9 @@ def _application_of(words: list[str]) -> str:
 
 
 def check(settings: ServerSettings, identity: Identity) -> int:
-    """Load everything, start nothing. The application is loaded by a child, as the user it will run as."""
+    """Load everything, start nothing. The application is loaded by a child, as the user it will run
+    as.
+    """
     from kernelq.supervisor import fork_process
 
     __import__("kernelq._core")
@@ -124,9 +120,7 @@ def check(settings: ServerSettings, identity: Identity) -> int:
     _, status = os.waitpid(fork_process(load, []), 0)
     if status == 0:
         where = ", ".join(str(binding) for binding in settings.bindings)
-        print(
-            f"kernelq: all is well: {pool.application}, {pool.workers} workers, to listen on {where}"
-        )
+        print(f"kernelq: all is well: {pool.application}, {pool.workers} workers, on {where}")
     return os.waitstatus_to_exitcode(status)
 
 
@@ -149,6 +143,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         log.set_threshold(settings.log_level)
         linux.check_kernel()
         identity = find_identity(settings.user, settings.group)
+        require_interpreter(identity)
         settings = _with_passed_bindings(settings, has_binding)
         return check(settings, identity) if settings.check else start(settings, identity)
     except StartError as found:

@@ -1,4 +1,4 @@
-"""How many CPUs this process may use: its affinity, and the quota of its control group (v1 and v2)."""
+"""How many CPUs this process may use: by affinity, and by the quota of its control groups."""
 
 import math
 import os
@@ -69,7 +69,8 @@ def _mount_point(root: Path, kind: str, controller: str) -> str | None:
 
 
 def _with_parents(mount: Path, path: str) -> list[Path]:
-    # In a container the path may name groups that are not visible below the mount: then the mount itself counts.
+    # In a container the path may name groups that are not visible below the mount: then the mount
+    # itself counts.
     folder = mount / path.strip("/")
     return [folder, *(parent for parent in folder.parents if parent.is_relative_to(mount))]
 

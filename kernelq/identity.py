@@ -1,6 +1,7 @@
 """Users and groups: looked up before anything starts, changed to in one place."""
 
 import os
+import sys
 from dataclasses import dataclass
 
 from kernelq.errors import StartError
@@ -50,6 +51,29 @@ def find_identity(user: str, group: str) -> Identity:
         )
     groups = tuple(os.getgrouplist(name, gid)) if user and not name.isdigit() else (gid,)
     return Identity(uid, gid, groups, name, home)
+
+
+def require_interpreter(identity: Identity) -> None:
+    """StartError when the user may not run this Python, or not read kernelq, as when both lie in
+    /root.
+    """
+    if identity.uid < 0:
+        return
+    pid = os.fork()
+    if pid == 0:
+        identity.assume()
+        for number, path in enumerate(_needed_paths()):
+            if not os.access(path, os.R_OK):
+                os._exit(number + 1)
+        os._exit(0)
+    number = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    if number:
+        path = _needed_paths()[number - 1]
+        raise StartError(f"no permission: user {identity.name!r} may not read {path}")
+
+
+def _needed_paths() -> tuple[str, ...]:
+    return sys.executable, os.__file__, __file__
 
 
 def _find_user(user: str) -> tuple[int, int, str, str]:

@@ -1,7 +1,8 @@
-"""The words of kernelq's processes: message kinds per link, exit statuses, and the letter a worker starts with.
+"""The words of kernelq's processes: message kinds per link, exit statuses, and the letter a worker
+starts with.
 
-Which process says what is a table here, so that both ends read the same one. Numbers are the message's whole
-numbers in order; "text" and "descriptors" are named where a message carries them.
+Which process says what is a table here, so that both ends read the same one. Numbers are the
+message's whole numbers in order; "text" and "descriptors" are named where a message carries them.
 """
 
 from enum import IntEnum

@@ -1,10 +1,11 @@
 """Messages between kernelq's own processes, over a SOCK_SEQPACKET socket pair.
 
-A message is a kind, up to eight whole numbers, a short text, and descriptors. The receiver of a message trusts
-its form only: what the numbers mean is checked by whoever acts on them.
+A message is a kind, up to eight whole numbers, a short text, and descriptors. The receiver of a
+message trusts its form only: what the numbers mean is checked by whoever acts on them.
 
-Facts: a sequenced packet arrives whole or not at all, so there is no framing to get wrong; the end of the other
-process is an empty message; descriptors that do not fit are closed by the kernel and flagged MSG_CTRUNC.
+Facts: a sequenced packet arrives whole or not at all, so there is no framing to get wrong; the end
+of the other process is an empty message; descriptors that do not fit are closed by the kernel and
+flagged MSG_CTRUNC.
 """
 
 import array
@@ -85,8 +86,8 @@ class Link:
     def receive(self) -> Message | None:
         """The next message; None at the end of the other process.
 
-        Raises BlockingIOError when the link does not block and nothing is there, ValueError when what came is no
-        message.
+        Raises BlockingIOError when the link does not block and nothing is there, ValueError when
+        what came is no message.
         """
         room = socket.CMSG_SPACE(DESCRIPTORS_MAX * _DESCRIPTOR_BYTES)
         try:

@@ -1,4 +1,4 @@
-"""What Python 3.11 lacks of Linux, and the few process-wide settings that kernelq's processes make."""
+"""What Python 3.11 lacks of Linux, and the process-wide settings of kernelq's processes."""
 
 import ctypes
 import errno
@@ -49,8 +49,8 @@ def adopt_orphans() -> None:
 def die_with_parent(parent: int) -> bool:
     """Ask for SIGKILL at the parent's death; False when it has died already.
 
-    Cleared by setuid, so this comes after it; a parent that died before the call would never be noticed, hence the
-    look at getppid().
+    Cleared by setuid, so this comes after it; a parent that died before the call would never be
+    noticed, hence the look at getppid().
     """
     _call_prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     return os.getppid() == parent
@@ -133,7 +133,8 @@ def _lacks(release: str, call: str, since: str, found: BaseException) -> str:
 
 
 def _descriptor_limit() -> int:
-    # Descriptors opened before a soft limit was lowered may lie above it; /proc knows the highest one.
+    # Descriptors opened before a soft limit was lowered may lie above it; /proc knows the highest
+    # one.
     try:
         return max(int(name) for name in os.listdir("/proc/self/fd")) + 1
     except OSError as found:

@@ -1,7 +1,9 @@
-"""Lines for the error log, in the form the core writes them too: `2026-11-22T02:10:11.123Z info text`.
+"""Lines for the error log, in the form the core writes them too: `2026-11-22T02:10:11.123Z info
+text`.
 
-One write() per line, so that lines of several processes do not mix. What others may have chosen (tracebacks, paths)
-cannot forge a line: control characters are written as escapes, further lines are indented.
+One write() per line, so that lines of several processes do not mix. What others may have chosen
+(tracebacks, paths) cannot forge a line: control characters are written as escapes, further lines
+are indented.
 """
 
 import os

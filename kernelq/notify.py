@@ -1,4 +1,6 @@
-"""sd_notify: telling systemd how far we are. Only the main process talks, so that NotifyAccess=main is enough."""
+"""sd_notify: telling systemd how far we are. Only the main process talks, so that NotifyAccess=main
+is enough.
+"""
 
 import os
 import socket

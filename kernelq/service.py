@@ -1,12 +1,12 @@
 """The service process: the core's threads, and on the main thread the managers.
 
-Rules: never on the path of a request; never root once it serves; never forks. When the main thread stalls,
-traffic and the recovery of requests go on without it, only replacements wait.
+Rules: never on the path of a request; never root once it serves; never forks. When the main thread
+stalls, traffic and the recovery of requests go on without it, only replacements wait.
 
-Theory of operation of the end. An order to stop first waits for --drain-delay, not ready but serving. Then the core
-closes its listeners and finishes what it has, with workers replaced as ever. When it is quiet, the workers
-are told to drain; when --graceful-timeout has passed first, what is left is answered by the core and the workers are
-ended. A second order ends at once.
+Theory of operation of the end. An order to stop first waits for --drain-delay, not ready but
+serving. Then the core closes its listeners and finishes what it has, with workers replaced as ever.
+When it is quiet, the workers are told to drain; when --graceful-timeout has passed first, what is
+left is answered by the core and the workers are ended. A second order ends at once.
 """
 
 import os
@@ -24,7 +24,8 @@ from kernelq.identity import Identity
 from kernelq.letters import FromService, ToService
 from kernelq.link import Link, link_from
 from kernelq.pool.executor import PoolExecutor
-from kernelq.pool.plan import Event, Kind, next_deadline
+from kernelq.pool.model import Event, Kind
+from kernelq.pool.plan import next_deadline
 from kernelq.signals import SignalQueue
 
 SECOND = 1_000_000_000
@@ -40,6 +41,7 @@ class Phase(Enum):
     DELAYING = auto()  # not ready, but serving: load balancers look away meanwhile
     FINISHING = auto()  # listeners closed, requests finish
     ENDING = auto()  # workers end
+    LAST_ANSWERS = auto()  # workers have ended; answers and log lines are on their way out
     OVER = auto()
 
 
@@ -120,13 +122,12 @@ class Service:
     def on_give_up(self, text: str) -> None:
         self.log(log.ERROR, text)
         self._status = FAILED
+        self._is_quiet = True
         self._phase = Phase.ENDING
 
     def on_stopped(self) -> None:
-        if self._is_quiet or self._status:
-            self._phase = Phase.OVER
-        else:
-            self._phase_deadline = time.monotonic_ns() + LAST_ANSWERS_NS
+        self._phase = Phase.LAST_ANSWERS
+        self._phase_deadline = time.monotonic_ns() + LAST_ANSWERS_NS
 
     # The loop.
 
@@ -141,6 +142,8 @@ class Service:
         if self._phase_deadline and now >= self._phase_deadline:
             self._phase_deadline = 0
             self._on_phase_deadline()
+        if self._phase is Phase.LAST_ANSWERS and self._is_quiet and self._pool.is_buried:
+            self._phase = Phase.OVER
         if self._watchdog_ns and now >= self._watchdog_at:
             self._watchdog_at = now + self._watchdog_ns
             self._notify("WATCHDOG=1")
@@ -246,7 +249,8 @@ class Service:
         self._core.begin_shutdown()
 
     def _order_stop_now(self) -> None:
-        if self._phase is Phase.OVER:
+        if self._phase in (Phase.LAST_ANSWERS, Phase.OVER):
+            self._phase = Phase.OVER
             return
         self.log(log.WARNING, "stopping now: what is unfinished is lost")
         self._is_quiet = True
@@ -262,8 +266,6 @@ class Service:
             self._phase = Phase.ENDING
             self._phase_deadline = 0
             self._pool.apply(Event(Kind.STOP, number=grace_ns))
-        elif self._phase is Phase.ENDING and not self._pool.state.workers:
-            self._phase = Phase.OVER
 
     def _on_phase_deadline(self) -> None:
         if self._phase is Phase.DELAYING:

@@ -7,7 +7,8 @@ from types import FrameType
 
 
 def _arrived(number: int, frame: FrameType | None) -> None:
-    # The number has already been written to the wake-up socket; the handler only keeps the default action away.
+    # The number has already been written to the wake-up socket; the handler only keeps the default
+    # action away.
     del number, frame
 
 

@@ -1,13 +1,14 @@
 """The spawner: the one process that makes worker processes, and their parent.
 
-Rules: one thread, because it forks; it acts only on numbers (a pool's index in its own table, a worker it made, one of
-three signals) and never on a text; as root it stays root, so nothing that a user's code wrote is parsed here beyond
-`link`. It ends with the service, and takes its workers along.
+Rules: one thread, because it forks; it acts only on numbers (a pool's index in its own table, a
+worker it made, one of three signals) and never on a text; as root it stays root, so nothing that a
+user's code wrote is parsed here beyond `link`. It ends with the service, and takes its workers
+along.
 
-Facts: PR_SET_PDEATHSIG is cleared by setuid and fires when the forking thread ends, so it is set in the child after the
-change of user, followed by a look at getppid(); it is not delivered across users, so that every worker also watches
-the link over which its letter came. A subreaper inherits the workers that a zygote forked; waiting works
-for them as for its own children.
+Facts: PR_SET_PDEATHSIG is cleared by setuid and fires when the forking thread ends, so it is set in
+the child after the change of user, followed by a look at getppid(); it is not delivered across
+users, so that every worker also watches the link over which its letter came. A subreaper inherits
+the workers that a zygote forked; waiting works for them as for its own children.
 """
 
 import os
@@ -45,7 +46,8 @@ _IGNORED = (
 )
 _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(kernelq.__file__)))
 
-# The new interpreter finds this very kernelq, and nothing else by way of it, before the application's directory counts.
+# The new interpreter finds this very kernelq, and nothing else by way of it, before the
+# application's directory counts.
 _BOOT = (
     "import sys; sys.path.insert(0, {root!r}); import kernelq; del sys.path[:{added}]; "
     "from kernelq.{module} import main; main({descriptor})"
@@ -74,7 +76,7 @@ class Child:
 
 
 class Zygote:
-    """A process that has loaded one generation of a pool's application, and forks workers from it."""
+    """A process that has loaded one generation of the application, and forks workers from it."""
 
     __slots__ = ("generation", "is_ended", "link", "pid", "pool")
 
@@ -230,7 +232,7 @@ class Spawner:
         return zygote
 
     def _on_zygote(self, zygote: Zygote) -> None:
-        """One message of a zygote; its code is the application's, so nothing it says is believed."""
+        """One message of a zygote; its code is the application's, so it is not believed."""
         try:
             message = zygote.link.receive()
         except BlockingIOError:
@@ -266,7 +268,9 @@ class Spawner:
             self._fail(worker, "")
 
     def _end_zygote(self, zygote: Zygote) -> None:
-        """Kill a zygote, which serves nobody; the workers it has forked live on: they are our children."""
+        """Kill a zygote, which serves nobody; the workers it has forked live on: they are our
+        children.
+        """
         if not zygote.is_ended:
             zygote.is_ended = True
             self._selector.unregister(zygote.link)

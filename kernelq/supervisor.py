@@ -1,11 +1,13 @@
-"""The main process: it starts service and spawner, hands them their links, relays signals and systemd's words.
+"""The main process: it starts service and spawner, hands them their links, relays signals and
+systemd's words.
 
-Rules: one thread, no application code, no core: it forks a new spawner at any time, and as root it keeps root.
-It holds no listening socket and neither end of a link between the other two: an end that is held here would
-never be seen to close.
+Rules: one thread, no application code, no core: it forks a new spawner at any time, and as root it
+keeps root. It holds no listening socket and neither end of a link between the other two: an end
+that is held here would never be seen to close.
 
-What ends what: the service's end ends everything, with its status. The spawner's end is repaired: a new one, whose link
-goes to the service. The main process's own end kills the service (PDEATHSIG), whose end the spawner sees.
+What ends what: the service's end ends everything, with its status. The spawner's end is repaired: a
+new one, whose link goes to the service. The main process's own end kills the service (PDEATHSIG),
+whose end the spawner sees.
 """
 
 import gc
@@ -18,7 +20,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from kernelq import linux, log, service, spawner
-from kernelq.binding import Listener, close_listeners
+from kernelq.binding import Listener
 from kernelq.config import ServerSettings
 from kernelq.errors import StartError
 from kernelq.identity import Identity
@@ -70,6 +72,7 @@ class Supervisor:
 
     def run(self) -> int:
         """Everything from the first fork to the last wait; gives the status to end with."""
+        linux.adopt_orphans()  # workers whose spawner died; and as process 1 everybody's
         self._signals = SignalQueue(_SIGNALS)
         self._link, theirs = link_pair()
         gc.collect()
@@ -179,7 +182,7 @@ class Supervisor:
             elif pid == self._spawner_pid:
                 self._spawner_pid = 0
                 self._plan_spawner(status)
-            # else: an orphan, which is ours because we are process 1.
+            # else: an orphan.
 
     def _plan_spawner(self, status: int) -> None:
         if status == 0:
@@ -232,7 +235,9 @@ def fork_process(main: Callable[[], int], keep: list[int]) -> int:
 
 
 def open_access_log(name: str) -> int:
-    """A descriptor for the access log; -1 for none, 1 for standard output. StartError when it cannot be opened."""
+    """A descriptor for the access log; -1 for none, 1 for standard output. StartError when it
+    cannot be opened.
+    """
     if name == "none":
         return -1
     if name == "-":

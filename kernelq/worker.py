@@ -1,11 +1,11 @@
 """The worker process: from its first line to the serving of requests, and its end.
 
-The main thread is the control thread: it loads the application, starts the serving threads, and then waits for what
-others want of it: TERM or the channel's DRAIN (finish, then end), a request for the stacks of all threads, the end
-of the spawner (end at once). It never runs a request.
+The main thread is the control thread: it loads the application, starts the serving threads, and
+then waits for what others want of it: TERM or the channel's DRAIN (finish, then end), a request for
+the stacks of all threads, the end of the spawner (end at once). It never runs a request.
 
-Rules: what is imported here is memory in every worker; nothing of the application is imported before the process
-is what it shall be (user, limits, not inspectable).
+Rules: what is imported here is memory in every worker; nothing of the application is imported
+before the process is what it shall be (user, limits, not inspectable).
 """
 
 import os
@@ -59,7 +59,8 @@ def prepare(settings: dict[str, Any]) -> None:
     log.set_threshold(settings["log_level"])
     if not settings["inspectable"]:
         linux.forbid_inspection()
-    # A crash, or the abort that a worker is sent when it does not answer any more, writes the Python stacks.
+    # A crash, or the abort that a worker is sent when it does not answer any more, writes the
+    # Python stacks.
     faulthandler.enable(all_threads=True)
     if settings["umask"] >= 0:
         os.umask(settings["umask"])
@@ -128,7 +129,8 @@ def _control(link: Link, control: Link, signals: SignalQueue, channel: Any) -> N
 
 
 def _watch_for_end(channel: Any, tell_finished: int) -> None:
-    # The channel waits without the interpreter's lock; the pipe brings its answer to the control thread's poll.
+    # The channel waits without the interpreter's lock; the pipe brings its answer to the control
+    # thread's poll.
     import threading
 
     def watch() -> None:

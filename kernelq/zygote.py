@@ -1,13 +1,15 @@
-"""The zygote of a pool (--preload): it loads the application, serves nothing, and forks workers in milliseconds.
+"""The zygote of a pool (--preload): it loads the application, serves nothing, and forks workers in
+milliseconds.
 
-Theory of operation. A worker is forked twice: the process between ends at once, so that the worker becomes the
-spawner's child (its subreaper), who waits for it like for any other and outlives the zygote. The zygote
-tells the worker's pid only after the process between has been waited for: then the change of parent has happened. The
-worker learns who it is from the spawner's letter, which the zygote never sees: no zygote holds a channel.
+Theory of operation. A worker is forked twice: the process between ends at once, so that the worker
+becomes the spawner's child (its subreaper), who waits for it like for any other and outlives the
+zygote. The zygote tells the worker's pid only after the process between has been waited for: then
+the change of parent has happened. The worker learns who it is from the spawner's letter, which the
+zygote never sees: no zygote holds a channel.
 
-Facts: only the forking thread exists in the child, and a lock that another thread held stays locked for ever; hence
-the warning. gc.freeze() moves what is loaded out of the collector's sight, so that its counters do not copy
-shared pages in every worker.
+Facts: only the forking thread exists in the child, and a lock that another thread held stays locked
+for ever; hence the warning. gc.freeze() moves what is loaded out of the collector's sight, so that
+its counters do not copy shared pages in every worker.
 """
 
 import gc
@@ -91,6 +93,6 @@ def _warn_of_threads() -> None:
     names: list[Any] = os.listdir("/proc/self/task")
     if len(names) > 1:
         log.warning(
-            f"zygote {os.getpid()}: the application has started {len(names) - 1} threads while it was imported; "
+            f"zygote {os.getpid()}: the application started {len(names) - 1} threads when imported; "
             "they do not exist in the workers, and what they had locked stays locked (--preload)"
         )

@@ -1,7 +1,9 @@
-"""A small, honest stand-in for the core and the worker's channel: real descriptors and processes, no HTTP.
+"""A small, honest stand-in for the core and the worker's channel: real descriptors and processes,
+no HTTP.
 
-The channel is one socket pair. The worker's side says "ready" and, when told "answer", "answered"; the core's side
-says "drain". Deaths are learned from real pidfds, by a thread, as the real core does it.
+The channel is one socket pair. The worker's side says "ready" and, when told "answer", "answered";
+the core's side says "drain". Deaths are learned from real pidfds, by a thread, as the real core
+does it.
 """
 
 import os

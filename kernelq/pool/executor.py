@@ -1,8 +1,10 @@
-"""The thin layer under the plan: it does what the plan says, tells it what happened, and decides nothing.
+"""The thin layer under the plan: it does what the plan says, tells it what happened, and decides
+nothing.
 
-A worker has three names: the plan's key, the core's number (a new one for each attempt to start it), and a pid. A death
-is known from two sides: the core says "gone" when the process has ended and every loop has finished with it, the
-spawner brings the wait status. The plan acts on the first, the log line waits for both.
+A worker has three names: the plan's key, the core's number (a new one for each attempt to start
+it), and a pid. A death is known from two sides: the core says "gone" when the process has ended and
+every loop has finished with it, the spawner brings the wait status. The plan acts on the first, the
+log line waits for both.
 """
 
 import os
@@ -16,7 +18,7 @@ from kernelq.config import PoolSettings
 from kernelq.letters import Control, FromSpawner, ToSpawner
 from kernelq.link import Link, Message, link_pair
 from kernelq.pool import plan
-from kernelq.pool.plan import Action, Do, Event, Kind, State
+from kernelq.pool.model import Action, Do, Event, Kind, Limits, State
 from kernelq.status import describe_status
 
 REQUESTS_SHOWN_MAX = 8
@@ -78,7 +80,7 @@ class PoolExecutor:
         self._events: deque[Event] = deque()
         self._is_stepping = False
         self.state = plan.make_pool(
-            plan.Limits(
+            Limits(
                 workers=settings.workers,
                 startup_ns=settings.startup_limit_ns,
                 graceful_ns=settings.graceful_timeout_ns,
@@ -101,7 +103,9 @@ class PoolExecutor:
         }
 
     def apply(self, event: Event) -> None:
-        """Let the plan decide about an event, and do what it says. Events that this causes come after it."""
+        """Let the plan decide about an event, and do what it says. Events that this causes come
+        after it.
+        """
         self._events.append(event)
         if self._is_stepping:
             return
@@ -164,6 +168,11 @@ class PoolExecutor:
         """(number, pid, state) of each process, for the log and the control interface."""
         states = {worker.key: worker.state.name for worker in self.state.workers}
         return [(m.number, m.pid, states.get(k, "")) for k, m in self._members.items()]
+
+    @property
+    def is_buried(self) -> bool:
+        """Whether no process is left, nor a line about one to be written."""
+        return not self._by_number
 
     # Actions.
 

@@ -1,156 +1,52 @@
-"""The pool's plan: (pool, event, now) -> (pool, actions). Nothing here starts, signals or waits for anything.
+"""The pool's plan: (pool, event, now) -> (pool, actions). Nothing here starts, signals or waits for
+anything.
 
-Rules: this file imports only stdlib types; every function is pure; what an event does to a worker is looked up in
-TABLE, and a pair that is not there changes nothing (a late event about a worker that is already on its way out).
-How many workers to start and which to drain follows from the state alone, in `_settle`, after every event.
+Rules: this file imports only stdlib types; every function is pure; what an event does to a worker
+is looked up in TABLE, and a pair that is not there changes nothing (a late event about a worker
+that is already on its way out). How many workers to start and which to drain follows from the state
+alone, in `_settle`, after every event.
 
-Theory of operation. A worker process is STARTING until it says READY; READY until it is told DRAINING; what does not
-end in time is asked for its stacks (LAST_WORDS) and then KILLED. It leaves the pool when it has died.
-A generation is one reading of the application's code. Reload starts one worker of the next generation as a candidate:
-when it is READY its generation becomes the pool's, the others follow, and each READY one lets one old worker drain. A
-candidate that fails leaves everything as it was.
-A death is hopeless when the worker had not been READY or had not completed a request. Rapid-fail protection counts
-those: at the limit the pool is tripped, starts no worker but one try per interval, and is offline (its queue answers
-503) as long as nobody serves. Other deaths are replaced at once, with a growing back-off when they become many.
-Bound: at most twice as many processes as the pool has workers; who leaves too slowly is hastened.
+Theory of operation. A worker process is STARTING until it says READY; READY until it is told
+DRAINING; what does not end in time is asked for its stacks (LAST_WORDS) and then KILLED. It leaves
+the pool when it has died. A generation is one reading of the application's code. Reload starts one
+worker of the next generation as a candidate: when it is READY its generation becomes the pool's,
+the others follow, and each READY one lets one old worker drain. A candidate that fails leaves
+everything as it was. A death is hopeless when the worker had not been READY or had not completed a
+request. Rapid-fail protection counts those: at the limit the pool is tripped, starts no worker but
+one try per interval, and is offline (its queue answers 503) as long as nobody serves. Other deaths
+are replaced at once, with a growing back-off when they become many. Bound: at most twice as many
+processes as the pool has workers; who leaves too slowly is hastened.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from enum import Enum, auto
+from dataclasses import replace
 
+from kernelq.pool.model import (
+    SECOND,
+    Action,
+    Do,
+    Event,
+    Kind,
+    Limits,
+    Phase,
+    Pool,
+    State,
+    Worker,
+)
 from kernelq.pool.tally import Tally
 
-SECOND = 1_000_000_000
 MS = 1_000_000
 
 LAST_WORDS_NS = SECOND  # for a worker's stacks, before it is aborted
 KILL_AGAIN_NS = 5 * SECOND  # SIGKILL is repeated while a death is awaited
-CRASH_WINDOW_NS = (
-    10 * SECOND
-)  # crashes of useful workers are free up to CRASHES_FREE in this window
-CRASHES_FREE = 30
+CRASH_WINDOW_NS = 10 * SECOND
+CRASHES_FREE = 30  # crashes of useful workers within the window that cost no back-off
 BACKOFF_FIRST_NS = 100 * MS
 BACKOFF_MOST_NS = 30 * SECOND
 CRASH_BACKOFF_MOST_NS = 5 * SECOND
 
 INFO, WARNING, ERROR = 20, 30, 40
 SIGABRT, SIGKILL = 6, 9
-
-
-class State(Enum):
-    """Where a worker process stands."""
-
-    STARTING = auto()
-    READY = auto()
-    DRAINING = auto()
-    LAST_WORDS = auto()
-    KILLED = auto()
-
-
-class Phase(Enum):
-    """Where the pool stands."""
-
-    IDLE = auto()
-    RUNNING = auto()
-    STOPPING = auto()
-    STOPPED = auto()
-
-
-class Kind(Enum):
-    """Events. The first group is about the pool, the second about one worker."""
-
-    START = auto()
-    RELOAD = auto()
-    STOP = auto()  # number: nanoseconds that requests may go on
-    STOP_NOW = auto()
-    TICK = auto()
-    SPAWNER_LOST = auto()
-
-    READY = auto()
-    FIRST_ANSWER = auto()
-    REFUSED = auto()  # text: why the application could not be loaded
-    UNHEALTHY = auto()
-    RECOVERED = auto()
-    HOPELESS = auto()
-    TIMEOUT = auto()
-    DISTRUSTED = auto()
-    STACKS_DONE = auto()
-    DIED = auto()
-
-
-class Do(Enum):
-    """Actions."""
-
-    START = auto()  # worker, number: generation
-    DRAIN = auto()
-    STACKS = auto()
-    SIGNAL = auto()  # number: the signal
-    RETIRE = auto()  # number: a generation that will not be started again
-    POOL = auto()  # text: online or offline
-    SERVING = auto()  # the first worker is READY
-    RELOADED = auto()  # number: 1 when the new code serves, 0 when the old one goes on
-    GIVE_UP = auto()  # text: why the pool cannot be started
-    STOPPED = auto()
-    LOG = auto()  # number: level; text; worker or -1
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    kind: Kind
-    worker: int = -1
-    number: int = 0
-    text: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Action:
-    kind: Do
-    worker: int = -1
-    number: int = 0
-    text: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """The part of the pool's settings that decides anything here."""
-
-    workers: int
-    startup_ns: int = 90 * SECOND
-    graceful_ns: int = 30 * SECOND
-    rapid_fail_count: int = 5  # 0: off
-    rapid_fail_ns: int = 300 * SECOND
-
-
-@dataclass(frozen=True, slots=True)
-class Worker:
-    """One process; `key` is the plan's own number for it."""
-
-    key: int
-    generation: int
-    state: State
-    deadline: int = 0  # 0: none
-    has_answered: bool = False
-    is_excused: bool = False  # its spawner died: its own death says nothing about the application
-    refusal: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Pool:
-    limits: Limits
-    hopeless: Tally
-    crashes: Tally
-    phase: Phase = Phase.IDLE
-    workers: tuple[Worker, ...] = ()  # in order of their start
-    next_key: int = 0
-    generation: int = 0
-    newest_generation: int = 0
-    candidate: int = -1  # generation on trial; -1: none
-    start_after: int = 0  # back-off: no start before
-    is_tripped: bool = False
-    try_at: int = 0  # when tripped: the next single try
-    is_online: bool = True
-    was_ready: bool = False  # some worker has been READY
 
 
 def make_pool(limits: Limits) -> Pool:

@@ -1,4 +1,6 @@
-"""Puts the stand-ins of tests/fakes.py where the extension modules will be, in every process of a test."""
+"""Puts the stand-ins of tests/fakes.py where the extension modules will be, in every process of a
+test.
+"""
 
 import sys
 import types
