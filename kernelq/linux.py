@@ -11,6 +11,7 @@ from kernelq.errors import StartError
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
+_PR_SET_NAME = 15
 _PR_SET_CHILD_SUBREAPER = 36
 _PR_SET_NO_NEW_PRIVS = 38
 
@@ -58,11 +59,8 @@ def die_with_parent(parent: int) -> bool:
 
 def name_process(name: str) -> None:
     """What ps and top show; the kernel keeps 15 characters."""
-    try:
-        with open("/proc/self/comm", "w", encoding="ascii") as comm:
-            comm.write(name[:15])
-    except OSError:
-        pass  # a nicety only
+    text = ctypes.create_string_buffer(name.encode("ascii"))
+    _call_prctl(_PR_SET_NAME, ctypes.addressof(text))
 
 
 def close_all_but(keep: Iterable[int]) -> None:

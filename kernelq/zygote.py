@@ -93,6 +93,6 @@ def _warn_of_threads() -> None:
     names: list[Any] = os.listdir("/proc/self/task")
     if len(names) > 1:
         log.warning(
-            f"zygote {os.getpid()}: the application started {len(names) - 1} threads when imported; "
+            f"zygote {os.getpid()}: the application started {len(names) - 1} threads at import; "
             "they do not exist in the workers, and what they had locked stays locked (--preload)"
         )
