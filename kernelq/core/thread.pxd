@@ -1,12 +1,12 @@
-# Threads of one process: locks, futexes, and the waits of a worker. Nothing here is shared with another process
-# but the pipes and eventfds that are named as such.
+# Threads and the process they are in: locks, futexes, the waits of a worker, its end. Nothing here is shared with
+# another process but the pipes and eventfds that are named as such.
 #
 # Facts: a futex wait compares the word and goes to sleep in one step, so "change the word, then wake" is never
 # lost. The kernel gives a signal that is meant for the whole process to its main thread whenever that can take
 # it, so serving threads need not block signals (and must not: a process started from such a thread inherits its
 # mask, and could then not be ended by SIGTERM).
 
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 cdef extern from *:
     """
@@ -22,6 +22,9 @@ cdef extern from *:
     #include <sched.h>
     #include <signal.h>
     #include <stdint.h>
+    #include <stdio.h>
+    #include <sys/eventfd.h>
+    #include <sys/mman.h>
     #include <sys/syscall.h>
     #include <time.h>
     #include <unistd.h>
@@ -74,6 +77,20 @@ cdef extern from *:
         }
         return 0;
     }
+    static inline void kq_close_if(int fd) {
+        if (fd >= 0) close(fd);
+    }
+    /* Makes the kernel provide the pages now: the first request should not wait for them. A hint. */
+    static inline void kq_prefault(void *at, size_t bytes) {
+    #ifndef MADV_POPULATE_WRITE
+    #define MADV_POPULATE_WRITE 23
+    #endif
+        (void)madvise(at, bytes, MADV_POPULATE_WRITE);
+    }
+    __attribute__((cold, noreturn)) static void kq_end_process(const char *why, int status) {
+        if (why) dprintf(2, "kernelq: worker process %d ends itself: %s\\n", (int)getpid(), why);
+        _exit(status);
+    }
     /* A thread of ours that runs no Python and takes no signals. 0 or -errno. */
     static inline int kq_thread_start(pthread_t *thread, void *(*run)(void *), void *subject) {
         pthread_attr_t attributes;
@@ -102,6 +119,19 @@ cdef extern from *:
         Thread *thread, void *(*run)(void *) noexcept nogil, void *subject) noexcept nogil
     int futex_wait "kq_futex_wait"(uint32_t *word, uint32_t seen, uint64_t timeout_ns) noexcept nogil
     void futex_wake "kq_futex_wake"(uint32_t *word, int count) noexcept nogil
+    void close_if "kq_close_if"(int fd) noexcept nogil
+    void prefault "kq_prefault"(void *at, size_t bytes) noexcept nogil
+    void end_process "kq_end_process"(const char *why, int status) noexcept nogil
+    int eventfd(unsigned int initial, int flags) noexcept nogil
+    int EFD_CLOEXEC
+    int EFD_NONBLOCK
+    int getpid() noexcept nogil
+    ssize_t pread(int fd, void *into, size_t bytes, int64_t offset) noexcept nogil
+    ssize_t write(int fd, const void *data, size_t bytes) noexcept nogil
+    int EINTR
+    int MSG_DONTWAIT
+    int EAGAIN
+    int ETOOMANYREFS
     uint32_t cpu_count "kq_cpu_count"() noexcept nogil
     uint64_t thread_cpu_ns "kq_thread_cpu_ns"() noexcept nogil
     void bell_ring "kq_bell_ring"(int fd) noexcept nogil
