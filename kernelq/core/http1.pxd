@@ -51,6 +51,7 @@ cdef enum:
     TARGET_ASTERISK = 2        # OPTIONS only
 
 cdef enum:
+    CHUNK_DIGITS_MAX = 16      # more could only be leading zeros
     METHOD_BYTES_MAX = 64      # RFC 9112 §3: longer than any that is known is a 501
     EMPTY_LINES_MAX = 2        # RFC 9112 §2.2: at least one is to be ignored before a request line
 
@@ -92,9 +93,10 @@ ctypedef struct HeadLimits:
 ctypedef struct HeadProgress:
     # All zero: nothing was seen yet.
     uint32_t at                # everything before this was checked
-    uint32_t line_at           # start of the line under way
+    uint32_t method_at
     uint32_t target_at
     uint32_t target_bytes
+    uint32_t line_at           # start of the field line under way
     uint16_t method_bytes
     uint16_t line_count        # field lines begun
     uint8_t state
@@ -111,7 +113,88 @@ ctypedef struct ChunkDecoder:
     uint8_t digits             # of the chunk size under way
 
 
+# ---- inside the parser ----
+
+cdef enum:
+    STEP_MORE = 0              # the input ends before the step does
+    STEP_DONE = 1
+    STEP_END = 2               # the field section is over
+
+cdef enum HeadState:
+    HEAD_EMPTY_LINES = 0
+    HEAD_METHOD
+    HEAD_TARGET
+    HEAD_VERSION
+    HEAD_LINE
+    HEAD_NAME
+    HEAD_VALUE
+
+cdef enum ChunkState:
+    CHUNK_SIZE = 0
+    CHUNK_EXTENSION            # behind ";": a name follows
+    CHUNK_NAME
+    CHUNK_NAME_SPACE
+    CHUNK_EQUALS               # behind "=": a value follows
+    CHUNK_VALUE
+    CHUNK_QUOTED
+    CHUNK_ESCAPED              # behind a backslash in a quoted string
+    CHUNK_QUOTED_END
+    CHUNK_SPACE                # white space that only ";" may follow
+    CHUNK_SIZE_LF
+    CHUNK_DATA
+    CHUNK_DATA_CR
+    CHUNK_DATA_LF
+    CHUNK_TRAILER              # at the start of a trailer line, or of the line that ends it all
+    CHUNK_TRAILER_NAME
+    CHUNK_TRAILER_VALUE
+    CHUNK_TRAILER_LF
+    CHUNK_END_LF
+    CHUNK_DONE
+    CHUNK_WRONG                # no state: the answer to a byte that does not belong
+
+ctypedef struct HeadCursor:
+    const uint8_t *base        # the input
+    const uint8_t *at          # everything before this is checked
+    const uint8_t *end         # of the input, or where limits.request_bytes end it
+
+ctypedef struct Framing:
+    # What the field lines say about the message, gathered over all of them before it is judged.
+    Span host
+    uint16_t host_count
+    uint16_t length_count
+    uint16_t coding_count
+    uint16_t chunked_count
+    bint is_chunked_last
+    bint is_close_named
+    bint is_keep_alive_named
+    bint is_upgrade_named
+
+
 cdef inline bint head_is_started(const HeadProgress *progress) noexcept nogil:
     # A byte of the request line was seen. Empty lines alone start no request: a connection that got only them
     # is still idle.
     return progress.state > 0
+
+
+cdef inline bint list_take(Span *rest, Span *element) noexcept nogil:
+    # Cuts the next element of a comma-separated list (RFC 9110 §5.6.1), without the white space around it, which may
+    # leave it empty. False: there is no more. Start with all of the field value in rest.
+    cdef size_t count = 0
+    cdef const uint8_t *at = rest.at
+    if at == NULL:
+        return False
+    while count < rest.bytes and at[count] != c",":
+        count += 1
+    if count < rest.bytes:
+        rest.at = at + count + 1
+        rest.bytes -= count + 1
+    else:
+        rest.at = NULL
+    while count > 0 and (at[0] == c" " or at[0] == c"\t"):
+        at += 1
+        count -= 1
+    while count > 0 and (at[count - 1] == c" " or at[count - 1] == c"\t"):
+        count -= 1
+    element.at = at
+    element.bytes = count
+    return True

@@ -128,23 +128,23 @@ cdef extern from *:
     KQ_SKIP(32, __attribute__((target("avx2"))))
     #endif
 
-    /* Skips what it may by whole words; the plain loop goes on from there. */
-    static const uint8_t *kq_skip_value(const uint8_t *at, const uint8_t *end) {
+    /* Wide steps up to the first byte that may be wrong; the plain loop judges it and goes on (over HTAB). */
     #if defined(__x86_64__)
-        if (kq_scan_level >= SCAN_32) at = kq_skip_value_32(at, end);
-        if (kq_scan_level >= SCAN_16) at = kq_skip_value_16(at, end);
+    #define KQ_SKIP_WIDE(what) \\
+        if (kq_scan_level >= SCAN_32) at = kq_skip_##what##_32(at, end); \\
+        if (kq_scan_level >= SCAN_16 && end - at < 32) at = kq_skip_##what##_16(at, end);
+    #else
+    #define KQ_SKIP_WIDE(what)
     #endif
-        if (kq_scan_level >= SCAN_8) while (end - at >= 8 && !kq_stops_value_8(at)) at += 8;
-        return kq_scan_class(at, end, CLASS_VALUE);
-    }
-    static const uint8_t *kq_skip_target(const uint8_t *at, const uint8_t *end) {
-    #if defined(__x86_64__)
-        if (kq_scan_level >= SCAN_32) at = kq_skip_target_32(at, end);
-        if (kq_scan_level >= SCAN_16) at = kq_skip_target_16(at, end);
-    #endif
-        if (kq_scan_level >= SCAN_8) while (end - at >= 8 && !kq_stops_target_8(at)) at += 8;
-        return kq_scan_class(at, end, CLASS_TARGET);
-    }
+    #define KQ_SCAN_LONG(what, class) \\
+        static const uint8_t *kq_scan_long_##what(const uint8_t *at, const uint8_t *end) { \\
+            KQ_SKIP_WIDE(what) \\
+            if (kq_scan_level >= SCAN_8) \\
+                while (end - at >= 8 && !kq_stops_##what##_8(at)) at += 8; \\
+            return kq_scan_class(at, end, class); \\
+        }
+    KQ_SCAN_LONG(value, CLASS_VALUE)
+    KQ_SCAN_LONG(target, CLASS_TARGET)
 
     /* The first 16 bytes inline: most values and targets end there. */
     static inline const uint8_t *kq_scan_value(const uint8_t *at, const uint8_t *end) {
@@ -155,7 +155,7 @@ cdef extern from *:
             if (stops && *at != '\\t') return at;
         }
     #endif
-        return kq_skip_value(at, end);
+        return kq_scan_long_value(at, end);
     }
     static inline const uint8_t *kq_scan_target(const uint8_t *at, const uint8_t *end) {
     #if defined(__x86_64__)
@@ -165,7 +165,7 @@ cdef extern from *:
             at += 16;
         }
     #endif
-        return kq_skip_target(at, end);
+        return kq_scan_long_target(at, end);
     }
 
     /* How many bytes stand before the first ":" of the 32 from at on, all of which may be read; 32: none. */

@@ -1,0 +1,13 @@
+"""Doors for the tests: each nogil function of the core, callable from Python. Never shipped.
+
+The parts under test are included as _core.pyx includes them; the doors to each stand in tests/doors/, one
+file per part. `guard.pxi` comes first: it places input right before an unreadable page.
+"""
+
+include "core/target.pxi"
+include "core/http1.pxi"
+include "core/forwarded.pxi"
+
+include "../tests/doors/guard.pxi"
+include "../tests/doors/http1.pxi"
+include "../tests/doors/forwarded.pxi"
