@@ -49,6 +49,7 @@ cdef extern from *:
         ROW(WORKER_DIED, 502, "Connection_Abandoned_By_AppPool", "The worker process ended while it executed the request") \\
         ROW(WORKER_DISTRUSTED, 502, "Worker_Distrusted", "The worker process sent malformed data") \\
         ROW(RESPONSE_HEAD, 502, "Response_Head", "The application's response head is not valid HTTP") \\
+        ROW(RESPONSE_MISSING, 502, "Response_Missing", "The application ended without a response") \
         ROW(RESPONSE_CUT, 0, "Response_Cut", "The application's response ended before it was complete") \\
         ROW(RESPONSE_FILE, 0, "Response_File", "The file of the response ended early or could not be read") \\
         /* the client */ \\
@@ -104,6 +105,7 @@ cdef extern from *:
         REASON_WORKER_DIED
         REASON_WORKER_DISTRUSTED
         REASON_RESPONSE_HEAD
+        REASON_RESPONSE_MISSING
         REASON_RESPONSE_CUT
         REASON_RESPONSE_FILE
         REASON_CLIENT_RESET

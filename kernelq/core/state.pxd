@@ -51,7 +51,10 @@ cdef enum:
     SPILL_BYTES = 262144           # content on its way to a spill file, in pieces of
     EVENTS_PER_TURN = 256
     IMAGE_INLINE_BYTES = 1536      # a REQUEST record up to this needs no allocation of its own
-    SPARE_EXCHANGES = 64           # kept per loop for reuse; likewise chunks
+    SPARE_EXCHANGES = 64           # kept per loop for reuse
+    SPARE_CHUNKS = 16
+    SPARE_CONNS = 64
+    SPILL_JOBS_MAX = 2             # spill buffers of one request on their way to the disk before reading pauses
     CONTROL_RESERVE_PER_PLACE = 256  # bytes of a request ring that REQUEST and CONTENT leave to control records
 
 cdef enum:                         # Conn.state
@@ -61,6 +64,9 @@ cdef enum:                         # Conn.state
     CONN_FLUSH = 3                 # the response is complete but not all sent
     CONN_LINGER = 4                # our side is shut; reading until the client closes
     CONN_CLOSED = 5                # freed at the end of the turn
+
+cdef enum:
+    HEALTH_START_NS = 1000000000   # a request handed to a free slot must be started within
 
 cdef enum:                         # Exchange.state
     EXCHANGE_RECEIVING = 0
@@ -100,11 +106,12 @@ cdef enum:                         # Letter.kind
     LETTER_SPILLED = 2             # a SpillJob has been written
     LETTER_FILE = 3                # a descriptor for a response arrived
     LETTER_WORKER = 4              # a worker has a channel: watch it
-    LETTER_DEATH = 5               # a worker is finished with: classify what it had
     LETTER_SHUTDOWN = 6
     LETTER_STOP = 7
     LETTER_WARM = 8                # a FileJob has been warmed
     LETTER_FORGET = 9              # a worker's lanes are no longer used
+    LETTER_OPENED = 10             # a worker's memory is mapped and checked
+    LETTER_DRAIN = 11              # a worker gets nothing more
 
 cdef enum:                         # events to the managers
     EVENT_READY = 0
@@ -142,15 +149,33 @@ cdef enum:                         # counters; the names are in stats.pxi
     COUNT_DISTRUSTED = 21
     COUNTERS = 22
 
-ctypedef struct Source:
+cdef enum:
+    EVENTS_MAX = 1024
+    STATUS_NONE = 1                # Exchange.status of a response that never had one
+    HEALTH_TICK_NS = 134217728
+    FILE_BYTES_MAX = 1 << 62
+    FILE_BYTES_PER_CALL = 1 << 20
+    FILE_BYTES_PER_TURN = 4 << 20
+    CONTENT_RECORD_BYTES = 32768   # of streamed content in one record
+
+# Declared ahead: they name one another.
+cdef struct Conn
+cdef struct Worker
+cdef struct Exchange
+cdef struct Listener
+cdef struct Loop
+cdef struct Core_
+
+
+cdef struct Source:
     uint8_t kind
 
-ctypedef struct Chunk:
+cdef struct Chunk:
     Chunk *next
     uint32_t start, end            # of what is still to be sent
     uint8_t data[CHUNK_BYTES]
 
-ctypedef struct Letter:
+cdef struct Letter:
     Letter *next
     uint8_t kind
     uint8_t reason
@@ -159,18 +184,24 @@ ctypedef struct Letter:
     uint64_t value
     int fd
 
-ctypedef struct Mailbox:
+cdef struct Mailbox:
     Source source
     pthread_mutex_t lock
     Letter *first
     Letter *last
     int fd                         # eventfd
 
-ctypedef struct SpillBuffer:
+cdef struct SpillBuffer:
     uint32_t bytes
     uint8_t data[SPILL_BYTES]
 
-ctypedef struct Exchange:
+cdef struct SpillFile:             # shared by an exchange and the jobs that write for it
+    pthread_mutex_t lock
+    int fd
+    int reader_fd                  # a second, read-only open: what workers get
+    bint has_failed
+
+cdef struct Exchange:
     Exchange *next                 # [pool lock] request queue; or the loop's arrivals, or its spare list
     Exchange *previous
     Conn *conn                     # NULL: the client has gone
@@ -188,6 +219,7 @@ ctypedef struct Exchange:
     bint is_probed                 # a half-close probe was sent
     bint has_fin                   # the client's FIN was seen
     bint is_posted                 # a letter that names it is on its way
+    bint is_refused                # counted as refused, not as answered
     bint is_told                   # CLIENT_GONE was sent, or the response was abandoned
     # content of the request
     bint is_chunked
@@ -196,14 +228,18 @@ ctypedef struct Exchange:
     bint content_is_cut
     int64_t content_length         # -1: chunked
     uint64_t content_received
+    uint64_t content_streamed      # streamed: sent to the worker
     uint64_t content_consumed      # streamed: what the worker has taken
+    bint content_is_wanted         # streamed: the application has begun to read
     uint8_t *content               # held in memory
     uint32_t content_room
     int spill_fd                   # -1: none
     uint32_t spill_jobs            # written by a helper thread right now
     bint spill_failed
+    bint is_spilled
     uint64_t spill_offset
-    SpillBuffer *spill
+    SpillBuffer *spill             # being filled
+    SpillFile *spill_file
     ChunkDecoder decoder
     # the response
     bint head_sent                 # bytes of the final response have been given to the connection
@@ -219,6 +255,8 @@ ctypedef struct Exchange:
     int file_fd                    # -1: none
     bint file_is_due               # FILE was seen, the descriptor not yet
     bint file_is_warming
+    uint64_t file_warm_to          # in the page cache up to here, as far as we know
+    Worker *file_worker            # from whom the descriptor is due
     bint file_ends
     uint64_t file_offset
     uint64_t file_left
@@ -233,7 +271,7 @@ ctypedef struct Exchange:
     uint32_t image_bytes           # without inline content
     uint8_t image_inline[IMAGE_INLINE_BYTES]
 
-ctypedef struct Conn:
+cdef struct Conn:
     Source source                  # first: epoll gives us its address
     uint8_t state
     uint8_t family                 # AF_INET, AF_INET6, AF_UNIX
@@ -241,8 +279,9 @@ ctypedef struct Conn:
     bint can_write
     bint has_fin
     bint is_last                   # Connection: close was or will be sent
-    bint is_corked                 # a turn flushes it at its end
-    bint answers_while_reading     # an answer goes out before the content is whole
+    bint is_slow                   # output waits for the client: the timer checks its rate
+    bint is_broken                 # the socket is dead; the turn cleans up
+    bint is_advancing              # conn_advance() is at work on its input
     uint8_t remote_bytes
     uint16_t remote_port
     int fd
@@ -259,42 +298,51 @@ ctypedef struct Conn:
     uint64_t total_bytes           # received (while reading) or sent (while sending)
     uint32_t requests
     HeadProgress progress
-    Conn *next_closed
+    Conn *next_closed              # the loop's list of closed or spare connections
+    Conn *next_again               # the loop's list of those with work left for the next turn
+    bint is_again
     uint8_t remote_address[16]
     char remote[46]                # text of the address
 
-ctypedef struct Listener:
+cdef struct Listener:
     Source source
     int fd
     uint8_t family
     uint16_t port
+    bint is_no_delay               # inherited by accepted sockets
     uint8_t name_bytes
     char name[108]                 # address, or path of a unix socket
 
-ctypedef struct Place:
+cdef struct Place:
     Exchange *exchange             # NULL: revoked or abandoned
     uint64_t dispatch
     uint64_t handed_ns
     uint8_t state
-    bint is_slot                   # handed while a slot was free: must be STARTED within a second
 
-ctypedef struct Bell:
+cdef struct Parked:                # a descriptor without its FILE record, or the other way round
+    uint64_t dispatch
+    Exchange *exchange
+    int fd
+    bint is_expected               # the record came first
+
+cdef struct Bell:
     Source source
     Worker *worker
 
-ctypedef struct Lane:              # one worker, as one loop sees it
+cdef struct Lane:              # one worker, as one loop sees it
     RingWriter requests
     RingReader answers
     uint32_t *armed                # our hint in our memory
     const uint32_t *worker_armed   # the worker's
     uint32_t rung_for
     bint is_ring_due               # records were published this turn
+    bint is_open                   # mapped and checked: the rings may be used
     bint is_watched                # its bell and pidfd are in our epoll
     bint is_dead                   # we have classified what it had of ours
     Bell bell
     Bell death
 
-ctypedef struct Worker:
+cdef struct Worker:
     Worker *next                   # [pool lock] the pool's list
     uint32_t number
     uint8_t state
@@ -303,6 +351,7 @@ ctypedef struct Worker:
     int core_fd, worker_fd         # the memfds
     int side_fd                    # our end of the side socket
     int doorbells[64]              # write ends of the pipes
+    int doorbell_ends[64]          # their read ends, until the worker has them
     int bells[64]                  # eventfds
     uint8_t *core_memory           # head, revoked words, lanes
     const uint8_t *worker_memory   # NULL until its seals are checked
@@ -322,6 +371,7 @@ ctypedef struct Worker:
     uint64_t last_end_ns
     uint64_t service_ns            # moving average between two answers under load
     uint64_t unstarted_since_ns    # health: the oldest handed slot request not started; 0: none
+    uint64_t started_seen          # progress when that was noted
     bint is_unhealthy
     bint is_hopeless
     uint64_t unhealthy_since_ns
@@ -330,26 +380,30 @@ ctypedef struct Worker:
     uint64_t latency_ns            # of the last PONG
     uint32_t loops_done            # after its death
     uint32_t loops_forgotten
-    bint is_forgotten
+    Parked parked[64]              # [receiver lock]
+    uint32_t parked_count
+    bint side_has_ended            # nothing more will come over the side socket
 
-ctypedef struct Pool:
+cdef struct Pool:
     pthread_mutex_t lock
     uint8_t state
     Exchange *first
     Exchange *last
-    uint32_t queued
+    Exchange *suspects_first       # the same order; they run alone
+    Exchange *suspects_last
+    uint32_t queued                # in both lists
     uint64_t serial
     Worker *workers
     uint32_t worker_number
     uint32_t ready_count
     uint64_t service_ns            # moving average over the workers: prefetch depth
 
-ctypedef struct Event:
+cdef struct Event:
     uint8_t kind
     int64_t worker
     int64_t value
 
-ctypedef struct Loop:
+cdef struct Loop:
     Core_ *core
     uint8_t index
     bint is_running
@@ -360,14 +414,17 @@ ctypedef struct Loop:
     Mailbox mailbox
     uint8_t *scratch
     uint8_t *head_scratch
-    uint8_t *head_out
+    uint8_t *head_out              # a response's head on its way out
+    uint32_t head_out_bytes
     FieldLine *fields
     Exchange *arrivals_first       # complete requests of this turn, not yet in the queue
     Exchange *arrivals_last
     uint32_t arrivals
     bint dispatch_is_due           # a credit came back, or a worker became ready
     Conn *closed                   # freed at the end of the turn
+    Conn *again                    # have work left for the next turn
     Conn *spare_conns
+    uint32_t spare_conn_count
     Exchange *spare_exchanges
     uint32_t spare_count
     Chunk *spare_chunks
@@ -377,7 +434,6 @@ ctypedef struct Loop:
     Worker **workers               # the lanes that this loop looks at
     uint32_t worker_count
     uint32_t worker_room
-    uint32_t in_hand               # our exchanges that workers have
     uint64_t health_at_ns
     uint64_t rebalance_at_ns
     uint64_t accept_at_ns          # 0: listeners are open; else: accepting is paused until
@@ -385,15 +441,19 @@ ctypedef struct Loop:
     uint64_t drain_until_ns
     uint64_t date_second
     char date[40]
-    uint64_t spin_ns               # current length of the spin before sleeping
-    uint64_t spin_waits_ns         # moving average of waits for answers
+    uint64_t spin_limit_ns         # longest spin before sleeping; 0: none
+    bint has_mail
+    bint idle_closed               # draining: the idle connections have been closed
+    bint is_quiet                  # draining: nothing is left
+    bint worker_is_watched         # a worker is unhealthy: look at it even without requests
+    bint log_is_due                # records were written this turn
     RingWriter log
     RingReader log_reader
     uint64_t log_published, log_released
     uint64_t counters[COUNTERS]
     uint64_t reasons[REASON_COUNT]
 
-ctypedef struct Job:
+cdef struct Job:
     Job *next
     uint8_t kind
     Exchange *exchange             # named, not touched, by the helper thread
@@ -402,6 +462,8 @@ ctypedef struct Job:
     uint64_t offset
     uint64_t bytes
     SpillBuffer *buffer
+    SpillFile *shared
+    bint has_failed
     Letter letter
 
 cdef struct Core_:
@@ -416,9 +478,10 @@ cdef struct Core_:
     bint is_draining               # /ready says 503
     uint32_t connections           # over all loops
     uint32_t quiet_loops
+    uint32_t loops_shut            # have begun to drain
     # managers
     pthread_mutex_t events_lock
-    Event events[1024]
+    Event events[EVENTS_MAX]
     uint32_t event_first, event_count
     int event_fd
     # helper threads
@@ -429,12 +492,13 @@ cdef struct Core_:
     bint helpers_stop
     pthread_t helpers[2]
     pthread_t receiver             # takes descriptors from the side sockets
+    pthread_mutex_t receiver_lock
     int receiver_epoll
-    int receiver_stop
+    int receiver_stop_fd           # an eventfd
     # log
     pthread_t writer
     int writer_fd
     uint32_t writer_armed
-    bint writer_stop
+    uint32_t writer_stop
     int access_fd, error_fd
     pthread_mutex_t log_lock

@@ -1,0 +1,570 @@
+# A worker as the core sees it: its memory, its lanes, its death.
+#
+# Rules
+#  1. worker_open, worker_attach, worker_drain, worker_forget come from the managers' thread; all else runs on loops.
+#  2. Nothing of the worker's memory is read before its seals are checked (worker_map), and each word once.
+#  3. A worker is unlinked and freed only when every loop has let go of its lane (LETTER_FORGET).
+#
+# Facts that shaped this
+#  A memfd that its other side may still shrink turns a read into SIGBUS: hence F_SEAL_SHRINK before the first
+#  look. A pidfd becomes readable when the process has ended, before it is reaped, and stays so. An eventfd written
+#  by the worker is watched edge-triggered and never read: each write is an edge. Towards the worker a pipe is
+#  used, since an eventfd shares its O_NONBLOCK with the worker, who could clear it and block our write.
+
+cdef uint32_t worker_side_reserve(const Core_ *core) noexcept nogil:
+    return core.settings.place_count * CONTROL_RESERVE_PER_PLACE
+
+
+cdef int worker_memory_create(Core_ *core, Worker *worker) noexcept nogil:
+    cdef uint64_t bytes = memory_bytes(core.settings.loop_count, core.settings.ring_bytes)
+    cdef ChannelHead *head
+    worker.core_fd = linux.memfd(b"kernelq-core")
+    worker.worker_fd = linux.memfd(b"kernelq-worker")
+    if worker.core_fd < 0 or worker.worker_fd < 0:
+        return -linux.errno
+    if linux.ftruncate(worker.core_fd, bytes) < 0 or linux.ftruncate(worker.worker_fd, bytes) < 0:
+        return -linux.errno
+    if fallocate(worker.core_fd, 0, 0, bytes) < 0 or fallocate(worker.worker_fd, 0, 0, bytes) < 0:
+        return -linux.errno
+    worker.head_bytes = ring_at(core.settings.loop_count, core.settings.ring_bytes, 0)
+    worker.core_memory = <uint8_t *> linux.map_whole(worker.core_fd, worker.head_bytes, True)
+    if worker.core_memory == NULL:
+        return -linux.errno
+    head = <ChannelHead *> worker.core_memory
+    head.version = LAYOUT_VERSION
+    head.owner = OWNER_CORE
+    head.bytes = bytes
+    head.loop_count = core.settings.loop_count
+    head.ring_bytes = core.settings.ring_bytes
+    head.slot_count = core.settings.slot_count
+    head.place_count = core.settings.place_count
+    head.response_window = core.settings.response_takeover
+    head.content_window = core.settings.content_window
+    head.creator_pid = <uint32_t> getpid()
+    head.epoch = worker.number
+    head.magic = LAYOUT_MAGIC
+    worker.revoked = <uint64_t *> (worker.core_memory + PLACES_AT)
+    return 0
+
+
+cdef int worker_lane_create(Core_ *core, Worker *worker, uint32_t index) noexcept nogil:
+    cdef Lane *lane = &worker.lanes[index]
+    cdef CoreLane *mine = <CoreLane *> (worker.core_memory + lane_at(index))
+    cdef int ends[2]
+    lane.requests.bytes = core.settings.ring_bytes
+    lane.requests.at = <uint8_t *> linux.map_twice(
+        worker.core_fd, ring_at(core.settings.loop_count, core.settings.ring_bytes, index),
+        core.settings.ring_bytes, True)
+    if lane.requests.at == NULL:
+        return -linux.errno
+    lane.requests.published = &mine.request_published
+    lane.answers.released = &mine.response_released
+    lane.answers.bytes = core.settings.ring_bytes
+    lane.armed = &mine.armed
+    lane.bell.source.kind = SOURCE_BELL
+    lane.bell.worker = worker
+    lane.death.source.kind = SOURCE_PIDFD
+    lane.death.worker = worker
+    worker.bells[index] = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)
+    if worker.bells[index] < 0 or pipe2(ends, O_CLOEXEC) < 0:
+        return -linux.errno
+    worker.doorbells[index] = ends[1]
+    lane.rung_for = 0
+    worker.doorbell_ends[index] = ends[0]
+    return 0 if fcntl(ends[1], F_SETFL, O_NONBLOCK) == 0 else -linux.errno
+
+
+cdef int worker_open(Core_ *core, Worker **given, int *side_end) noexcept nogil:
+    # Gives a worker with a complete channel, linked into the pool. -errno: nothing was left behind.
+    cdef Worker *worker = <Worker *> calloc(1, sizeof(Worker))
+    cdef uint32_t index
+    cdef int ends[2]
+    cdef int error = 0
+    if worker == NULL:
+        return -ENOMEM
+    worker_fds_init(worker)
+    worker.lanes = <Lane *> calloc(core.settings.loop_count, sizeof(Lane))
+    worker.places = <Place *> calloc(core.settings.place_count, sizeof(Place))
+    worker.free_places = <uint16_t *> calloc(core.settings.place_count, sizeof(uint16_t))
+    if worker.lanes == NULL or worker.places == NULL or worker.free_places == NULL:
+        error = -ENOMEM
+    core.pool.worker_number += 1
+    worker.number = core.pool.worker_number
+    if error == 0:
+        error = worker_memory_create(core, worker)
+    index = 0
+    while error == 0 and index < core.settings.loop_count:
+        error = worker_lane_create(core, worker, index)
+        index += 1
+    if error == 0 and linux.seal(worker.core_fd) < 0:
+        error = -linux.errno
+    if error == 0 and socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) < 0:
+        error = -linux.errno
+    if error < 0:
+        worker_free(core, worker)
+        return error
+    worker.side_fd = ends[0]
+    side_end[0] = ends[1]
+    for index in range(core.settings.place_count):
+        worker.free_places[index] = <uint16_t> (core.settings.place_count - 1 - index)
+    worker.free_count = core.settings.place_count
+    pthread_mutex_lock(&core.pool.lock)
+    worker.next = core.pool.workers
+    core.pool.workers = worker
+    pthread_mutex_unlock(&core.pool.lock)
+    given[0] = worker
+    return 0
+
+
+cdef void worker_fds_init(Worker *worker) noexcept nogil:
+    cdef uint32_t index
+    worker.pidfd = worker.core_fd = worker.worker_fd = worker.side_fd = -1
+    for index in range(LOOPS_MAX):
+        worker.doorbells[index] = worker.bells[index] = worker.doorbell_ends[index] = -1
+
+
+cdef void fd_close(int *fd) noexcept nogil:
+    if fd[0] >= 0:
+        linux.close(fd[0])
+        fd[0] = -1
+
+
+cdef void worker_free(Core_ *core, Worker *worker) noexcept nogil:
+    # Nobody looks at it any more: not the pool, not a loop, not the receiver.
+    cdef uint32_t index
+    cdef Lane *lane
+    if worker.lanes != NULL:
+        for index in range(core.settings.loop_count):
+            lane = &worker.lanes[index]
+            if lane.requests.at != NULL:
+                linux.munmap(lane.requests.at, <size_t> lane.requests.bytes * 2)
+            if lane.answers.at != NULL:
+                linux.munmap(<void *> lane.answers.at, <size_t> lane.answers.bytes * 2)
+    if worker.core_memory != NULL:
+        linux.munmap(worker.core_memory, worker.head_bytes)
+    if worker.worker_memory != NULL:
+        linux.munmap(<void *> worker.worker_memory, worker.head_bytes)
+    for index in range(LOOPS_MAX):
+        fd_close(&worker.doorbells[index])
+        fd_close(&worker.doorbell_ends[index])
+        fd_close(&worker.bells[index])
+    fd_close(&worker.core_fd)
+    fd_close(&worker.worker_fd)
+    fd_close(&worker.side_fd)
+    fd_close(&worker.pidfd)
+    free(worker.lanes)
+    free(worker.places)
+    free(worker.free_places)
+    free(worker)
+
+
+cdef Worker *worker_find(Core_ *core, uint32_t number) noexcept nogil:
+    # Managers' thread, which is the only one that unlinks.
+    cdef Worker *worker
+    pthread_mutex_lock(&core.pool.lock)
+    worker = core.pool.workers
+    while worker != NULL and worker.number != number:
+        worker = worker.next
+    pthread_mutex_unlock(&core.pool.lock)
+    return worker
+
+
+cdef void worker_unlink(Core_ *core, Worker *worker) noexcept nogil:
+    cdef Worker **link
+    pthread_mutex_lock(&core.pool.lock)
+    link = &core.pool.workers
+    while link[0] != worker:
+        link = &link[0].next
+    link[0] = worker.next
+    pthread_mutex_unlock(&core.pool.lock)
+
+
+cdef int worker_attach(Core_ *core, Worker *worker, int pid, int pidfd) noexcept nogil:
+    # The worker has a process: every loop watches its bell and its pidfd. Takes pidfd.
+    cdef uint32_t index
+    worker.pid = pid
+    worker.pidfd = pidfd
+    for index in range(LOOPS_MAX):
+        fd_close(&worker.doorbell_ends[index])
+    pthread_mutex_lock(&core.pool.lock)
+    worker.state = WORKER_STARTING
+    pthread_mutex_unlock(&core.pool.lock)
+    receiver_watch(core, worker)
+    for index in range(core.settings.loop_count):
+        if not letter_send(&core.loops[index].mailbox, LETTER_WORKER, worker, 0, -1):
+            return -ENOMEM
+    return 0
+
+
+cdef bint worker_memory_is_good(const Core_ *core, const Worker *worker, const ChannelHead *mine,
+                                const ChannelHead *head) noexcept nogil:
+    # head: a copy of what the worker wrote.
+    return (head.magic == LAYOUT_MAGIC and head.version == LAYOUT_VERSION and head.owner == OWNER_WORKER
+            and head.bytes == mine.bytes and head.loop_count == core.settings.loop_count
+            and head.ring_bytes == core.settings.ring_bytes and head.place_count == core.settings.place_count)
+
+
+cdef bint worker_map(Core_ *core, Worker *worker) noexcept nogil:
+    # First look at the worker's memory. False: not sealed yet, or not what it must be (then it stays unmapped).
+    cdef ChannelHead head
+    cdef uint32_t index
+    cdef Lane *lane
+    cdef const WorkerLane *theirs
+    cdef const uint8_t *memory
+    if not linux.is_sealed(worker.worker_fd):
+        return False
+    memory = <const uint8_t *> linux.map_whole(worker.worker_fd, worker.head_bytes, False)
+    if memory == NULL:
+        return False
+    memcpy(&head, memory, sizeof(head))
+    if not worker_memory_is_good(core, worker, <const ChannelHead *> worker.core_memory, &head):
+        linux.munmap(<void *> memory, worker.head_bytes)
+        return False
+    for index in range(core.settings.loop_count):
+        lane = &worker.lanes[index]
+        theirs = <const WorkerLane *> (memory + lane_at(index))
+        lane.answers.at = <const uint8_t *> linux.map_twice(
+            worker.worker_fd, ring_at(core.settings.loop_count, core.settings.ring_bytes, index),
+            core.settings.ring_bytes, False)
+        if lane.answers.at == NULL:
+            linux.munmap(<void *> memory, worker.head_bytes)
+            return False
+        lane.answers.published = &theirs.response_published
+        lane.requests.released = &theirs.request_released
+        lane.worker_armed = &theirs.armed
+    worker.started = <const uint64_t *> (memory + PLACES_AT)
+    worker.worker_memory = memory
+    return True
+
+
+cdef void lane_watch(Loop *loop, Worker *worker) noexcept nogil:
+    # LETTER_WORKER: into this loop's epoll and list.
+    cdef Lane *lane = &worker.lanes[loop.index]
+    cdef Worker **grown
+    if loop.worker_count == loop.worker_room:
+        grown = <Worker **> realloc(loop.workers, sizeof(Worker *) * (loop.worker_room * 2 + 8))
+        bug.BUG_ON(grown == NULL)
+        loop.workers = grown
+        loop.worker_room = loop.worker_room * 2 + 8
+    loop.workers[loop.worker_count] = worker
+    loop.worker_count += 1
+    lane.is_watched = True
+    epoll_watch(loop, worker.bells[loop.index], EPOLLIN | EPOLLET, &lane.bell)
+    epoll_watch(loop, worker.pidfd, EPOLLIN | EPOLLONESHOT, &lane.death)
+    if loop.index == 0:
+        worker_on_bell(loop, worker)
+
+
+cdef void worker_on_bell(Loop *loop, Worker *worker) noexcept nogil:
+    # The lanes are drained every turn; a bell only matters before the memory is mapped.
+    cdef uint32_t index
+    if loop.index != 0 or worker.worker_memory != NULL or worker.state != WORKER_STARTING:
+        return
+    if not worker_map(loop.core, worker):
+        if linux.is_sealed(worker.worker_fd):
+            worker_distrust(loop, worker)
+        return
+    worker.lanes[0].is_open = True
+    for index in range(1, loop.core.settings.loop_count):
+        letter_send(&loop.core.loops[index].mailbox, LETTER_OPENED, worker, 0, -1)
+
+
+cdef void lane_ring(Loop *loop, Worker *worker) noexcept nogil:
+    # At most once per turn and sleep of the worker; a running worker is not rung.
+    cdef Lane *lane = &worker.lanes[loop.index]
+    cdef uint32_t armed
+    cdef uint8_t byte = 1
+    lane.is_ring_due = False
+    atomic.fence_seq()
+    armed = atomic.load_seq_u32(lane.worker_armed)
+    if armed & 1 == 0 or armed == lane.rung_for:
+        return
+    lane.rung_for = armed
+    loop.counters[COUNT_BELLS] += 1
+    write(worker.doorbells[loop.index], &byte, 1)
+
+
+cdef void lanes_ring(Loop *loop) noexcept nogil:
+    cdef uint32_t index
+    cdef Worker *worker
+    for index in range(loop.worker_count):
+        worker = loop.workers[index]
+        if worker.lanes[loop.index].is_ring_due:
+            lane_ring(loop, worker)
+
+
+cdef bint lane_tell(Loop *loop, Worker *worker, uint8_t kind, uint8_t flags, uint32_t place, uint64_t dispatch,
+                    uint64_t value) noexcept nogil:
+    # A control record; it uses the room that REQUEST and CONTENT leave free. False: the worker does not drain.
+    cdef Lane *lane = &worker.lanes[loop.index]
+    cdef NumberRecord *record
+    if not lane.is_open or worker.state >= WORKER_DISTRUSTED:
+        return True
+    record = <NumberRecord *> ring_claim(&lane.requests, sizeof(NumberRecord), 0)
+    if record == NULL:
+        return False
+    record.head.bytes = sizeof(NumberRecord)
+    record.head.kind = kind
+    record.head.flags = flags
+    record.head.place = <uint16_t> place
+    record.head.dispatch = dispatch
+    record.value = value
+    ring_publish(&lane.requests, sizeof(NumberRecord))
+    lane.is_ring_due = True
+    return True
+
+
+cdef void worker_on_ready(Loop *loop, Worker *worker) noexcept nogil:
+    cdef Pool *pool = &loop.core.pool
+    pthread_mutex_lock(&pool.lock)
+    if worker.state == WORKER_STARTING:
+        worker.state = WORKER_READY
+        pool.ready_count += 1
+    pthread_mutex_unlock(&pool.lock)
+    loop.dispatch_is_due = True
+    event_post(loop.core, EVENT_READY, worker.number, 0)
+
+
+cdef void worker_leave_ready(Pool *pool, Worker *worker, uint8_t state) noexcept nogil:
+    # Under the pool's lock.
+    if worker.state == WORKER_READY:
+        pool.ready_count -= 1
+    if worker.state < state:
+        worker.state = state
+    worker.waiting_suspect = NULL
+
+
+cdef void worker_distrust(Loop *loop, Worker *worker) noexcept nogil:
+    # It wrote what it must not: its rings are closed for good, it is killed, and its death does the rest.
+    cdef bint is_new
+    pthread_mutex_lock(&loop.core.pool.lock)
+    is_new = worker.state < WORKER_DISTRUSTED
+    worker_leave_ready(&loop.core.pool, worker, WORKER_DISTRUSTED)
+    pthread_mutex_unlock(&loop.core.pool.lock)
+    if not is_new:
+        return
+    loop.counters[COUNT_DISTRUSTED] += 1
+    log_worker(loop, LOG_ERROR, worker, b"sent malformed data and is no longer trusted (event 5127); it is killed")
+    syscall(SYS_pidfd_send_signal, worker.pidfd, SIGKILL, NULL, 0)
+    event_post(loop.core, EVENT_DISTRUSTED, worker.number, 0)
+
+
+cdef void worker_drain(Core_ *core, Worker *worker) noexcept nogil:
+    # Managers' thread: nothing more is dispatched; loop 0 revokes and tells it.
+    pthread_mutex_lock(&core.pool.lock)
+    worker_leave_ready(&core.pool, worker, WORKER_DRAINING)
+    pthread_mutex_unlock(&core.pool.lock)
+    letter_send(&core.loops[0].mailbox, LETTER_DRAIN, worker, 0, -1)
+
+
+cdef void worker_on_drain(Loop *loop, Worker *worker) noexcept nogil:
+    pthread_mutex_lock(&loop.core.pool.lock)
+    worker_revoke_all(loop, worker)
+    pthread_mutex_unlock(&loop.core.pool.lock)
+    loop.dispatch_is_due = True
+    lane_tell(loop, worker, RECORD_DRAIN, 0, 0, 0, 0)
+
+
+cdef void worker_on_death(Loop *loop, Worker *worker) noexcept nogil:
+    # Each loop: first what the worker still said, then what became of the rest of this loop's requests.
+    cdef Core_ *core = loop.core
+    cdef Lane *lane = &worker.lanes[loop.index]
+    cdef uint32_t index
+    cdef uint32_t done
+    if lane.is_dead:
+        return
+    lane.is_dead = True
+    pthread_mutex_lock(&core.pool.lock)
+    if worker.state != WORKER_DISTRUSTED:
+        worker_leave_ready(&core.pool, worker, WORKER_DEAD)
+    pthread_mutex_unlock(&core.pool.lock)
+    if loop.index == 0 and worker.worker_memory == NULL and worker.state != WORKER_DISTRUSTED:
+        lane.is_open = worker_map(core, worker)
+    if lane.is_open and worker.state != WORKER_DISTRUSTED:
+        lane_drain(loop, worker)
+    for index in range(core.settings.place_count):
+        place_bury(loop, worker, index)
+    lane.is_open = False
+    loop.dispatch_is_due = True
+    done = atomic.add_u32(&worker.loops_done, 1)
+    if done == core.settings.loop_count:
+        event_post(core, EVENT_GONE, worker.number, 0)
+
+
+cdef void place_bury(Loop *loop, Worker *worker, uint32_t index) noexcept nogil:
+    # What becomes of the request in this place, if it is this loop's, now that the worker is dead.
+    cdef Core_ *core = loop.core
+    cdef Place *place = &worker.places[index]
+    cdef Exchange *exchange
+    cdef bint was_started
+    cdef bint requeued = False
+    pthread_mutex_lock(&core.pool.lock)
+    exchange = place.exchange
+    if place.state == PLACE_FREE or place.dispatch & 0xff != loop.index or exchange == NULL:
+        if place.state != PLACE_FREE and place.dispatch & 0xff == loop.index:
+            place_free(loop, worker, index)
+        pthread_mutex_unlock(&core.pool.lock)
+        return
+    was_started = place.state == PLACE_STARTED or (
+        worker.started != NULL and atomic.load_acquire(&worker.started[index]) == place.dispatch)
+    place_free(loop, worker, index)
+    exchange.worker = NULL
+    if was_started:
+        exchange.executions += 1
+    if exchange.conn != NULL and (not was_started or exchange_may_repeat(core, exchange)):
+        exchange.is_suspect = exchange.is_suspect or was_started
+        exchange.state = EXCHANGE_RECEIVING
+        exchange.started_ns = 0
+        queue_push(&core.pool, exchange)
+        requeued = True
+    pthread_mutex_unlock(&core.pool.lock)
+    if requeued:
+        if was_started:
+            loop.counters[COUNT_REDISPATCHED] += 1
+            log_exchange(loop, LOG_WARNING, exchange, REASON_WORKER_DIED, worker)
+    elif exchange.conn == NULL:
+        exchange_free(loop, exchange)
+    else:
+        exchange.state = EXCHANGE_DONE
+        exchange_refuse(loop, exchange,
+                        REASON_WORKER_DISTRUSTED if worker.state == WORKER_DISTRUSTED else REASON_WORKER_DIED)
+
+
+cdef bint exchange_may_repeat(const Core_ *core, const Exchange *exchange) noexcept nogil:
+    # Promise 2: a started request is executed again only if all of this holds.
+    if exchange.head_sent or exchange.executions > core.settings.redispatch_limit:
+        return False
+    if exchange.is_streamed or core.settings.redispatch == REDISPATCH_NEVER:
+        return False
+    return exchange.is_idempotent or core.settings.redispatch == REDISPATCH_ALWAYS
+
+
+cdef void worker_forget(Core_ *core, Worker *worker) noexcept nogil:
+    # Managers' thread, after EVENT_GONE (or before worker_attach): frees it once every loop has let go.
+    cdef uint32_t index
+    if worker.state == WORKER_OPEN:
+        worker_unlink(core, worker)
+        worker_free(core, worker)
+        return
+    receiver_forget(core, worker)
+    worker_unlink(core, worker)
+    for index in range(core.settings.loop_count):
+        letter_send(&core.loops[index].mailbox, LETTER_FORGET, worker, 0, -1)
+
+
+cdef void lane_forget(Loop *loop, Worker *worker) noexcept nogil:
+    cdef uint32_t index
+    epoll_ctl(loop.epoll_fd, EPOLL_CTL_DEL, worker.bells[loop.index], NULL)
+    epoll_ctl(loop.epoll_fd, EPOLL_CTL_DEL, worker.pidfd, NULL)
+    for index in range(loop.worker_count):
+        if loop.workers[index] == worker:
+            loop.workers[index] = loop.workers[loop.worker_count - 1]
+            loop.worker_count -= 1
+            break
+    if atomic.add_u32(&worker.loops_forgotten, 1) == loop.core.settings.loop_count:
+        worker_free(loop.core, worker)
+
+
+cdef void worker_check_health(Loop *loop, Worker *worker) noexcept nogil:
+    # Under the pool's lock, once per tick on loop 0. Unhealthy: a slot is free and yet a request handed over is
+    # not started within a second. Running application code is never unhealthy by itself.
+    cdef const Settings *settings = &loop.core.settings
+    cdef uint32_t index
+    cdef uint32_t started = 0
+    cdef uint32_t waiting = 0
+    cdef Place *place
+    for index in range(settings.place_count):
+        place = &worker.places[index]
+        if place.state == PLACE_FREE or place.state == PLACE_REVOKED:
+            waiting += place.state == PLACE_REVOKED
+            continue
+        if place.state == PLACE_STARTED or atomic.load_acquire(&worker.started[index]) == place.dispatch:
+            started += 1
+            if place.exchange != NULL and place.exchange.started_ns == 0:
+                place.exchange.started_ns = loop.now_ns
+        else:
+            waiting += 1
+    if waiting == 0 or started >= settings.slot_count:
+        worker.unstarted_since_ns = 0
+        if worker.is_unhealthy and waiting == 0:
+            worker.is_unhealthy = False
+            worker.is_hopeless = False
+            loop.dispatch_is_due = True
+            event_post(loop.core, EVENT_RECOVERED, worker.number, 0)
+        return
+    if worker.unstarted_since_ns == 0 or worker.started_seen != started + worker.served:
+        worker.unstarted_since_ns = loop.now_ns
+        worker.started_seen = started + worker.served
+    worker_judge(loop, worker)
+
+
+cdef void worker_judge(Loop *loop, Worker *worker) noexcept nogil:
+    cdef uint64_t since = worker.unstarted_since_ns
+    if not worker.is_unhealthy and loop.now_ns >= since + HEALTH_START_NS:
+        worker.is_unhealthy = True
+        worker.unhealthy_since_ns = since
+        worker_revoke_all(loop, worker)
+        worker.waiting_suspect = NULL
+        event_post(loop.core, EVENT_UNHEALTHY, worker.number, 0)
+    if (worker.is_unhealthy and not worker.is_hopeless
+            and loop.now_ns >= worker.unhealthy_since_ns + loop.core.settings.ping_response_ns):
+        worker.is_hopeless = True
+        event_post(loop.core, EVENT_HOPELESS, worker.number, 0)
+
+
+cdef void pool_check_health(Loop *loop) noexcept nogil:
+    # Loop 0, every tick while anything is in hand.
+    cdef Pool *pool = &loop.core.pool
+    cdef Worker *worker
+    pthread_mutex_lock(&pool.lock)
+    worker = pool.workers
+    while worker != NULL:
+        if worker.started != NULL and (worker.state == WORKER_READY or worker.state == WORKER_DRAINING):
+            if worker.in_hand or worker.is_unhealthy:
+                worker_check_health(loop, worker)
+        worker = worker.next
+    pthread_mutex_unlock(&pool.lock)
+
+
+cdef void loop_check_timeouts(Loop *loop) noexcept nogil:
+    # Every loop, every tick: this loop's requests that execute for too long.
+    cdef uint64_t limit = loop.core.settings.request_timeout_ns
+    cdef uint32_t index, number
+    cdef Worker *worker
+    cdef Exchange *exchange
+    cdef Place *place
+    if limit == 0:
+        return
+    for number in range(loop.worker_count):
+        worker = loop.workers[number]
+        if not worker.lanes[loop.index].is_open:
+            continue
+        for index in range(loop.core.settings.place_count):
+            pthread_mutex_lock(&loop.core.pool.lock)
+            place = &worker.places[index]
+            exchange = place.exchange
+            if (exchange == NULL or place.state == PLACE_FREE or place.dispatch & 0xff != loop.index
+                    or exchange.started_ns == 0 or exchange.started_ns + limit > loop.now_ns):
+                exchange = NULL
+            else:
+                exchange.state = EXCHANGE_STARTED
+                place.state = PLACE_STARTED
+            pthread_mutex_unlock(&loop.core.pool.lock)
+            if exchange != NULL and exchange.conn != NULL:
+                worker_time_out(loop, worker, exchange)
+
+
+cdef void worker_time_out(Loop *loop, Worker *worker, Exchange *exchange) noexcept nogil:
+    # 504 at once; the worker gets nothing more, its other requests may finish; the managers replace it.
+    cdef bint is_first
+    pthread_mutex_lock(&loop.core.pool.lock)
+    is_first = not worker.has_timed_out
+    worker.has_timed_out = True
+    worker.waiting_suspect = NULL
+    worker_revoke_all(loop, worker)
+    pthread_mutex_unlock(&loop.core.pool.lock)
+    lane_tell(loop, worker, RECORD_CLIENT_GONE, 0, exchange.place, worker.places[exchange.place].dispatch, 0)
+    exchange.is_told = True
+    exchange_refuse(loop, exchange, REASON_TIMER_RESPONSE)
+    if is_first:
+        event_post(loop.core, EVENT_TIMEOUT, worker.number, 0)

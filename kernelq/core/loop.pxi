@@ -1,0 +1,417 @@
+# A loop thread: its turn, its mailbox, its listeners.
+#
+# A turn: epoll events, then answers of workers, then work left over, then dispatch, then at most one ring per
+# worker, then the log's bell. Before it sleeps a loop arms its lanes and looks once more, so that a worker rings
+# only a loop that sleeps.
+#
+# Facts that shaped this
+#  A wake-up costs more than a request: a cross-core wake of a sleeper takes some 70 µs on a virtual machine, a
+#  look at a counter 0.3 µs. So a loop that waits for answers looks at its lanes for a short while before it sleeps,
+#  if another processor can run the worker meanwhile (spin_ns, 0 on one processor) and if recent waits were that short.
+
+cdef enum:
+    ACCEPTS_PER_TURN = 64
+    ACCEPT_PAUSE_NS = 100000000    # without descriptors: try again after
+    DRAIN_NS = 2000000000          # at shutdown an idle connection may bring one last request for so long
+    DATE_LINE_BYTES = 37
+    SPIN_EVENTS_EVERY = 8          # looks at the lanes between two looks at epoll while spinning
+
+
+# --- mailbox --------------------------------------------------------------------------------------------------------
+
+cdef void mailbox_post(Mailbox *mailbox, Letter *letter) noexcept nogil:
+    # Any thread. The mailbox borrows the letter until the loop has read it.
+    cdef bint was_empty
+    cdef uint64_t one = 1
+    letter.next = NULL
+    pthread_mutex_lock(&mailbox.lock)
+    was_empty = mailbox.first == NULL
+    if was_empty:
+        mailbox.first = letter
+    else:
+        mailbox.last.next = letter
+    mailbox.last = letter
+    pthread_mutex_unlock(&mailbox.lock)
+    if was_empty:
+        write(mailbox.fd, &one, sizeof(one))
+
+
+cdef bint letter_send(Mailbox *mailbox, uint8_t kind, void *subject, uint64_t value, int fd) noexcept nogil:
+    # False: no memory, nothing was sent.
+    cdef Letter *letter = <Letter *> calloc(1, sizeof(Letter))
+    if letter == NULL:
+        return False
+    letter.kind = kind
+    letter.subject = subject
+    letter.value = value
+    letter.fd = fd
+    letter.is_owned = True
+    mailbox_post(mailbox, letter)
+    return True
+
+
+cdef void mailbox_read(Loop *loop) noexcept nogil:
+    cdef Mailbox *mailbox = &loop.mailbox
+    cdef Letter *letter
+    cdef Letter *following
+    cdef uint64_t count
+    read(mailbox.fd, &count, sizeof(count))
+    pthread_mutex_lock(&mailbox.lock)
+    letter = mailbox.first
+    mailbox.first = NULL
+    mailbox.last = NULL
+    pthread_mutex_unlock(&mailbox.lock)
+    while letter != NULL:
+        following = letter.next
+        letter_on_read(loop, letter)
+        letter = following
+
+
+cdef void letter_on_read(Loop *loop, Letter *letter) noexcept nogil:
+    cdef bint is_owned = letter.is_owned
+    if letter.kind == LETTER_REFUSED:
+        exchange_on_refused(loop, <Exchange *> letter.subject, letter.reason)
+    elif letter.kind == LETTER_SPILLED:
+        spill_on_written(loop, <Job *> letter.subject)
+    elif letter.kind == LETTER_WARM:
+        file_on_warm(loop, <Job *> letter.subject)
+    elif letter.kind == LETTER_FILE:
+        file_on_arrived(loop, <Exchange *> letter.subject, letter.fd)
+    elif letter.kind == LETTER_WORKER:
+        lane_watch(loop, <Worker *> letter.subject)
+    elif letter.kind == LETTER_OPENED:
+        (<Worker *> letter.subject).lanes[loop.index].is_open = True
+        loop.dispatch_is_due = True
+    elif letter.kind == LETTER_DRAIN:
+        worker_on_drain(loop, <Worker *> letter.subject)
+    elif letter.kind == LETTER_FORGET:
+        lane_forget(loop, <Worker *> letter.subject)
+    elif letter.kind == LETTER_SHUTDOWN:
+        loop_on_shutdown(loop)
+    elif letter.kind == LETTER_STOP:
+        loop.is_running = False
+    else:
+        bug.BUG_ON(True)
+    if is_owned:
+        free(letter)
+
+
+cdef void exchange_on_refused(Loop *loop, Exchange *exchange, int reason) noexcept nogil:
+    # Somebody took it out of the queue for this reason; its client may have left meanwhile.
+    exchange.is_posted = False
+    exchange.state = EXCHANGE_DONE
+    exchange_refuse(loop, exchange, reason)
+
+
+# --- events to the managers -----------------------------------------------------------------------------------------
+
+cdef void event_post(Core_ *core, uint8_t kind, int64_t worker, int64_t value) noexcept nogil:
+    # Never waits for the managers: the table holds every event that the bounded number of workers can cause between
+    # two looks; were it full, the newest would be lost and the managers told by the next.
+    cdef uint64_t one = 1
+    cdef Event *event
+    pthread_mutex_lock(&core.events_lock)
+    if core.event_count < EVENTS_MAX:
+        event = &core.events[(core.event_first + core.event_count) % EVENTS_MAX]
+        event.kind = kind
+        event.worker = worker
+        event.value = value
+        core.event_count += 1
+    pthread_mutex_unlock(&core.events_lock)
+    write(core.event_fd, &one, sizeof(one))
+
+
+# --- epoll, date ----------------------------------------------------------------------------------------------------
+
+cdef bint epoll_watch(Loop *loop, int fd, uint32_t events, void *source) noexcept nogil:
+    cdef epoll_event event
+    event.events = events
+    event.data.ptr = source
+    return epoll_ctl(loop.epoll_fd, EPOLL_CTL_ADD, fd, &event) == 0
+
+
+cdef const char *loop_date(Loop *loop) noexcept nogil:
+    # "Date: Sun, 22 Nov 2026 02:10:11 GMT\r\n", made once a second (RFC 9110 §6.6.1).
+    cdef time_t seconds
+    cdef tm parts
+    cdef uint64_t second = loop.now_ns // 250000000
+    if second != loop.date_second:
+        loop.date_second = second
+        seconds = time(NULL)
+        gmtime_r(&seconds, &parts)
+        bug.BUG_ON(strftime(loop.date, sizeof(loop.date), b"Date: %a, %d %b %Y %H:%M:%S GMT\r\n", &parts)
+                   != DATE_LINE_BYTES)
+    return loop.date
+
+
+# --- listeners ------------------------------------------------------------------------------------------------------
+
+cdef void listeners_watch(Loop *loop) noexcept nogil:
+    cdef uint32_t index
+    for index in range(loop.core.listener_count):
+        epoll_watch(loop, loop.core.listeners[index].fd, EPOLLIN | EPOLLEXCLUSIVE, &loop.core.listeners[index])
+
+
+cdef void listeners_unwatch(Loop *loop) noexcept nogil:
+    cdef uint32_t index
+    for index in range(loop.core.listener_count):
+        epoll_ctl(loop.epoll_fd, EPOLL_CTL_DEL, loop.core.listeners[index].fd, NULL)
+
+
+cdef bint listener_accept(Loop *loop, Listener *listener) noexcept nogil:
+    # One connection. False: none is there now, or none can be taken.
+    cdef sockaddr_storage address
+    cdef socklen_t bytes = sizeof(address)
+    cdef int one = 1
+    cdef int fd = accept4(listener.fd, <sockaddr *> &address, &bytes, SOCK_NONBLOCK | SOCK_CLOEXEC)
+    if fd >= 0:
+        if listener.family != AF_UNIX and not listener.is_no_delay:
+            setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one))
+        conn_open(loop, listener, fd, &address)
+        return True
+    if linux.errno == EAGAIN:
+        return False
+    if linux.errno == EMFILE or linux.errno == ENFILE or linux.errno == ENOBUFS or linux.errno == ENOMEM:
+        loop.counters[COUNT_ACCEPT_FAILED] += 1
+        if loop.accept_at_ns == 0:
+            loop_log(loop, LOG_ERROR, b"out of descriptors or memory: accepting pauses for 100 ms")
+            listeners_unwatch(loop)
+        loop.accept_at_ns = loop.now_ns + ACCEPT_PAUSE_NS
+        return False
+    return True  # that one was aborted before we came (accept(2)); there may be others
+
+
+cdef void listener_on_ready(Loop *loop, Listener *listener) noexcept nogil:
+    cdef uint32_t left = ACCEPTS_PER_TURN
+    if loop.is_draining:
+        return
+    while left and listener_accept(loop, listener):
+        left -= 1
+
+
+cdef void loop_log(Loop *loop, int level, const char *text) noexcept nogil:
+    cdef Span none = span_of(text, 0)
+    log_request(loop, level, REASON_NONE, none, none, none, 0, text)
+
+
+# --- shutdown -------------------------------------------------------------------------------------------------------
+
+cdef void loop_on_shutdown(Loop *loop) noexcept nogil:
+    # Accept until EAGAIN (what is in the backlog was promised an answer), then never again.
+    cdef uint32_t index
+    if loop.is_draining:
+        return
+    for index in range(loop.core.listener_count):
+        while listener_accept(loop, &loop.core.listeners[index]):
+            pass
+    listeners_unwatch(loop)
+    loop.is_draining = True
+    loop.accept_at_ns = 0
+    loop.drain_until_ns = loop.now_ns + DRAIN_NS
+    if atomic.add_u32(&loop.core.loops_shut, 1) == loop.core.settings.loop_count:
+        for index in range(loop.core.listener_count):
+            fd_close(&loop.core.listeners[index].fd)
+
+
+cdef void loop_check_quiet(Loop *loop) noexcept nogil:
+    # Draining: idle connections end after their grace; the managers hear when nothing is left.
+    if loop.now_ns >= loop.drain_until_ns and not loop.idle_closed:
+        loop.idle_closed = True
+        loop_close_idle(loop)
+    if loop.conn_count == 0 and loop.exchange_count == 0 and not loop.is_quiet:
+        loop.is_quiet = True
+        if atomic.add_u32(&loop.core.quiet_loops, 1) == loop.core.settings.loop_count:
+            event_post(loop.core, EVENT_QUIET, -1, 0)
+
+
+cdef void loop_close_idle(Loop *loop) noexcept nogil:
+    # Every connection has its timer in the wheel while it is idle: that is where they are found.
+    cdef uint32_t slot
+    cdef Timer *timer
+    cdef Timer *following
+    cdef Conn *conn
+    for slot in range(TIMER_SLOTS):
+        timer = loop.wheel.slots[slot].next
+        while timer != &loop.wheel.slots[slot]:
+            following = timer.next
+            conn = conn_of_timer(timer)
+            if conn.state == CONN_HEAD and not head_is_started(&conn.progress) and conn.in_start == conn.in_end:
+                conn_linger(loop, conn)
+            timer = following
+
+
+cdef inline Conn *conn_of_timer(Timer *timer) noexcept nogil:
+    return <Conn *> (<uint8_t *> timer - offsetof_conn_timer)
+
+
+# --- the turn -------------------------------------------------------------------------------------------------------
+
+cdef void loop_on_event(Loop *loop, epoll_event *event) noexcept nogil:
+    cdef Source *source = <Source *> event.data.ptr
+    if source.kind == SOURCE_CONN:
+        conn_on_event(loop, <Conn *> source, event.events)
+    elif source.kind == SOURCE_BELL:
+        worker_on_bell(loop, (<Bell *> source).worker)
+    elif source.kind == SOURCE_MAILBOX:
+        loop.has_mail = True
+    elif source.kind == SOURCE_LISTENER:
+        listener_on_ready(loop, <Listener *> source)
+    elif source.kind == SOURCE_PIDFD:
+        worker_on_death(loop, (<Bell *> source).worker)
+    else:
+        bug.BUG_ON(True)
+
+
+cdef void loop_run_again(Loop *loop) noexcept nogil:
+    cdef Conn *conn = loop.again
+    cdef Conn *following
+    loop.again = NULL
+    while conn != NULL:
+        following = conn.next_again
+        conn_on_again(loop, conn)
+        conn = following
+
+
+cdef void loop_run_timers(Loop *loop) noexcept nogil:
+    cdef Timer *timer = wheel_due(&loop.wheel, loop.now_ns)
+    while timer != NULL:
+        timer.deadline_ns = 0
+        conn_on_timer(loop, conn_of_timer(timer))
+        timer = wheel_due(&loop.wheel, loop.now_ns)
+    if loop.accept_at_ns and loop.now_ns >= loop.accept_at_ns and not loop.is_draining:
+        loop.accept_at_ns = 0
+        listeners_watch(loop)
+    if loop.is_draining:
+        loop_check_quiet(loop)
+
+
+cdef void loop_tick(Loop *loop) noexcept nogil:
+    # Every HEALTH_TICK_NS while requests are alive; loop 0 for all of them.
+    loop.health_at_ns = loop.now_ns + HEALTH_TICK_NS
+    loop_check_timeouts(loop)
+    if loop.index == 0:
+        pool_check_health(loop)
+        pool_expire(loop)
+
+
+cdef bint loop_needs_tick(const Loop *loop) noexcept nogil:
+    return loop.exchange_count > 0 or (loop.index == 0 and loop.core.pool.queued > 0) or loop.worker_is_watched
+
+
+cdef int loop_timeout_ms(Loop *loop) noexcept nogil:
+    # Until the next thing that is due; -1: nothing.
+    cdef uint64_t at = wheel_next_ns(&loop.wheel)
+    if loop_needs_tick(loop):
+        at = earlier(at, loop.health_at_ns)
+    at = earlier(at, loop.accept_at_ns)
+    at = earlier(at, loop.rebalance_at_ns)
+    if loop.is_draining and not loop.is_quiet:
+        at = earlier(at, loop.drain_until_ns if not loop.idle_closed else loop.now_ns + HEALTH_TICK_NS)
+    if at == 0:
+        return -1
+    if at <= loop.now_ns:
+        return 0
+    return <int> ((at - loop.now_ns + 999999) // 1000000)
+
+
+cdef inline uint64_t earlier(uint64_t a, uint64_t b) noexcept nogil:
+    # 0 stands for never.
+    if a == 0 or (b != 0 and b < a):
+        return b
+    return a
+
+
+cdef void lanes_arm(Loop *loop) noexcept nogil:
+    cdef uint32_t index
+    cdef uint32_t *armed
+    for index in range(loop.worker_count):
+        armed = loop.workers[index].lanes[loop.index].armed
+        atomic.store_seq_u32(armed, atomic.load_relaxed_u32(armed) + 1)  # relaxed: ours alone to write
+    atomic.fence_seq()
+
+
+cdef bint lanes_have_answers(Loop *loop) noexcept nogil:
+    cdef uint32_t index
+    cdef Lane *lane
+    for index in range(loop.worker_count):
+        lane = &loop.workers[index].lanes[loop.index]
+        if lane.is_open and not lane.answers.is_broken and ring_has_record(&lane.answers):
+            return True
+    return False
+
+
+cdef int loop_wait(Loop *loop, epoll_event *events) noexcept nogil:
+    # Sleeps until something happens, with the lanes armed.
+    cdef int timeout_ms, count
+    if loop.again != NULL or loop.dispatch_is_due or loop.has_mail:
+        return epoll_wait(loop.epoll_fd, events, EVENTS_PER_TURN, 0)
+    if loop.spin_limit_ns and loop.exchange_count:
+        count = loop_spin(loop, events)
+        if count >= 0:
+            return count
+    timeout_ms = loop_timeout_ms(loop)
+    if timeout_ms == 0:
+        return epoll_wait(loop.epoll_fd, events, EVENTS_PER_TURN, 0)
+    lanes_arm(loop)
+    if lanes_have_answers(loop):
+        timeout_ms = 0
+    count = epoll_wait(loop.epoll_fd, events, EVENTS_PER_TURN, timeout_ms)
+    lanes_arm(loop)
+    loop.counters[COUNT_WAKES] += 1
+    return count
+
+
+cdef int loop_spin(Loop *loop, epoll_event *events) noexcept nogil:
+    # Looks at the lanes and at epoll for a short while. -1: nothing came; sleep.
+    cdef uint64_t until = linux.now_ns() + loop.spin_limit_ns
+    cdef uint32_t looks = 0
+    cdef int count
+    while True:
+        if lanes_have_answers(loop):
+            return epoll_wait(loop.epoll_fd, events, EVENTS_PER_TURN, 0)
+        looks += 1
+        if looks % SPIN_EVENTS_EVERY == 0:
+            count = epoll_wait(loop.epoll_fd, events, EVENTS_PER_TURN, 0)
+            if count > 0:
+                return count
+            if linux.now_ns() >= until:
+                return -1
+        atomic.cpu_relax()
+
+
+cdef void loop_turn(Loop *loop, epoll_event *events) noexcept nogil:
+    cdef int count = loop_wait(loop, events)
+    cdef int index
+    loop.now_ns = linux.now_ns()
+    loop.counters[COUNT_TURNS] += 1
+    for index in range(count):
+        loop_on_event(loop, &events[index])
+    if loop.has_mail:
+        loop.has_mail = False
+        mailbox_read(loop)
+    lanes_drain(loop)
+    if loop.again != NULL:
+        loop_run_again(loop)
+    loop_run_timers(loop)
+    if loop_needs_tick(loop) and loop.now_ns >= loop.health_at_ns:
+        loop_tick(loop)
+    if loop.rebalance_at_ns and loop.now_ns >= loop.rebalance_at_ns:
+        loop.rebalance_at_ns = 0
+        loop.dispatch_is_due = True
+    pool_admit(loop)
+    lanes_ring(loop)
+    if loop.closed != NULL:
+        conns_free_closed(loop)
+    if loop.log_is_due:
+        log_ring(loop)
+
+
+cdef void *loop_main(void *argument) noexcept nogil:
+    cdef Loop *loop = <Loop *> argument
+    cdef epoll_event events[EVENTS_PER_TURN]
+    cdef sigset_t all_signals
+    sigfillset(&all_signals)
+    pthread_sigmask(SIG_BLOCK, &all_signals, NULL)
+    while loop.is_running:
+        loop_turn(loop, events)
+    return NULL

@@ -1,0 +1,404 @@
+# The request queue of the pool, and dispatch.
+#
+# Rules
+#  1. Everything here but pool_admit() and the *_locked wrappers runs under pool.lock.
+#  2. A request leaves the queue only into a worker's place, into a letter (refused), or with its client.
+#
+# Theory of operation
+#  A request is handed to the worker with most free slots. Only when no worker has a free slot are some handed on
+#  as prefetch, so that a worker need not sleep between two requests; how many follows from how long requests take
+#  (prefetch_depth). A prefetched request that its worker does not start is taken back (place_revoke) when another
+#  worker has a free slot, when its client goes, when the worker drains, or is found unhealthy.
+#  A suspect (its last worker died while executing it) runs alone: a worker is kept free for it, and gets nothing
+#  else until it has answered.
+#
+# Why a queue with one lock: loops take it once per turn for dispatch and once per answer, for some ten
+# instructions each; docs/decisions/004 has the figures.
+
+cdef enum:
+    PREFETCH_NS = 1600000          # a worker is given at most so much work ahead
+    SERVICE_UNKNOWN_NS = 1000000
+    REVOKE_AFTER_NS = 1000000      # a prefetched request younger than this is left where it is
+
+
+cdef void queue_link(Exchange **first, Exchange **last, Exchange *exchange) noexcept nogil:
+    # By order of arrival; new ones belong at the end, those taken back near the front.
+    cdef Exchange *after = last[0]
+    cdef Exchange *before
+    if after != NULL and after.serial > exchange.serial:
+        before = first[0]
+        while before.serial < exchange.serial:
+            before = before.next
+        after = before.previous
+    exchange.previous = after
+    if after == NULL:
+        exchange.next = first[0]
+        first[0] = exchange
+    else:
+        exchange.next = after.next
+        after.next = exchange
+    if exchange.next == NULL:
+        last[0] = exchange
+    else:
+        exchange.next.previous = exchange
+
+
+cdef void queue_push(Pool *pool, Exchange *exchange) noexcept nogil:
+    bug.BUG_ON(exchange.state == EXCHANGE_QUEUED)
+    if exchange.serial == 0:
+        pool.serial += 1
+        exchange.serial = pool.serial
+    exchange.state = EXCHANGE_QUEUED
+    exchange.worker = NULL
+    if exchange.is_suspect:
+        queue_link(&pool.suspects_first, &pool.suspects_last, exchange)
+    else:
+        queue_link(&pool.first, &pool.last, exchange)
+    pool.queued += 1
+
+
+cdef void queue_unlink(Pool *pool, Exchange *exchange) noexcept nogil:
+    cdef Exchange **first = &pool.suspects_first if exchange.is_suspect else &pool.first
+    cdef Exchange **last = &pool.suspects_last if exchange.is_suspect else &pool.last
+    bug.BUG_ON(exchange.state != EXCHANGE_QUEUED)
+    if exchange.previous == NULL:
+        first[0] = exchange.next
+    else:
+        exchange.previous.next = exchange.next
+    if exchange.next == NULL:
+        last[0] = exchange.previous
+    else:
+        exchange.next.previous = exchange.previous
+    exchange.next = NULL
+    exchange.previous = NULL
+    bug.BUG_ON(pool.queued == 0)
+    pool.queued -= 1
+
+
+cdef uint32_t worker_active(const Worker *worker) noexcept nogil:
+    # Places whose request was not taken back: executing or to be executed.
+    return worker.in_hand - worker.revoked_count
+
+
+cdef bint worker_takes(const Worker *worker, const Loop *loop) noexcept nogil:
+    return (worker.state == WORKER_READY and not worker.is_solo and worker.waiting_suspect == NULL
+            and not worker.is_unhealthy and not worker.has_timed_out
+            and worker.lanes[loop.index].is_open and worker.free_count > 0)
+
+
+cdef uint32_t prefetch_depth(const Pool *pool, uint32_t most) noexcept nogil:
+    cdef uint64_t service_ns = pool.service_ns if pool.service_ns else SERVICE_UNKNOWN_NS
+    cdef uint64_t depth = PREFETCH_NS // service_ns
+    return <uint32_t> (depth if depth < most else most)
+
+
+cdef Worker *worker_pick(Loop *loop) noexcept nogil:
+    # A worker with a free slot, the one with most of them; else one with prefetch places left; else NULL.
+    cdef Pool *pool = &loop.core.pool
+    cdef const Settings *settings = &loop.core.settings
+    cdef Worker *worker = pool.workers
+    cdef Worker *best = NULL
+    cdef uint32_t most
+    while worker != NULL:
+        if worker_takes(worker, loop) and (best == NULL or worker_active(worker) < worker_active(best)):
+            best = worker
+        worker = worker.next
+    if best == NULL or worker_active(best) < settings.slot_count:
+        return best
+    most = settings.slot_count + prefetch_depth(pool, settings.place_count - settings.slot_count)
+    return best if worker_active(best) < most else NULL
+
+
+cdef bint worker_hand(Loop *loop, Worker *worker, Exchange *exchange) noexcept nogil:
+    # Writes the request into the worker's ring. False: no room there now; nothing was changed.
+    cdef Lane *lane = &worker.lanes[loop.index]
+    cdef uint32_t inline_bytes = 0
+    cdef uint32_t bytes = exchange.image_bytes
+    cdef uint32_t index
+    cdef Place *place
+    cdef RecordHead *head
+    cdef uint8_t *at
+    cdef SideMessage message
+    if exchange.content != NULL:
+        inline_bytes = <uint32_t> exchange.content_received
+        bytes = <uint32_t> align8(bytes) + inline_bytes
+    at = ring_claim(&lane.requests, bytes, loop.core.settings.place_count * CONTROL_RESERVE_PER_PLACE)
+    if at == NULL:
+        return False
+    index = worker.free_places[worker.free_count - 1]
+    place = &worker.places[index]
+    worker.serial += 1
+    place.dispatch = worker.serial << 8 | exchange.loop
+    if exchange.spill_fd >= 0:
+        message.dispatch = place.dispatch
+        message.place = index
+        message.kind = RECORD_REQUEST
+        if linux.send_fd(worker.side_fd, &message, sizeof(message), exchange.spill_fd) < 0:
+            return False
+    memcpy(at, exchange.image, exchange.image_bytes)
+    if inline_bytes:
+        memcpy(at + align8(exchange.image_bytes), exchange.content, inline_bytes)
+    head = <RecordHead *> at
+    head.bytes = bytes
+    head.place = <uint16_t> index
+    head.dispatch = place.dispatch
+    ring_publish(&lane.requests, bytes)
+    lane.is_ring_due = True
+    worker.free_count -= 1
+    worker.in_hand += 1
+    worker.is_solo = exchange.is_suspect
+    place.exchange = exchange
+    place.state = PLACE_HANDED
+    place.handed_ns = loop.now_ns
+    exchange.worker = worker
+    exchange.place = <uint16_t> index
+    exchange.state = EXCHANGE_HANDED
+    loop.counters[COUNT_DISPATCHED] += 1
+    if worker_active(worker) > loop.core.settings.slot_count:
+        loop.counters[COUNT_PREFETCHED] += 1
+    bug.FAULT("handed, not rung")
+    return True
+
+
+cdef void place_free(Loop *loop, Worker *worker, uint32_t index) noexcept nogil:
+    cdef Place *place = &worker.places[index]
+    bug.BUG_ON(place.state == PLACE_FREE)
+    if place.state == PLACE_REVOKED:
+        worker.revoked_count -= 1
+    place.state = PLACE_FREE
+    place.exchange = NULL
+    place.dispatch = 0
+    worker.free_places[worker.free_count] = <uint16_t> index
+    worker.free_count += 1
+    worker.in_hand -= 1
+    if worker.in_hand == 0:
+        worker.is_solo = False
+    loop.dispatch_is_due = True
+
+
+cdef Exchange *place_revoke(Loop *loop, Worker *worker, uint32_t index) noexcept nogil:
+    # Takes a request back if its worker has not started it: gives it (in no list, not handed) or NULL.
+    cdef Place *place = &worker.places[index]
+    cdef Exchange *exchange = place.exchange
+    if place.state != PLACE_HANDED or exchange == NULL:
+        return NULL
+    atomic.store_seq(&worker.revoked[index], place.dispatch)
+    atomic.fence_seq()
+    if atomic.load_seq(&worker.started[index]) == place.dispatch:
+        return NULL
+    place.state = PLACE_REVOKED
+    place.exchange = NULL
+    worker.revoked_count += 1
+    exchange.worker = NULL
+    exchange.state = EXCHANGE_RECEIVING
+    loop.counters[COUNT_REVOKED] += 1
+    return exchange
+
+
+cdef void worker_revoke_all(Loop *loop, Worker *worker) noexcept nogil:
+    # What it has not started goes back into the queue.
+    cdef uint32_t index
+    cdef Exchange *exchange
+    if worker.worker_memory == NULL:
+        return
+    for index in range(loop.core.settings.place_count):
+        exchange = place_revoke(loop, worker, index)
+        if exchange != NULL:
+            queue_push(&loop.core.pool, exchange)
+            loop.dispatch_is_due = True
+
+
+cdef void suspects_dispatch(Loop *loop) noexcept nogil:
+    cdef Pool *pool = &loop.core.pool
+    cdef Exchange *exchange = pool.suspects_first
+    cdef Exchange *following
+    cdef Worker *worker
+    while exchange != NULL:
+        following = exchange.next
+        worker = worker_for_suspect(loop, exchange)
+        if worker == NULL:
+            return
+        worker.waiting_suspect = exchange
+        if worker.in_hand == 0:
+            worker.waiting_suspect = NULL
+            queue_unlink(pool, exchange)
+            if not worker_hand(loop, worker, exchange):
+                queue_push(pool, exchange)
+                return
+        exchange = following
+
+
+cdef Worker *worker_for_suspect(Loop *loop, Exchange *exchange) noexcept nogil:
+    # The worker that is kept for it already, else the one with least in hand.
+    cdef Worker *worker = loop.core.pool.workers
+    cdef Worker *best = NULL
+    while worker != NULL:
+        if worker.waiting_suspect == exchange:
+            if worker.state == WORKER_READY and not worker.is_unhealthy and not worker.has_timed_out:
+                return worker
+            worker.waiting_suspect = NULL
+        elif worker_takes(worker, loop) and (best == NULL or worker.in_hand < best.in_hand):
+            best = worker
+        worker = worker.next
+    return best
+
+
+cdef void suspect_release(Pool *pool, Exchange *exchange) noexcept nogil:
+    # It leaves the queue by another way: its worker need not be kept any longer.
+    cdef Worker *worker = pool.workers
+    while worker != NULL:
+        if worker.waiting_suspect == exchange:
+            worker.waiting_suspect = NULL
+        worker = worker.next
+
+
+cdef void pool_dispatch(Loop *loop) noexcept nogil:
+    cdef Pool *pool = &loop.core.pool
+    cdef Exchange *exchange
+    cdef Worker *worker
+    if pool.suspects_first != NULL:
+        suspects_dispatch(loop)
+    while pool.first != NULL:
+        worker = worker_pick(loop)
+        if worker == NULL:
+            return
+        exchange = pool.first
+        queue_unlink(pool, exchange)
+        if not worker_hand(loop, worker, exchange):
+            queue_push(pool, exchange)
+            return
+    if pool.ready_count > 1:
+        pool_rebalance(loop)
+
+
+cdef void pool_rebalance(Loop *loop) noexcept nogil:
+    # The queue is empty. If one worker has a free slot while another sits on requests that it does not start,
+    # take back the oldest of those; too young ones are looked at again in a millisecond.
+    cdef Pool *pool = &loop.core.pool
+    cdef uint32_t slots = loop.core.settings.slot_count
+    cdef Worker *idle = worker_pick(loop)
+    cdef Worker *worker = pool.workers
+    cdef Exchange *exchange
+    cdef uint32_t index
+    if idle == NULL or worker_active(idle) >= slots:
+        return
+    while worker != NULL:
+        if worker != idle and worker.state == WORKER_READY and worker_active(worker) > slots:
+            index = place_oldest_unstarted(worker, loop.core.settings.place_count)
+            if index < loop.core.settings.place_count:
+                if worker.places[index].handed_ns + REVOKE_AFTER_NS > loop.now_ns:
+                    loop.rebalance_at_ns = worker.places[index].handed_ns + REVOKE_AFTER_NS
+                else:
+                    exchange = place_revoke(loop, worker, index)
+                    if exchange != NULL and not worker_hand(loop, idle, exchange):
+                        queue_push(pool, exchange)
+                    loop.rebalance_at_ns = loop.now_ns
+                return
+        worker = worker.next
+
+
+cdef uint32_t place_oldest_unstarted(const Worker *worker, uint32_t place_count) noexcept nogil:
+    # place_count: there is none.
+    cdef uint32_t index
+    cdef uint32_t oldest = place_count
+    cdef const Place *place
+    for index in range(place_count):
+        place = &worker.places[index]
+        if place.state != PLACE_HANDED or place.exchange == NULL:
+            continue
+        if atomic.load_relaxed(&worker.started[index]) == place.dispatch:  # relaxed: place_revoke() looks properly
+            continue
+        if oldest == place_count or place.dispatch >> 8 < worker.places[oldest].dispatch >> 8:
+            oldest = index
+    return oldest
+
+
+cdef int queue_reason(const Core_ *core) noexcept nogil:
+    # Why the queue takes nothing just now; REASON_NONE: it does.
+    if core.pool.state == POOL_OFFLINE:
+        return REASON_APP_OFFLINE
+    if core.pool.state == POOL_SHUTDOWN:
+        return REASON_APP_SHUTDOWN
+    if core.pool.queued >= core.settings.queue_length:
+        return REASON_QUEUE_FULL
+    return REASON_NONE
+
+
+cdef void pool_admit(Loop *loop) noexcept nogil:
+    # This turn's complete requests go into the queue and, as far as there are credits, to workers.
+    cdef Pool *pool = &loop.core.pool
+    cdef Exchange *exchange = loop.arrivals_first
+    cdef Exchange *refused = NULL
+    cdef Exchange *following
+    cdef int reason
+    if exchange == NULL and not loop.dispatch_is_due:
+        return
+    loop.arrivals_first = NULL
+    loop.arrivals_last = NULL
+    loop.dispatch_is_due = False
+    pthread_mutex_lock(&pool.lock)
+    while exchange != NULL:
+        following = exchange.next
+        exchange.next = NULL
+        reason = queue_reason(loop.core)
+        if reason == REASON_QUEUE_FULL:
+            pool_dispatch(loop)
+            reason = queue_reason(loop.core)
+        if reason == REASON_NONE:
+            queue_push(pool, exchange)
+        else:
+            exchange.letter.reason = <uint8_t> reason
+            exchange.next = refused
+            refused = exchange
+        exchange = following
+    pool_dispatch(loop)
+    pthread_mutex_unlock(&pool.lock)
+    while refused != NULL:
+        following = refused.next
+        refused.next = NULL
+        exchange_refuse(loop, refused, refused.letter.reason)
+        refused = following
+
+
+cdef void pool_expire(Loop *loop) noexcept nogil:
+    # Requests that waited too long, whichever loop owns them: their loop answers.
+    cdef Pool *pool = &loop.core.pool
+    cdef uint64_t limit = loop.core.settings.queue_timeout_ns
+    cdef Exchange *exchange
+    if limit == 0:
+        return
+    pthread_mutex_lock(&pool.lock)
+    while True:
+        exchange = pool.first
+        if exchange == NULL or exchange.arrived_ns + limit > loop.now_ns:
+            exchange = pool.suspects_first
+            if exchange == NULL or exchange.arrived_ns + limit > loop.now_ns:
+                break
+        queue_refuse(loop, exchange, REASON_TIMER_REQUEST_QUEUE)
+    pthread_mutex_unlock(&pool.lock)
+
+
+cdef void queue_refuse(Loop *loop, Exchange *exchange, int reason) noexcept nogil:
+    cdef Pool *pool = &loop.core.pool
+    queue_unlink(pool, exchange)
+    suspect_release(pool, exchange)
+    exchange.state = EXCHANGE_REFUSED
+    exchange.is_posted = True
+    exchange.letter.kind = LETTER_REFUSED
+    exchange.letter.reason = <uint8_t> reason
+    exchange.letter.is_owned = False
+    exchange.letter.subject = exchange
+    mailbox_post(&loop.core.loops[exchange.loop].mailbox, &exchange.letter)
+
+
+cdef void pool_set_state(Core_ *core, uint8_t state) noexcept nogil:
+    # Managers' thread. What is queued when a pool goes offline is refused; at shutdown it is still answered.
+    cdef Pool *pool = &core.pool
+    pthread_mutex_lock(&pool.lock)
+    pool.state = state
+    if state == POOL_OFFLINE:
+        while pool.first != NULL:
+            queue_refuse(&core.loops[0], pool.first, REASON_APP_OFFLINE)
+        while pool.suspects_first != NULL:
+            queue_refuse(&core.loops[0], pool.suspects_first, REASON_APP_OFFLINE)
+    pthread_mutex_unlock(&pool.lock)

@@ -1,0 +1,99 @@
+"""Users and groups: looked up before anything starts, changed to in one place."""
+
+import os
+import sys
+from dataclasses import dataclass
+
+from kernelq.errors import StartError
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """A user to become, with its groups; nothing to become when `uid` is -1."""
+
+    uid: int = -1
+    gid: int = -1
+    groups: tuple[int, ...] = ()
+    name: str = ""
+    home: str = ""
+
+    @property
+    def owner(self) -> tuple[int, int] | None:
+        """Who shall own socket files; None: whoever makes them."""
+        return None if self.uid < 0 else (self.uid, self.gid)
+
+    def assume(self) -> None:
+        """Become this user for good: groups first, because a user may not change them any more."""
+        if self.uid < 0:
+            return
+        os.setgroups(list(self.groups))
+        os.setresgid(self.gid, self.gid, self.gid)
+        os.setresuid(self.uid, self.uid, self.uid)
+
+    def set_environment(self) -> None:
+        """What a login would have set; root's own home is of no use to another user."""
+        if self.home:
+            os.environ.update(HOME=self.home, USER=self.name, LOGNAME=self.name)
+
+
+def find_identity(user: str, group: str) -> Identity:
+    """StartError when there is no such user or group, or when we may not become it."""
+    if not user and not group:
+        return Identity()
+    uid, gid, name, home = _find_user(user)
+    if group:
+        gid = _find_group(group)
+    if os.geteuid() != 0:
+        if (uid, gid) == (os.geteuid(), os.getegid()):
+            return Identity()
+        raise StartError(
+            f"no permission to become user {name!r}: only root may change user or group"
+        )
+    groups = tuple(os.getgrouplist(name, gid)) if user and not name.isdigit() else (gid,)
+    return Identity(uid, gid, groups, name, home)
+
+
+def require_interpreter(identity: Identity) -> None:
+    """StartError when the user may not run this Python, or not read kernelq, as when both lie in
+    /root.
+    """
+    if identity.uid < 0:
+        return
+    pid = os.fork()
+    if pid == 0:
+        identity.assume()
+        for number, path in enumerate(_needed_paths()):
+            if not os.access(path, os.R_OK):
+                os._exit(number + 1)
+        os._exit(0)
+    number = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    if number:
+        path = _needed_paths()[number - 1]
+        raise StartError(f"no permission: user {identity.name!r} may not read {path}")
+
+
+def _needed_paths() -> tuple[str, ...]:
+    return sys.executable, os.__file__, __file__
+
+
+def _find_user(user: str) -> tuple[int, int, str, str]:
+    import pwd
+
+    if not user:
+        return os.geteuid(), os.getegid(), str(os.geteuid()), ""
+    try:
+        found = pwd.getpwuid(int(user)) if user.isdigit() else pwd.getpwnam(user)
+        return found.pw_uid, found.pw_gid, found.pw_name, found.pw_dir
+    except KeyError:
+        if user.isdigit():
+            return int(user), int(user), user, ""
+        raise StartError(f"--user: there is no user {user!r}") from None
+
+
+def _find_group(group: str) -> int:
+    import grp
+
+    try:
+        return int(group) if group.isdigit() else grp.getgrnam(group).gr_gid
+    except KeyError:
+        raise StartError(f"--group: there is no group {group!r}") from None

@@ -1,0 +1,86 @@
+"""The words of kernelq's processes: message kinds per link, exit statuses, and the letter a worker
+starts with.
+
+Which process says what is a table here, so that both ends read the same one. Numbers are the
+message's whole numbers in order; "text" and "descriptors" are named where a message carries them.
+"""
+
+from enum import IntEnum
+from typing import Any
+
+
+class ToSpawner(IntEnum):
+    """Service to spawner. A pool is an index into the table that the spawner has checked itself."""
+
+    START = 1  # pool, worker, generation; descriptors: the channel's, then the control link
+    SIGNAL = 2  # worker, signal
+    RETIRE = 3  # pool, generation: no more starts of it
+
+
+class FromSpawner(IntEnum):
+    """Spawner to service."""
+
+    STARTED = 11  # worker, pid; descriptor: its pidfd
+    FAILED = 12  # worker; text: why, when the application refused to load
+    DIED = 13  # worker, wait status, largest resident size in KiB, CPU time in microseconds
+
+
+class ToWorker(IntEnum):
+    """Spawner to worker or zygote, over the link whose end means: the spawner has died."""
+
+    LETTER = 21  # worker, spawner's pid; text: pool settings; descriptors as in START
+
+
+class ToZygote(IntEnum):
+    FORK = 31  # worker; descriptor: the new worker's end of its link
+
+
+class FromZygote(IntEnum):
+    FORKED = 32  # worker, pid
+    REFUSED = 33  # worker; text: why the application cannot be loaded
+
+
+class Control(IntEnum):
+    """Service and worker, both ways."""
+
+    STACKS = 41  # service asks
+    STACKS_DONE = 42  # worker has written them
+    REFUSED = 43  # text: why the application cannot be loaded
+
+
+class ToService(IntEnum):
+    """Supervisor to service."""
+
+    SPAWNER = 51  # descriptor: a link to a new spawner
+    STOP = 52
+    STOP_NOW = 53
+    RELOAD = 54
+    REOPEN = 55  # descriptor: the access log, opened again
+
+
+class FromService(IntEnum):
+    """Service to supervisor."""
+
+    NOTIFY = 61  # text: lines for systemd
+
+
+SIGNALS_FOR_WORKERS = (6, 9, 15)  # ABRT, KILL, TERM: all that a spawner will send for others
+
+EXIT_REFUSED = 81  # a worker that could not load its application
+EXIT_ORPHANED = 82  # a worker whose spawner had died
+
+
+def pack_settings(pool: Any) -> str:
+    """A pool's settings, as the letter carries them."""
+    import json
+
+    names = ("name", "application", "directory", "workers", "threads", "umask", "inspectable")
+    words: dict[str, object] = {name: getattr(pool, name) for name in (*names, "log_level")}
+    return json.dumps(words)
+
+
+def unpack_settings(text: str) -> dict[str, Any]:
+    import json
+
+    words: dict[str, Any] = json.loads(text)
+    return words

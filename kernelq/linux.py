@@ -1,0 +1,141 @@
+"""What Python 3.11 lacks of Linux, and the process-wide settings of kernelq's processes."""
+
+import ctypes
+import errno
+import os
+import resource
+import signal
+from collections.abc import Iterable
+
+from kernelq.errors import StartError
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_DUMPABLE = 4
+_PR_SET_NAME = 15
+_PR_SET_CHILD_SUBREAPER = 36
+_PR_SET_NO_NEW_PRIVS = 38
+
+_F_ADD_SEALS = 1033
+_F_SEAL_FUTURE_WRITE = 0x10
+_F_SEAL_SHRINK = 0x2
+
+DESCRIPTORS_WANTED_MAX = 1_048_576
+
+_prctl = ctypes.CDLL(None, use_errno=True).prctl
+_prctl.argtypes = [ctypes.c_int] + [ctypes.c_ulong] * 4
+_prctl.restype = ctypes.c_int
+
+
+def _call_prctl(option: int, value: int) -> None:
+    if _prctl(option, value, 0, 0, 0) < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+def forbid_inspection() -> None:
+    """No ptrace, no /proc/PID/mem, no core file: not even for a sibling of the same user."""
+    _call_prctl(_PR_SET_DUMPABLE, 0)
+
+
+def forbid_new_privileges() -> None:
+    """No set-user-id program run from here gains anything."""
+    _call_prctl(_PR_SET_NO_NEW_PRIVS, 1)
+
+
+def adopt_orphans() -> None:
+    """Become the parent of every descendant whose own parent ends."""
+    _call_prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def die_with_parent(parent: int) -> bool:
+    """Ask for SIGKILL at the parent's death; False when it has died already.
+
+    Cleared by setuid, so this comes after it; a parent that died before the call would never be
+    noticed, hence the look at getppid().
+    """
+    _call_prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    return os.getppid() == parent
+
+
+def name_process(name: str) -> None:
+    """What ps and top show; the kernel keeps 15 characters."""
+    text = ctypes.create_string_buffer(name.encode("ascii"))
+    _call_prctl(_PR_SET_NAME, ctypes.addressof(text))
+
+
+def close_all_but(keep: Iterable[int]) -> None:
+    """Close every descriptor above standard error except those named."""
+    low = 3
+    for descriptor in sorted({fd for fd in keep if fd > 2}):
+        os.closerange(low, descriptor)
+        low = descriptor + 1
+    os.closerange(low, _descriptor_limit())
+
+
+def descriptor_soft_limit() -> int:
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
+def set_descriptor_soft_limit(soft: int) -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def require_descriptors(needed: int) -> None:
+    """StartError when the soft limit cannot be raised to what is needed."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        raise StartError(
+            f"too few descriptors: {needed} are needed, the hard limit is {hard} "
+            "(raise it with ulimit -Hn or LimitNOFILE=, or lower --max-connections or --workers)"
+        )
+
+
+def raise_descriptor_limit() -> None:
+    """Raise the soft limit as far as it is of use."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    ceiling = DESCRIPTORS_WANTED_MAX
+    if hard != resource.RLIM_INFINITY:
+        ceiling = min(ceiling, hard)
+    if soft != resource.RLIM_INFINITY and soft < ceiling:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (ceiling, hard))
+
+
+def check_kernel() -> None:
+    """StartError when this kernel (or what confines us) lacks a call that kernelq stands on."""
+    release = os.uname().release
+    try:
+        os.close(os.pidfd_open(os.getpid()))
+    except (OSError, AttributeError) as found:
+        raise StartError(_lacks(release, "pidfd_open", "5.3", found)) from None
+    try:
+        _seal_memory()
+    except (OSError, AttributeError) as found:
+        raise StartError(_lacks(release, "F_SEAL_FUTURE_WRITE", "5.1", found)) from None
+
+
+def _seal_memory() -> None:
+    import fcntl
+
+    descriptor = os.memfd_create("kernelq-check", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        fcntl.fcntl(descriptor, _F_ADD_SEALS, _F_SEAL_FUTURE_WRITE | _F_SEAL_SHRINK)
+    finally:
+        os.close(descriptor)
+
+
+def _lacks(release: str, call: str, since: str, found: BaseException) -> str:
+    refused = isinstance(found, PermissionError)
+    why = "is forbidden here (seccomp?)" if refused else f"is missing (Linux {since} brought it)"
+    return f"kernel too old: this is Linux {release} and {call} {why}"
+
+
+def _descriptor_limit() -> int:
+    # Descriptors opened before a soft limit was lowered may lie above it; /proc knows the highest
+    # one.
+    try:
+        return max(int(name) for name in os.listdir("/proc/self/fd")) + 1
+    except OSError as found:
+        if found.errno not in (errno.ENOENT, errno.EACCES, errno.EMFILE):
+            raise
+        return min(resource.getrlimit(resource.RLIMIT_NOFILE)[1], DESCRIPTORS_WANTED_MAX)

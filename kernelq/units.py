@@ -1,0 +1,8 @@
+"""Units: times are nanoseconds, sizes are bytes."""
+
+MS = 1_000_000
+SECOND = 1_000_000_000
+
+KIB = 1024
+MIB = 1024 * KIB
+GIB = 1024 * MIB

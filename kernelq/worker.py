@@ -1,0 +1,170 @@
+"""The worker process: from its first line to the serving of requests, and its end.
+
+The main thread is the control thread: it loads the application, starts the serving threads, and
+then waits for what others want of it: TERM or the channel's DRAIN (finish, then end), a request for
+the stacks of all threads, the end of the spawner (end at once). It never runs a request.
+
+Rules: what is imported here is memory in every worker; nothing of the application is imported
+before the process is what it shall be (user, limits, not inspectable).
+"""
+
+import os
+import select
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from kernelq import linux, log
+from kernelq.letters import EXIT_ORPHANED, EXIT_REFUSED, Control, ToWorker, unpack_settings
+from kernelq.link import Link, Message, link_from
+from kernelq.signals import SignalQueue
+
+Application = Callable[..., Any]
+
+
+def main(descriptor: int) -> NoReturn:
+    """A new interpreter's first call: read the letter, load the application, serve."""
+    linux.name_process("kernelq-worker")
+    link = link_from(descriptor)
+    letter = read_letter(link)
+    settings = unpack_settings(letter.text)
+    prepare(settings)
+    control = link_from(letter.descriptors.pop())
+    application = _load_or_refuse(settings, control)
+    serve(link, control, letter, settings, application)
+
+
+def main_forked(link: Link, application: Application) -> NoReturn:
+    """A zygote's child: everything is loaded and prepared, the letter says who we are."""
+    letter = read_letter(link)
+    if not linux.die_with_parent(letter.numbers[1]):
+        os._exit(EXIT_ORPHANED)
+    control = link_from(letter.descriptors.pop())
+    serve(link, control, letter, unpack_settings(letter.text), application)
+
+
+def read_letter(link: Link) -> Message:
+    """The letter; a process whose spawner has died ends here."""
+    message = link.receive()
+    if message is None or message.kind != ToWorker.LETTER:
+        os._exit(EXIT_ORPHANED)
+    return message
+
+
+def prepare(settings: dict[str, Any]) -> None:
+    """What must be so before the first line of the application runs."""
+    import faulthandler
+
+    log.set_threshold(settings["log_level"])
+    if not settings["inspectable"]:
+        linux.forbid_inspection()
+    # A crash, or the abort that a worker is sent when it does not answer any more, writes the
+    # Python stacks.
+    faulthandler.enable(all_threads=True)
+    if settings["umask"] >= 0:
+        os.umask(settings["umask"])
+    sys.argv = ["kernelq"]
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None and hasattr(stream, "reconfigure"):
+            stream.reconfigure(line_buffering=True)
+
+
+def load_application(settings: dict[str, Any]) -> Application:
+    """StartError says in words why it cannot be loaded."""
+    from kernelq.application import load, parse_reference
+    from kernelq.errors import StartError
+
+    try:
+        os.chdir(settings["directory"])
+    except OSError as found:
+        raise StartError(f"--chdir: {settings['directory']}: {found.strerror}") from None
+    sys.path.insert(0, settings["directory"])
+    return load(parse_reference(settings["application"]))
+
+
+def serve(
+    link: Link, control: Link, letter: Message, settings: dict[str, Any], application: Application
+) -> NoReturn:
+    """Open the channel, start the serving threads, say READY, and control them until the end."""
+    from kernelq._worker import Channel
+
+    signals = SignalQueue([signal.SIGTERM, signal.SIGINT])
+    channel = Channel(letter.descriptors)
+    letter.descriptors = []
+    channel.serve(application, settings["threads"], settings)
+    channel.ready()
+    _control(link, control, signals, channel)
+    sys.stdout.flush()
+    sys.exit(0)
+
+
+def _load_or_refuse(settings: dict[str, Any], control: Link) -> Application:
+    from kernelq.errors import StartError
+
+    try:
+        return load_application(settings)
+    except StartError as found:
+        control.try_send(Control.REFUSED, text=str(found))
+        os._exit(EXIT_REFUSED)
+
+
+def _control(link: Link, control: Link, signals: SignalQueue, channel: Any) -> None:
+    finished, tell_finished = os.pipe()
+    _watch_for_end(channel, tell_finished)
+    poll = select.poll()
+    for descriptor in (link.fileno(), control.fileno(), signals.fileno(), finished):
+        poll.register(descriptor, select.POLLIN)
+    while True:
+        for descriptor, _ in poll.poll():
+            if descriptor == finished:
+                return
+            if descriptor == link.fileno():
+                os._exit(EXIT_ORPHANED)  # only its end can be read there
+            if descriptor == signals.fileno():
+                if signal.SIGTERM in signals.take():
+                    channel.drain()
+            elif not _answer(control):
+                poll.unregister(descriptor)
+
+
+def _watch_for_end(channel: Any, tell_finished: int) -> None:
+    # The channel waits without the interpreter's lock; the pipe brings its answer to the control
+    # thread's poll.
+    import threading
+
+    def watch() -> None:
+        while not channel.wait(3600.0):
+            pass
+        os.close(tell_finished)
+
+    threading.Thread(target=watch, name="kernelq-end", daemon=True).start()
+
+
+def _answer(control: Link) -> bool:
+    """One request of the service; False when it has gone (the spawner then ends us)."""
+    try:
+        message = control.receive()
+    except ValueError:
+        return False
+    if message is None:
+        return False
+    message.close_descriptors()
+    if message.kind == Control.STACKS:
+        write_stacks()
+        control.try_send(Control.STACKS_DONE)
+    return True
+
+
+def write_stacks() -> None:
+    """The Python stacks of all threads but this one, to the error log."""
+    import threading
+    import traceback
+
+    names = {thread.ident: thread.name for thread in threading.enumerate()}
+    own = threading.get_ident()
+    for ident, frame in sys._current_frames().items():
+        if ident != own:
+            stack = "".join(traceback.format_stack(frame)).rstrip()
+            name = names.get(ident, "not a Python thread")
+            log.warning(f"worker {os.getpid()}, thread {ident} ({name}):\n{stack}")

@@ -1,0 +1,98 @@
+"""The zygote of a pool (--preload): it loads the application, serves nothing, and forks workers in
+milliseconds.
+
+Theory of operation. A worker is forked twice: the process between ends at once, so that the worker
+becomes the spawner's child (its subreaper), who waits for it like for any other and outlives the
+zygote. The zygote tells the worker's pid only after the process between has been waited for: then
+the change of parent has happened. The worker learns who it is from the spawner's letter, which the
+zygote never sees: no zygote holds a channel.
+
+Facts: only the forking thread exists in the child, and a lock that another thread held stays locked
+for ever; hence the warning. gc.freeze() moves what is loaded out of the collector's sight, so that
+its counters do not copy shared pages in every worker.
+"""
+
+import gc
+import os
+from typing import Any, NoReturn
+
+from kernelq import linux, log, worker
+from kernelq.errors import StartError
+from kernelq.letters import EXIT_ORPHANED, FromZygote, ToZygote, unpack_settings
+from kernelq.link import Link, Message, link_from
+
+
+def main(descriptor: int) -> NoReturn:
+    """A new interpreter's first call."""
+    linux.name_process("kernelq-zygote")
+    link = link_from(descriptor)
+    settings = unpack_settings(worker.read_letter(link).text)
+    worker.prepare(settings)
+    try:
+        application = worker.load_application(settings)
+    except StartError as found:
+        _refuse_all(link, str(found))
+    _warn_of_threads()
+    gc.collect()
+    gc.freeze()
+    worker.main_forked(_fork_until_child(link), application)
+
+
+def _refuse_all(link: Link, text: str) -> NoReturn:
+    """Tell each worker that is asked for why there will be none, until the spawner ends us."""
+    while True:
+        message = _next_request(link)
+        message.close_descriptors()
+        link.send(FromZygote.REFUSED, message.numbers[0], text=text)
+
+
+def _fork_until_child(link: Link) -> Link:
+    """Fork a worker per request; returns only in a worker, with the worker's own link."""
+    while True:
+        message = _next_request(link)
+        number = message.numbers[0]
+        pid = _fork_twice()
+        if pid == 0:
+            link.close()
+            linux.name_process("kernelq-worker")
+            return link_from(message.descriptors.pop())
+        message.close_descriptors()
+        link.send(FromZygote.FORKED, number, pid)
+
+
+def _next_request(link: Link) -> Message:
+    message = link.receive()
+    if message is None:
+        os._exit(0)
+    if message.kind != ToZygote.FORK or len(message.descriptors) != 1:
+        os._exit(EXIT_ORPHANED)
+    return message
+
+
+def _fork_twice() -> int:
+    """The worker's pid; 0 in the worker."""
+    reader, writer = os.pipe()
+    between = os.fork()
+    if between == 0:
+        os.close(reader)
+        pid = os.fork()
+        if pid == 0:
+            os.close(writer)
+            os.setsid()
+            return 0
+        os.write(writer, pid.to_bytes(8, "little"))
+        os._exit(0)
+    os.close(writer)
+    data = os.read(reader, 8)
+    os.close(reader)
+    os.waitpid(between, 0)
+    return int.from_bytes(data, "little")
+
+
+def _warn_of_threads() -> None:
+    names: list[Any] = os.listdir("/proc/self/task")
+    if len(names) > 1:
+        log.warning(
+            f"zygote {os.getpid()}: the application started {len(names) - 1} threads at import; "
+            "they do not exist in the workers, and what they had locked stays locked (--preload)"
+        )

@@ -1,0 +1,344 @@
+"""The pool's plan, event by event, with a clock that only the tests move."""
+
+from kernelq.pool.model import SECOND, Action, Do, Event, Kind, Limits, Phase, Pool, State
+from kernelq.pool.plan import CRASHES_FREE, KILL_AGAIN_NS, LATE, TABLE, make_pool, next_deadline
+from kernelq.pool.plan import step as plan_step
+
+SIGABRT, SIGKILL = 6, 9
+
+
+class Play:
+    """A pool, a clock, and what the last event caused."""
+
+    def __init__(self, workers: int = 2, **limits: int) -> None:
+        self.pool: Pool = make_pool(Limits(workers, **limits))
+        self.now = 1000 * SECOND
+        self.actions: list[Action] = []
+
+    def tell(self, kind: Kind, worker: int = -1, number: int = 0, text: str = "") -> list[Action]:
+        self.pool, self.actions = plan_step(
+            self.pool, Event(kind, worker, number, text), self.now
+        )
+        return self.actions
+
+    def wait(self, seconds: float) -> list[Action]:
+        self.now += int(seconds * SECOND)
+        return self.tell(Kind.TICK)
+
+    def started(self) -> list[int]:
+        return [action.worker for action in self.actions if action.kind is Do.START]
+
+    def done(self, kind: Do) -> list[Action]:
+        return [action for action in self.actions if action.kind is kind]
+
+    def state(self, key: int) -> State | None:
+        return next((w.state for w in self.pool.workers if w.key == key), None)
+
+    def serving(self) -> "Play":
+        """Start the pool; every worker is ready and has answered."""
+        self.tell(Kind.START)
+        for key in self.started():
+            self.tell(Kind.READY, key)
+            self.tell(Kind.FIRST_ANSWER, key)
+        return self
+
+
+def test_start_starts_every_worker() -> None:
+    play = Play(workers=3)
+    play.tell(Kind.START)
+    assert play.started() == [0, 1, 2]
+    play.tell(Kind.START)
+    assert not play.actions
+
+
+def test_first_ready_worker_announces_serving_once() -> None:
+    play = Play()
+    play.tell(Kind.START)
+    play.tell(Kind.READY, 0)
+    assert play.done(Do.SERVING)
+    play.tell(Kind.READY, 1)
+    assert not play.done(Do.SERVING)
+
+
+def test_death_of_useful_worker_is_replaced_at_once() -> None:
+    play = Play().serving()
+    play.tell(Kind.DIED, 0)
+    assert play.started() == [2]
+
+
+def test_many_crashes_grow_a_back_off() -> None:
+    play = Play(workers=1).serving()
+    for key in range(CRASHES_FREE):
+        play.tell(Kind.DIED, key)
+        assert play.started() == [key + 1]
+        play.tell(Kind.READY, key + 1)
+        play.tell(Kind.FIRST_ANSWER, key + 1)
+    play.tell(Kind.DIED, CRASHES_FREE)
+    assert play.started() == []
+    assert next_deadline(play.pool) == play.now + SECOND // 10
+    play.wait(0.1)
+    assert play.started() == [CRASHES_FREE + 1]
+
+
+def test_rapid_fail_trips_at_the_limit_and_not_before() -> None:
+    play = Play(workers=1, rapid_fail_count=3, rapid_fail_ns=10 * SECOND).serving()
+    play.tell(Kind.DIED, 0)  # useful: not counted
+    for key in (1, 2):
+        play.tell(Kind.DIED, key)
+        play.wait(0.5)
+        assert play.started() or any(w.key == key + 1 for w in play.pool.workers)
+        assert not play.pool.is_tripped
+    play.tell(Kind.DIED, 3)
+    assert play.pool.is_tripped
+    assert Action(Do.POOL, text="offline") in play.actions
+    play.wait(9)
+    assert play.started() == []
+    play.wait(1)
+    assert play.started() == [4]
+
+
+def test_deaths_outside_the_window_do_not_trip() -> None:
+    play = Play(workers=1, rapid_fail_count=2, rapid_fail_ns=10 * SECOND).serving()
+    play.tell(Kind.DIED, 0)
+    for key in range(1, 6):
+        play.tell(Kind.DIED, key)
+        assert not play.pool.is_tripped
+        play.wait(11)
+
+
+def test_rapid_fail_off_never_trips() -> None:
+    play = Play(workers=1, rapid_fail_count=0).serving()
+    play.tell(Kind.DIED, 0)
+    for key in range(1, 50):
+        play.tell(Kind.DIED, key)
+        play.wait(31)
+    assert not play.pool.is_tripped
+
+
+def test_try_that_succeeds_brings_the_pool_back() -> None:
+    play = Play(workers=2, rapid_fail_count=1, rapid_fail_ns=10 * SECOND).serving()
+    play.tell(Kind.DIED, 0)
+    play.tell(Kind.DIED, 2)
+    assert play.pool.is_tripped
+    assert play.pool.is_online  # worker 1 still serves
+    play.tell(Kind.DIED, 1)
+    assert not play.pool.is_online
+    play.wait(10)
+    assert play.started() == [3]
+    play.tell(Kind.READY, 3)
+    assert Action(Do.POOL, text="online") in play.actions
+    assert play.started() == [4]
+
+
+def test_try_that_fails_waits_for_the_next_interval() -> None:
+    play = Play(workers=1, rapid_fail_count=1, rapid_fail_ns=10 * SECOND).serving()
+    play.tell(Kind.DIED, 0)
+    play.tell(Kind.DIED, 1)
+    play.wait(10)
+    play.tell(Kind.DIED, 2)
+    assert play.started() == []
+    play.wait(9.9)
+    assert play.started() == []
+    play.wait(0.1)
+    assert play.started() == [3]
+
+
+def test_reload_of_a_tripped_pool_tries_at_once() -> None:
+    play = Play(workers=1, rapid_fail_count=1).serving()
+    play.tell(Kind.DIED, 0)
+    play.tell(Kind.DIED, 1)
+    play.tell(Kind.RELOAD)
+    assert play.started() == [2]
+    play.tell(Kind.READY, 2)
+    assert not play.pool.is_tripped
+    assert play.pool.is_online
+
+
+def test_rapid_fail_before_anybody_was_ready_gives_up() -> None:
+    play = Play(workers=1, rapid_fail_count=2)
+    play.tell(Kind.START)
+    play.tell(Kind.DIED, 0)
+    play.tell(Kind.DIED, 1)
+    assert play.done(Do.GIVE_UP)
+    assert play.done(Do.STOPPED)
+
+
+def test_refusal_at_first_start_gives_up_with_its_reason() -> None:
+    play = Play(workers=2)
+    play.tell(Kind.START)
+    play.tell(Kind.REFUSED, 0, text="no module named app")
+    play.tell(Kind.DIED, 0)
+    assert [action.text for action in play.done(Do.GIVE_UP)] == ["no module named app"]
+    assert [(a.worker, a.number) for a in play.done(Do.SIGNAL)] == [(1, SIGKILL)]
+    play.tell(Kind.DIED, 1)
+    assert play.done(Do.STOPPED)
+
+
+def test_refusal_at_a_later_start_counts_as_hopeless() -> None:
+    play = Play(workers=1).serving()
+    play.tell(Kind.DIED, 0)
+    play.tell(Kind.REFUSED, 1, text="no more")
+    play.tell(Kind.DIED, 1)
+    assert not play.done(Do.GIVE_UP)
+    assert play.pool.hopeless.count(play.now) == 1
+    assert any(action.text == "no more" for action in play.done(Do.LOG))
+
+
+def test_start_beyond_its_time_limit_is_killed_and_counted() -> None:
+    play = Play(workers=1, startup_ns=90 * SECOND)
+    play.tell(Kind.START)
+    play.wait(90)
+    assert play.done(Do.STACKS)
+    assert play.pool.hopeless.count(play.now) == 1
+    play.wait(1)
+    assert [(a.worker, a.number) for a in play.done(Do.SIGNAL)] == [(0, SIGABRT)]
+    play.wait(1)
+    assert [(a.worker, a.number) for a in play.done(Do.SIGNAL)] == [(0, SIGKILL)]
+    play.now += KILL_AGAIN_NS
+    play.tell(Kind.TICK)
+    assert [(a.worker, a.number) for a in play.done(Do.SIGNAL)] == [(0, SIGKILL)]
+    play.tell(Kind.DIED, 0)
+    assert play.pool.hopeless.count(play.now) == 1
+
+
+def test_reload_overlaps_one_worker_at_a_time() -> None:
+    play = Play(workers=2).serving()
+    play.tell(Kind.RELOAD)
+    assert play.started() == [2]
+    assert not play.done(Do.DRAIN)
+    play.tell(Kind.READY, 2)
+    assert [action.worker for action in play.done(Do.DRAIN)] == [0]
+    assert play.started() == [3]
+    assert Action(Do.RELOADED, number=1) in play.actions
+    assert Action(Do.RETIRE, number=0) in play.actions
+    play.tell(Kind.READY, 3)
+    assert [action.worker for action in play.done(Do.DRAIN)] == [1]
+
+
+def test_reload_with_broken_code_leaves_the_old_workers() -> None:
+    play = Play(workers=2).serving()
+    play.tell(Kind.RELOAD)
+    play.tell(Kind.REFUSED, 2, text="SyntaxError")
+    play.tell(Kind.DIED, 2)
+    assert [play.state(0), play.state(1)] == [State.READY, State.READY]
+    assert any("SyntaxError" in action.text for action in play.done(Do.LOG))
+    assert Action(Do.RELOADED, number=0) in play.actions
+    assert play.started() == []
+    play.tell(Kind.DIED, 0)  # its replacement is of the old generation
+    assert [(a.worker, a.number) for a in play.done(Do.START)] == [(3, 0)]
+
+
+def test_second_reload_replaces_the_candidate() -> None:
+    play = Play(workers=1).serving()
+    play.tell(Kind.RELOAD)
+    play.tell(Kind.RELOAD)
+    assert [(a.worker, a.number) for a in play.done(Do.SIGNAL)] == [(1, SIGKILL)]
+    assert play.started() == []  # two processes exist: no room
+    play.tell(Kind.DIED, 1)
+    assert [(a.worker, a.number) for a in play.done(Do.START)] == [(2, 2)]
+    play.tell(Kind.READY, 2)
+    assert [action.worker for action in play.done(Do.DRAIN)] == [0]
+
+
+def test_old_workers_that_still_start_end_with_a_reload() -> None:
+    play = Play(workers=2).serving()
+    play.tell(Kind.DIED, 0)
+    play.tell(Kind.RELOAD)
+    play.tell(Kind.READY, 3)
+    assert [(a.worker, a.number) for a in play.done(Do.SIGNAL)] == [(2, SIGKILL)]
+
+
+def test_request_timeout_starts_the_replacement_at_once() -> None:
+    play = Play(workers=1).serving()
+    play.tell(Kind.TIMEOUT, 0)
+    assert [action.worker for action in play.done(Do.DRAIN)] == [0]
+    assert play.started() == [1]
+    play.tell(Kind.READY, 1)
+    play.wait(30)
+    assert [action.worker for action in play.done(Do.STACKS)] == [0]
+    play.tell(Kind.STACKS_DONE, 0)
+    assert [(a.worker, a.number) for a in play.done(Do.SIGNAL)] == [(0, SIGKILL)]
+    play.tell(Kind.DIED, 0)
+    assert play.started() == []
+
+
+def test_unhealthy_worker_stays_until_it_is_hopeless() -> None:
+    play = Play(workers=1).serving()
+    play.tell(Kind.UNHEALTHY, 0)
+    play.tell(Kind.RECOVERED, 0)
+    assert play.state(0) is State.READY
+    play.tell(Kind.HOPELESS, 0)
+    assert play.state(0) is State.DRAINING
+    assert play.started() == [1]
+
+
+def test_distrusted_worker_is_killed_and_replaced() -> None:
+    play = Play(workers=1).serving()
+    play.tell(Kind.DISTRUSTED, 0)
+    assert [(a.worker, a.number) for a in play.done(Do.SIGNAL)] == [(0, SIGKILL)]
+    assert play.started() == [1]
+
+
+def test_who_leaves_slowly_is_hastened_when_its_place_is_needed() -> None:
+    play = Play(workers=1, graceful_ns=1000 * SECOND).serving()
+    play.tell(Kind.TIMEOUT, 0)
+    play.tell(Kind.READY, 1)
+    play.tell(Kind.TIMEOUT, 1)
+    assert play.started() == []
+    assert play.state(0) is State.LAST_WORDS
+    play.tell(Kind.DIED, 0)
+    assert play.started() == [2]
+
+
+def test_deaths_with_the_spawner_are_nobodys_fault() -> None:
+    play = Play(workers=2, rapid_fail_count=1)
+    play.tell(Kind.START)
+    play.tell(Kind.READY, 0)
+    play.tell(Kind.SPAWNER_LOST)
+    play.tell(Kind.DIED, 0)
+    play.tell(Kind.DIED, 1)
+    assert play.pool.hopeless.count(play.now) == 0
+    assert len(play.pool.workers) == 2
+
+
+def test_stop_drains_and_ends_when_all_are_dead() -> None:
+    play = Play(workers=2).serving()
+    play.tell(Kind.DIED, 0)  # worker 2 is starting
+    play.tell(Kind.STOP, number=30 * SECOND)
+    assert [action.worker for action in play.done(Do.DRAIN)] == [1]
+    assert [(a.worker, a.number) for a in play.done(Do.SIGNAL)] == [(2, SIGKILL)]
+    play.tell(Kind.DIED, 2)
+    assert play.started() == []
+    play.tell(Kind.DIED, 1)
+    assert play.done(Do.STOPPED)
+    assert play.pool.phase is Phase.STOPPED
+
+
+def test_stop_without_grace_asks_for_stacks_first() -> None:
+    play = Play(workers=1).serving()
+    play.tell(Kind.STOP)
+    play.wait(0.001)
+    assert play.done(Do.STACKS)
+    play.tell(Kind.STACKS_DONE, 0)
+    assert play.done(Do.SIGNAL)
+
+
+def test_stop_now_kills_whatever_there_is() -> None:
+    play = Play(workers=2).serving()
+    play.tell(Kind.STOP, number=30 * SECOND)
+    play.tell(Kind.STOP_NOW)
+    assert {(a.worker, a.number) for a in play.done(Do.SIGNAL)} == {(0, SIGKILL), (1, SIGKILL)}
+
+
+def test_late_events_change_nothing() -> None:
+    play = Play(workers=1).serving()
+    before = play.pool
+    for kind in (Kind.READY, Kind.REFUSED, Kind.STACKS_DONE):
+        assert not play.tell(kind, 0)
+    assert not play.tell(Kind.READY, 99)
+    assert play.pool == before
+
+
+def test_table_covers_every_death_and_deadline() -> None:
+    assert all((state, Kind.DIED) in TABLE for state in State)
+    assert set(LATE) == set(State) - {State.READY}  # a READY worker has no deadline
