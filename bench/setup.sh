@@ -6,7 +6,7 @@ set -eu
 cd "$(dirname "$0")/.."
 
 missing=
-for pair in nginx:nginx-light wrk:wrk h2load:nghttp2-client cc:gcc; do
+for pair in nginx:nginx-light wrk:wrk cc:gcc; do
     command -v "${pair%%:*}" >/dev/null || missing="$missing ${pair#*:}"
 done
 [ -e /usr/include/ev.h ] || missing="$missing libev-dev"     # bjoern's event loop

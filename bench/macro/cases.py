@@ -54,9 +54,9 @@ CASES = (
         (0,),
     ),
     Case(
-        "hello-paced",
-        "13 bytes, 64 connections, 5,000 requests/s at appointed times",
-        Load("/", 64, rate=5000),
+        "hello-calm",
+        "13 bytes, 64 connections that think up to 25 ms before each request, two cores",
+        Load("/", 64, thought_ms=25),
     ),
     Case("one", "13 bytes, one connection, two cores", Load("/", 1)),
     Case(

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import socket
 import struct
+import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Self
 
@@ -74,6 +76,14 @@ class Connection:
             self.socket.settimeout(timeout)
         return False
 
+    def answers(self, deadline: float) -> bool:
+        """Whether a response of status 200 comes in time."""
+        try:
+            self.socket.settimeout(max(deadline - time.monotonic(), 0.001))
+            return self.response().status == 200
+        except (OSError, Malformed):
+            return False
+
     def response(self) -> Response:
         self.taken = 0
         version, _, rest = self._line().partition(b" ")
@@ -131,15 +141,17 @@ class Connection:
 class IdleConnections:
     """Many persistent connections; each has had one answer and then keeps silent."""
 
-    BATCH = 64  # opened together: less than any server's backlog
+    BATCH = 64  # asked together: fewer than any server's backlog
+    PATIENCE = 60.0  # seconds for all of them together
 
     def __init__(self, port: int, count: int) -> None:
         self.connections: list[Connection] = []
         try:
-            for first in range(0, count, self.BATCH):
-                batch = [Connection(port) for _ in range(min(self.BATCH, count - first))]
+            while left := count - len(self.connections):
+                batch = [Connection(port) for _ in range(min(self.BATCH, left))]
                 self.connections += batch
-                self._ask(batch)
+                if self._unanswered(batch, time.monotonic() + TIMEOUT):
+                    raise Malformed(f"connection {len(self.connections)} had no answer")
         except BaseException:
             self.close()
             raise
@@ -156,18 +168,15 @@ class IdleConnections:
 
     def lost(self) -> int:
         """How many do not answer any more."""
-        lost = 0
-        for connection in self.connections:
-            try:
-                self._ask([connection])
-            except (OSError, Malformed):
-                lost += 1
-        return lost
+        deadline = time.monotonic() + self.PATIENCE
+        return sum(
+            self._unanswered(self.connections[first : first + self.BATCH], deadline)
+            for first in range(0, len(self.connections), self.BATCH)
+        )
 
     @staticmethod
-    def _ask(batch: list[Connection]) -> None:
+    def _unanswered(batch: list[Connection], deadline: float) -> int:
         for connection in batch:
-            connection.socket.sendall(request())
-        for connection in batch:
-            if connection.response().status != 200:
-                raise Malformed("not 200")
+            with suppress(OSError):
+                connection.socket.sendall(request())
+        return sum(not connection.answers(deadline) for connection in batch)

@@ -24,6 +24,8 @@ from bench.macro.peers import PEERS, TABLE, TOOLS, Peer
 from bench.macro.server import Failed, Server, prepare
 
 DESCRIPTORS = 12_000
+LATENCIES = ("p50", "p99", "p999")
+FAULTS = ("errors", "reopened", "lost")
 CLIENT_BUSY = 0.8  # a generator above this share of its CPU may be what limits the figure
 
 
@@ -38,7 +40,9 @@ class Sample:
     involuntary: float
     client: float  # share of a CPU that the generator used
     per_connection: float  # bytes of user memory (PSS) per idle connection; 0: not measured
-    errors: int
+    errors: int  # of the load
+    reopened: int  # connections that the server closed and wrk silently replaced
+    lost: int  # idle connections that did not answer any more
 
 
 def pss(server: Server) -> float:
@@ -50,7 +54,7 @@ def check_bytes(case: Case, outcome: Outcome, size: int) -> None:
     """All responses had the size of the validated one; those cut off by the end may count too."""
     least = outcome.requests * size
     most = least + case.load.connections * case.load.depth * size
-    if outcome.bytes and not 0.999 * least <= outcome.bytes <= 1.001 * most:
+    if not 0.999 * least <= outcome.bytes <= 1.001 * most:
         raise Malformed(f"{outcome.bytes} bytes for {outcome.requests} responses of {size}")
 
 
@@ -62,9 +66,11 @@ def measure(case: Case, peer: Peer, options: argparse.Namespace) -> Sample:
         empty = pss(server) if case.idle else 0.0
         with IdleConnections(server.port, case.idle) as idle:
             held = pss(server) - empty if case.idle else 0.0
+            known = proc.clients(server.port)
             before = server.usage()
             outcome = generate(case.load, server.port, options.seconds, case.client_cpus)
             spent = server.usage() - before
+            opened = len(proc.clients(server.port) - known)
             lost = idle.lost()
         check_bytes(case, outcome, size)
         case.validate(server.port)
@@ -80,7 +86,9 @@ def measure(case: Case, peer: Peer, options: argparse.Namespace) -> Sample:
         involuntary=spent.involuntary / outcome.requests,
         client=outcome.client,
         per_connection=held / case.idle if case.idle else 0.0,
-        errors=outcome.errors + lost,
+        errors=outcome.errors,
+        reopened=max(opened - case.load.connections, 0),
+        lost=lost,
     )
 
 
@@ -94,8 +102,9 @@ class Results:
 
     def add(self, case: Case, peer: Peer, sample: Sample) -> None:
         self.samples[case.name, peer.name].append(sample)
-        if sample.errors:
-            self.failures.append(f"{case.name}, {peer.name}: {sample.errors} errors")
+        faults = {name: getattr(sample, name) for name in FAULTS if getattr(sample, name)}
+        if faults:
+            self.failures.append(f"{case.name}, {peer.name}: {faults}")
 
     def median(self, case: str, peer: str, figure: str) -> float | None:
         samples = self.samples.get((case, peer))
@@ -138,10 +147,11 @@ class Results:
         busy = "!" if value("client") > CLIENT_BUSY else ""
         row = (peer, f"{value('rate'):,.0f}", f"{self.spread(case.name, peer):.0%}", ratio("rate"))
         row += (f"{value('cpu'):.1f}", ratio("cpu"))
-        row += tuple(f"{value(figure):,.0f}" for figure in ("p50", "p99", "p999"))
+        row += tuple(f"{value(figure):,.0f}" if value(figure) else "-" for figure in LATENCIES)
         row += tuple(f"{value(figure):.2f}" for figure in ("voluntary", "involuntary"))
         row += (f"{value('client'):.0%}{busy}",)
-        row += (str(sum(sample.errors for sample in self.samples[case.name, peer])),)
+        samples = self.samples[case.name, peer]
+        row += (str(sum(getattr(sample, name) for sample in samples for name in FAULTS)),)
         return (*row, f"{value('per_connection'):,.0f}") if case.idle else row
 
     def _show_targets(self) -> None:

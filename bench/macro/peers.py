@@ -44,9 +44,11 @@ http {
 
 @dataclass(frozen=True)
 class Peer:
+    """A server and how to run it."""
+
     name: str
     command: str
-    version: str
+    version: str  # a command; the last word that it prints
     workers: int = 1
     threads: int = 4
     config: str = ""
@@ -120,6 +122,7 @@ TABLE = (
         "{bin}/python -c 'import bjoern, bench.apps;"
         ' bjoern.run(bench.apps.application, "127.0.0.1", {port})\'',
         package("bjoern"),
+        cannot=frozenset({"pipelined"}),
     ),
     granian,
     replace(granian, name="granian-t1", threads=1),
@@ -129,6 +132,16 @@ TABLE = (
         " --processes {workers} --threads {threads} --module bench.apps:application --need-app"
         " --listen 1024 --max-fd 20000 --die-on-term --disable-logging",
         package("uWSGI"),
+        cannot=frozenset({"pipelined"}),
+    ),
+    Peer(  # without its router: a thread for each connection, as long as that lasts
+        "uwsgi-direct",
+        "{bin}/uwsgi --http11-socket 127.0.0.1:{port} --socket-timeout 120 --master"
+        " --processes {workers} --threads {threads} --module bench.apps:application --need-app"
+        " --listen 1024 --die-on-term --disable-logging",
+        package("uWSGI"),
+        threads=64,
+        cannot=frozenset({"pipelined", "idle"}),
     ),
     Peer(
         "gunicorn",

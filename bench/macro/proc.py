@@ -97,6 +97,16 @@ def memory(pid: int) -> Memory | None:
     return Memory(kib["Pss"], kib["Private_Clean"] + kib["Private_Dirty"]) if kib else None
 
 
+def clients(port: int) -> set[int]:
+    """The client ports of 127.0.0.1:port, of connections that live or ended within a minute."""
+    found = set()
+    for line in read(PROC / "net" / "tcp").splitlines()[1:]:
+        local, remote = (int(field.partition(":")[2], 16) for field in line.split()[1:3])
+        if port in (local, remote) and remote:
+            found.add(remote if local == port else local)
+    return found
+
+
 def title(pid: int) -> str:
     """The command line, shortened; what a process calls itself where it has set that."""
     words = read(PROC / str(pid) / "cmdline").replace("\0", " ").split()

@@ -1,9 +1,10 @@
--- wrk -s wrk.lua URL -- CONTENT_BYTES DEPTH
+-- wrk -s wrk.lua URL -- CONTENT_BYTES DEPTH THOUGHT_MS
 -- Builds the request once (wrk then sends the same bytes each time: no Lua while it measures) and
 -- prints what it saw as one line of JSON.
 
 function init(args)
    local content_bytes, depth = tonumber(args[1]), tonumber(args[2])
+   local thought_ms = tonumber(args[3])
    if content_bytes > 0 then
       wrk.method = "POST"
       wrk.body = string.rep("x", content_bytes)
@@ -11,6 +12,9 @@ function init(args)
    if depth > 1 then
       local batch = string.rep(wrk.format(), depth)
       wrk.format = function() return batch end
+   end
+   if thought_ms > 0 then
+      function delay() return math.random(0, thought_ms) end
    end
 end
 
