@@ -120,9 +120,9 @@ cdef void conn_on_event(Loop *loop, Conn *conn, uint32_t events) noexcept nogil:
 
 
 cdef void conn_on_half_close(Loop *loop, Conn *conn) noexcept nogil:
-    # The client's FIN while its request is with us: half-closed and waiting for the answer, or closed. It looks
-    # the same; see conn_probe().
-    if conn.state != CONN_WAIT or conn.exchange == NULL:
+    # The client's FIN while its request is with us, or before it was whole: half-closed and waiting for the answer,
+    # or closed. It looks the same; see conn_probe().
+    if not conn.has_fin or conn.state != CONN_WAIT or conn.exchange == NULL:
         return
     if loop.core.settings.half_close == HALF_CLOSE_DROP:
         conn_break(loop, conn)

@@ -255,6 +255,7 @@ cdef void request_complete(Loop *loop, Conn *conn, Exchange *exchange) noexcept 
     conn.state = CONN_WAIT
     if exchange.is_streamed:
         content_stream_end(loop, exchange, 0)
+        conn_on_half_close(loop, conn)
         return
     record.content_length = <int64_t> exchange.content_received
     if exchange.spill_fd >= 0:
@@ -262,6 +263,7 @@ cdef void request_complete(Loop *loop, Conn *conn, Exchange *exchange) noexcept 
     elif exchange.content != NULL:
         record.head.flags = FLAG_CONTENT_INLINE
     conn_quiet_timer(conn)
+    conn_on_half_close(loop, conn)
     arrivals_push(loop, exchange)
 
 
