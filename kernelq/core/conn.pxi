@@ -358,7 +358,7 @@ cdef int64_t conn_take_head(Loop *loop, Conn *conn, const uint8_t *at, size_t by
         return 0
     if used < 0:
         log_head(loop, conn, &head, <int> -used)
-        conn_refuse_logged(loop, conn, <int> -used)
+        conn_refuse_logged(loop, conn, <int> -used, span_is(head.method, b"HEAD", 4))
         return 0
     memset(&conn.progress, 0, sizeof(conn.progress))
     conn.requests += 1
@@ -651,10 +651,10 @@ cdef void conn_check_rate(Loop *loop, Conn *conn, int reason) noexcept nogil:
 cdef void conn_refuse(Loop *loop, Conn *conn, int reason) noexcept nogil:
     # A refusal before there is an exchange, or instead of one: answered and closed.
     log_conn(loop, LOG_INFO, conn, reason)
-    conn_refuse_logged(loop, conn, reason)
+    conn_refuse_logged(loop, conn, reason, False)
 
 
-cdef void conn_refuse_logged(Loop *loop, Conn *conn, int reason) noexcept nogil:
+cdef void conn_refuse_logged(Loop *loop, Conn *conn, int reason, bint is_head) noexcept nogil:
     cdef Exchange *exchange = conn.exchange
     if exchange != NULL:
         conn.exchange = NULL
@@ -667,7 +667,7 @@ cdef void conn_refuse_logged(Loop *loop, Conn *conn, int reason) noexcept nogil:
     if reasons[reason].status == 0:
         conn_linger(loop, conn)
     else:
-        answer_with_text(loop, conn, False, True, reasons[reason].status, reasons[reason].text)
+        answer_with_text(loop, conn, is_head, True, reasons[reason].status, reasons[reason].text)
 
 
 cdef void answer_with_text(Loop *loop, Conn *conn, bint is_head, bint is_11, uint32_t status,

@@ -198,7 +198,7 @@ cdef void request_accept(Loop *loop, Conn *conn, const uint8_t *at, RequestHead 
     if reason != REASON_NONE:
         if exchange.image == NULL:
             log_head(loop, conn, head, reason)
-            conn_refuse_logged(loop, conn, reason)
+            conn_refuse_logged(loop, conn, reason, exchange.is_head)
         else:
             exchange_refuse(loop, exchange, reason)
         return
