@@ -10,10 +10,9 @@ import json
 import os
 import socket
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from typing import Any
-from urllib.parse import parse_qs
+from urllib.parse import parse_qsl
 
 Environ = dict[str, Any]
 Answer = Any
@@ -92,7 +91,7 @@ def reads(environ: Environ, start: Answer, query: dict[str, str]) -> Answer:
 
 def status(environ: Environ, start: Answer, query: dict[str, str]) -> Answer:
     """Any status, with or without content."""
-    start(query["line"], json.loads(query.get("fields", "[]")))
+    start(query["line"], [tuple(field) for field in json.loads(query.get("fields", "[]"))])
     return [query.get("content", "").encode()]
 
 
@@ -100,6 +99,12 @@ def fields(environ: Environ, start: Answer, query: dict[str, str]) -> Answer:
     """Any fields."""
     start("200 OK", [tuple(field) for field in json.loads(query["fields"])])
     return [query.get("content", "content").encode()]
+
+
+def reflect(environ: Environ, start: Answer, query: dict[str, str]) -> Answer:
+    """The fields that the content names."""
+    start("200 OK", [tuple(field) for field in json.loads(environ["wsgi.input"].read())])
+    return [b"content"]
 
 
 def big(environ: Environ, start: Answer, query: dict[str, str]) -> Answer:
@@ -256,15 +261,12 @@ def hello(environ: Environ, start: Answer, query: dict[str, str]) -> Answer:
 PATHS: dict[str, Callable[[Environ, Answer, dict[str, str]], Answer]] = {
     f"/{function.__name__}": function
     for function in (
-        show, digest, echo, reads, status, fields, big, stream, lies, writes, file, fails,
-        exc_info, waits, steps, endless, says, crash, hello,
+        show, digest, echo, reads, status, fields, reflect, big, stream, lies, writes, file,
+        fails, exc_info, waits, steps, endless, says, crash, hello,
     )
 }  # fmt: skip
 
 
 def application(environ: Environ, start_response: Answer) -> Answer:
-    query = {key: values[0] for key, values in parse_qs(environ["QUERY_STRING"]).items()}
-    return PATHS.get(environ["PATH_INFO"], hello)(environ, start_response, query)
-
-
-threads_at_import = threading.active_count()
+    query = dict(parse_qsl(environ["QUERY_STRING"], keep_blank_values=True))
+    return (PATHS | {"*": show}).get(environ["PATH_INFO"], hello)(environ, start_response, query)

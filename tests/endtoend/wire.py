@@ -181,7 +181,7 @@ class Client:
             if not self._receive():
                 raise Ended(bytes(self.buffer), False)
         line = self._take(end + 2)[:-2]
-        assert b"\r" not in line and b"\n" not in line and b"\0" not in line, line
+        assert not {0, 10, 13} & set(line), line
         return line
 
     def _head(self) -> Response:
