@@ -46,6 +46,7 @@ class CoreSettings:
     error_log_fd: int = 2
     log_level: int = log.INFO
     server_name: str = "kernelq"
+    spin_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)

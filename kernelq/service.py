@@ -60,7 +60,10 @@ class Service:
         self._settings = settings
         self._supervisor = supervisor
         self._watchdog_ns = watchdog_ns
-        self._core = Core(settings.core)
+        try:
+            self._core = Core(settings.core)
+        except (OSError, ValueError) as found:
+            raise StartError(f"the core cannot be made: {found}") from None
         for listener in listeners:
             self._core.add_listener(listener.socket.detach())
         self._urls = [listener.url for listener in listeners]
@@ -192,9 +195,16 @@ class Service:
             case ToService.RELOAD:
                 self._reload()
             case ToService.REOPEN:
-                self._core.reopen_log(message.descriptors.pop(), -1)
-                self.log(log.INFO, "the access log has been opened again")
+                self._reopen_log(message.descriptors.pop())
         message.close_descriptors()
+
+    def _reopen_log(self, descriptor: int) -> None:
+        # Under the same number, so that the core's log thread never sees a closed one.
+        try:
+            os.dup2(descriptor, self._settings.core.access_log_fd, inheritable=False)
+        finally:
+            os.close(descriptor)
+        self.log(log.INFO, "the access log has been opened again")
 
     # The spawner.
 

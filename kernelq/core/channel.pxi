@@ -518,10 +518,12 @@ cdef void pool_check_health(Loop *loop) noexcept nogil:
     cdef Worker *worker
     pthread_mutex_lock(&pool.lock)
     worker = pool.workers
+    loop.worker_is_watched = False
     while worker != NULL:
         if worker.started != NULL and (worker.state == WORKER_READY or worker.state == WORKER_DRAINING):
             if worker.in_hand or worker.is_unhealthy:
                 worker_check_health(loop, worker)
+            loop.worker_is_watched |= worker.is_unhealthy
         worker = worker.next
     pthread_mutex_unlock(&pool.lock)
 

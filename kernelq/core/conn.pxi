@@ -244,7 +244,8 @@ cdef bint conn_reserve_input(const Loop *loop, Conn *conn, uint32_t bytes) noexc
         grown = <uint8_t *> malloc(room)
         if grown == NULL:
             return False
-        memcpy(grown, conn.input + conn.in_start, held) if held else NULL
+        if held:
+            memcpy(grown, conn.input + conn.in_start, held)
         free(conn.input)
         conn.input = grown
         conn.in_room = room

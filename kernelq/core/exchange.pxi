@@ -261,11 +261,11 @@ cdef void request_complete(Loop *loop, Conn *conn, Exchange *exchange) noexcept 
         record.head.flags = FLAG_CONTENT_SPILLED
     elif exchange.content != NULL:
         record.head.flags = FLAG_CONTENT_INLINE
-    timer_cancel(&loop.wheel, &conn.timer) if exchange.content_received else conn_quiet_timer(loop, conn)
+    conn_quiet_timer(conn)
     arrivals_push(loop, exchange)
 
 
-cdef void conn_quiet_timer(Loop *loop, Conn *conn) noexcept nogil:
+cdef inline void conn_quiet_timer(Conn *conn) noexcept nogil:
     # While a request is with the queue or a worker the connection has no deadline of its own; the node stays in
     # the wheel, where it will be found without one.
     conn.timer.deadline_ns = 0
@@ -305,19 +305,19 @@ cdef int request_image(Loop *loop, Conn *conn, Exchange *exchange, const uint8_t
     # Writes the REQUEST record into the exchange. Texts follow the fixed part and the field entries.
     cdef ForwardedResult forwarded
     cdef Span host = head.host
-    cdef Span client = span_of(conn.remote, conn.remote_bytes)
+    cdef Span client = span_of(&conn.remote[0], conn.remote_bytes)
     cdef RequestRecord *record
     cdef FieldEntry *entries
     cdef uint8_t *text
     cdef size_t path_bytes = 0
-    cdef size_t most = request_image_most(conn, head)
+    cdef size_t most = request_image_most(conn, at, head)
     cdef int reason
     forwarded_resolve(head, at, conn.remote_address, conn_address_bytes(conn), loop.core.trusted, &forwarded)
     if forwarded.is_trusted and forwarded.client.bytes:
         client = forwarded.client
     if forwarded.is_trusted and forwarded.host.bytes:
         host = forwarded.host
-    exchange.image = exchange.image_inline if most <= IMAGE_INLINE_BYTES else <uint8_t *> malloc(most)
+    exchange.image = &exchange.image_inline[0] if most <= IMAGE_INLINE_BYTES else <uint8_t *> malloc(most)
     if exchange.image == NULL:
         return REASON_MEMORY
     record = <RequestRecord *> exchange.image
@@ -330,7 +330,7 @@ cdef int request_image(Loop *loop, Conn *conn, Exchange *exchange, const uint8_t
     record.is_https = forwarded.is_trusted and forwarded.scheme == SCHEME_HTTPS
     record.method_bytes = <uint16_t> head.method.bytes
     record.remote_bytes = <uint16_t> client.bytes
-    record.remote_port = conn.remote_port if client.at == <const uint8_t *> conn.remote else 0
+    record.remote_port = 0 if forwarded.is_trusted and forwarded.client.bytes else conn.remote_port
     record.server_bytes = conn.listener.name_bytes
     record.server_port = conn.listener.port
     record.target_bytes = <uint32_t> head.target.bytes
@@ -365,14 +365,14 @@ cdef void request_image_log_only(Exchange *exchange, RequestRecord *record, uint
     exchange.image_bytes = <uint32_t> (text - exchange.image)
 
 
-cdef size_t request_image_most(const Conn *conn, const RequestHead *head) noexcept nogil:
+cdef size_t request_image_most(const Conn *conn, const uint8_t *at, const RequestHead *head) noexcept nogil:
     cdef size_t bytes = sizeof(RequestRecord) + (<size_t> head.field_count + 1) * sizeof(FieldEntry) + ADDRESS_TEXT_MAX
     cdef uint32_t index
     bytes += head.method.bytes + head.target.bytes * 2 + head.query.bytes + 8
     bytes += conn.listener.name_bytes + head.host.bytes
     for index in range(head.field_count):
         bytes += head.fields[index].name_bytes + head.fields[index].value_bytes
-        if field_is_forwarding(head.fields[index].known):
+        if field_is_forwarding(&head.fields[index], at):
             bytes += head.fields[index].value_bytes  # may become client or host
     return bytes
 
@@ -382,13 +382,11 @@ cdef inline uint8_t *span_put(uint8_t *at, Span span) noexcept nogil:
     return at + span.bytes
 
 
-cdef inline bint request_field_is_passed(const FieldLine *field, bint is_trusted) noexcept nogil:
+cdef inline bint request_field_is_passed(const FieldLine *field, const uint8_t *at, bint is_trusted) noexcept nogil:
     # Framing is the core's business, Host is written anew, a stranger's word about the client is dropped.
-    if field.known == 0:
-        return True
     if (field.known == FIELD_HOST or field.known == FIELD_CONTENT_LENGTH or field.known == FIELD_TRANSFER_ENCODING):
         return False
-    return is_trusted or not field_is_forwarding(field.known)
+    return is_trusted or not field_is_forwarding(field, at)
 
 
 cdef uint16_t request_entries(FieldEntry *entries, const uint8_t *at, const RequestHead *head, Span host,
@@ -403,7 +401,7 @@ cdef uint16_t request_entries(FieldEntry *entries, const uint8_t *at, const Requ
         count = 1
     for index in range(head.field_count):
         field = &head.fields[index]
-        if request_field_is_passed(field, is_trusted):
+        if request_field_is_passed(field, at, is_trusted):
             entries[count].known = field.known
             entries[count].name_bytes = 0 if field.known else field.name_bytes
             entries[count].value_bytes = field.value_bytes
@@ -418,7 +416,7 @@ cdef uint8_t *request_fields(uint8_t *text, const uint8_t *at, const RequestHead
     text = span_put(text, host)
     for index in range(head.field_count):
         field = &head.fields[index]
-        if request_field_is_passed(field, is_trusted):
+        if request_field_is_passed(field, at, is_trusted):
             if field.known == 0:
                 text = text_put(text, <const char *> at + field.name_at, field.name_bytes)
             text = text_put(text, <const char *> at + field.value_at, field.value_bytes)

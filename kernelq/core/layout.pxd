@@ -136,7 +136,7 @@ cdef extern from *:
 
     #define KQ_ALIGN8(n) (((n) + 7u) & ~(uint64_t)7u)
 
-    _Static_assert(sizeof(KqChannelHead) == 72, "layout");
+    _Static_assert(sizeof(KqChannelHead) == 64, "layout");
     _Static_assert(sizeof(KqCoreLane) == 192 && sizeof(KqWorkerLane) == 192, "layout");
     _Static_assert(sizeof(KqRecordHead) == 16 && sizeof(KqFieldEntry) == 8, "layout");
     _Static_assert(sizeof(KqRequestRecord) == 64 && sizeof(KqResponseRecord) == 40, "layout");

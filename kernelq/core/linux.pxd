@@ -41,6 +41,12 @@ cdef extern from *:
     #ifndef MFD_NOEXEC_SEAL
     #define MFD_NOEXEC_SEAL 0x0008U
     #endif
+    #ifndef RWF_NOWAIT
+    #define RWF_NOWAIT 0x00000008
+    #endif
+    #ifndef SYS_pidfd_send_signal
+    #define SYS_pidfd_send_signal 424
+    #endif
     #ifndef SYS_pidfd_open
     #define SYS_pidfd_open 434
     #endif
@@ -131,3 +137,98 @@ cdef extern from *:
     int munmap(void *at, size_t bytes) noexcept nogil
     int ftruncate(int fd, int64_t bytes) noexcept nogil
     int close(int fd) noexcept nogil
+    long syscall(long number, ...) noexcept nogil
+    const long SYS_pidfd_send_signal
+    int getpid() noexcept nogil
+    int fcntl(int fd, int command, ...) noexcept nogil
+    int open(const char *path, int flags, ...) noexcept nogil
+    int pipe2(int *ends, int flags) noexcept nogil
+    int eventfd(unsigned int value, int flags) noexcept nogil
+    int fallocate(int fd, int mode, int64_t offset, int64_t bytes) noexcept nogil
+    ssize_t read(int fd, void *at, size_t bytes) noexcept nogil
+    ssize_t write(int fd, const void *at, size_t bytes) noexcept nogil
+    ssize_t pread(int fd, void *at, size_t bytes, int64_t offset) noexcept nogil
+    ssize_t pwrite(int fd, const void *at, size_t bytes, int64_t offset) noexcept nogil
+    ssize_t sendfile(int out, int in_, int64_t *offset, size_t bytes) noexcept nogil
+    ctypedef struct stat_ "struct stat":
+        unsigned int st_mode
+        int64_t st_size
+    int fstat(int fd, stat_ *status) noexcept nogil
+    bint S_ISREG(unsigned int mode) noexcept nogil
+    ctypedef struct iovec "struct iovec":
+        void *iov_base
+        size_t iov_len
+    ssize_t preadv2(int fd, const iovec *parts, int count, int64_t offset, int flags) noexcept nogil
+    ctypedef unsigned int socklen_t
+    ctypedef struct sockaddr "struct sockaddr":
+        unsigned short sa_family
+    ctypedef struct sockaddr_storage "struct sockaddr_storage":
+        unsigned short ss_family
+    ctypedef struct in_addr "struct in_addr":
+        uint32_t s_addr
+    ctypedef struct sockaddr_in "struct sockaddr_in":
+        uint16_t sin_port
+        in_addr sin_addr
+    ctypedef struct in6_addr "struct in6_addr":
+        pass
+    ctypedef struct sockaddr_in6 "struct sockaddr_in6":
+        uint16_t sin6_port
+        in6_addr sin6_addr
+    ctypedef struct sockaddr_un "struct sockaddr_un":
+        char sun_path[108]
+    ctypedef struct linger_ "struct linger":
+        int l_onoff
+        int l_linger
+    ctypedef struct msghdr "struct msghdr":
+        iovec *msg_iov
+        size_t msg_iovlen
+    uint16_t ntohs(uint16_t port) noexcept nogil
+    const char *inet_ntop(int family, const void *address, char *text, socklen_t bytes) noexcept nogil
+    int accept4(int fd, sockaddr *address, socklen_t *bytes, int flags) noexcept nogil
+    int getsockname(int fd, sockaddr *address, socklen_t *bytes) noexcept nogil
+    int setsockopt(int fd, int level, int name, const void *value, socklen_t bytes) noexcept nogil
+    int socketpair(int family, int type, int protocol, int *ends) noexcept nogil
+    int shutdown(int fd, int how) noexcept nogil
+    ssize_t recv(int fd, void *at, size_t bytes, int flags) noexcept nogil
+    ssize_t send(int fd, const void *at, size_t bytes, int flags) noexcept nogil
+    ssize_t sendmsg(int fd, const msghdr *message, int flags) noexcept nogil
+    ctypedef union epoll_data:
+        void *ptr
+    ctypedef struct epoll_event "struct epoll_event":
+        uint32_t events
+        epoll_data data
+    int epoll_create1(int flags) noexcept nogil
+    int epoll_ctl(int epoll, int operation, int fd, epoll_event *event) noexcept nogil
+    int epoll_wait(int epoll, epoll_event *events, int count, int timeout_ms) noexcept nogil
+    ctypedef struct pthread_mutex_t:
+        pass
+    ctypedef struct pthread_cond_t:
+        pass
+    ctypedef unsigned long pthread_t
+    ctypedef struct sigset_t:
+        pass
+    int pthread_mutex_init(pthread_mutex_t *mutex, const void *attributes) noexcept nogil
+    int pthread_mutex_destroy(pthread_mutex_t *mutex) noexcept nogil
+    int pthread_mutex_lock(pthread_mutex_t *mutex) noexcept nogil
+    int pthread_mutex_unlock(pthread_mutex_t *mutex) noexcept nogil
+    int pthread_cond_init(pthread_cond_t *condition, const void *attributes) noexcept nogil
+    int pthread_cond_wait(pthread_cond_t *condition, pthread_mutex_t *mutex) noexcept nogil
+    int pthread_cond_signal(pthread_cond_t *condition) noexcept nogil
+    int pthread_cond_broadcast(pthread_cond_t *condition) noexcept nogil
+    int pthread_create(pthread_t *thread, const void *attributes, void *(*main)(void *) noexcept nogil,
+                       void *argument) noexcept nogil
+    int pthread_join(pthread_t thread, void **result) noexcept nogil
+    int pthread_sigmask(int how, const sigset_t *set, sigset_t *old) noexcept nogil
+    int sigfillset(sigset_t *set) noexcept nogil
+    ctypedef long time_t
+    ctypedef struct tm "struct tm":
+        pass
+    time_t time(time_t *at) noexcept nogil
+    tm *gmtime_r(const time_t *seconds, tm *parts) noexcept nogil
+    tm *localtime_r(const time_t *seconds, tm *parts) noexcept nogil
+    size_t strftime(char *text, size_t most, const char *format, const tm *parts) noexcept nogil
+    int AF_INET, AF_INET6, AF_UNIX, EAGAIN, ECONNRESET, EFD_CLOEXEC, EFD_NONBLOCK, EINTR, EMFILE, ENFILE, ENOBUFS
+    int ENOMEM, EPIPE, F_DUPFD_CLOEXEC, F_GETFL, F_SETFL, IPPROTO_TCP, MSG_DONTWAIT, MSG_NOSIGNAL, O_ACCMODE, O_CLOEXEC, O_NONBLOCK
+    int O_PATH, O_RDONLY, O_RDWR, O_TMPFILE, O_WRONLY, RWF_NOWAIT, SHUT_WR, SIGKILL, SIG_BLOCK, SOCK_CLOEXEC
+    int SOCK_NONBLOCK, SOCK_SEQPACKET, SOL_SOCKET, SO_LINGER, TCP_NODELAY, EPOLL_CLOEXEC, EPOLL_CTL_ADD
+    int EPOLL_CTL_DEL, EPOLLIN, EPOLLOUT, EPOLLERR, EPOLLHUP, EPOLLRDHUP, EPOLLET, EPOLLONESHOT, EPOLLEXCLUSIVE

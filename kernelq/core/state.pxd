@@ -24,17 +24,11 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from kernelq.core.forwarded cimport TrustedNetworks
 from kernelq.core.http1 cimport ChunkDecoder, FieldLine, HeadLimits, HeadProgress
 from kernelq.core.layout cimport RecordHead
+from kernelq.core.linux cimport pthread_cond_t, pthread_mutex_t, pthread_t
 from kernelq.core.reason cimport REASON_COUNT
 from kernelq.core.ring cimport RingReader, RingWriter
 from kernelq.core.settings cimport Settings
 from kernelq.core.timer cimport Timer, TimerWheel
-
-cdef extern from "<pthread.h>" nogil:
-    ctypedef struct pthread_mutex_t:
-        pass
-    ctypedef struct pthread_cond_t:
-        pass
-    ctypedef unsigned long pthread_t
 
 # What an epoll event or a letter is about; the first field of everything registered with epoll.
 cdef enum:
@@ -153,7 +147,6 @@ cdef enum:
     EVENTS_MAX = 1024
     STATUS_NONE = 1                # Exchange.status of a response that never had one
     HEALTH_TICK_NS = 134217728
-    FILE_BYTES_MAX = 1 << 62
     FILE_BYTES_PER_CALL = 1 << 20
     FILE_BYTES_PER_TURN = 4 << 20
     CONTENT_RECORD_BYTES = 32768   # of streamed content in one record
@@ -166,6 +159,9 @@ cdef struct Listener
 cdef struct Loop
 cdef struct Core_
 
+
+cdef enum:
+    FILE_BYTES_MAX = 0x3fffffffffffffff
 
 cdef struct Source:
     uint8_t kind

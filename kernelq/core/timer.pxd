@@ -10,6 +10,7 @@ from kernelq.core cimport bug
 
 cdef enum:
     TIMER_SLOTS = 1024             # a power of two
+    TIMER_WORDS = 16               # of 64 slots each
     TIMER_TICK_NS = 1 << 27        # 134 ms; the wheel spans 137 s, longer deadlines are looked at on the way
 
 ctypedef struct Timer:
@@ -20,7 +21,7 @@ ctypedef struct Timer:
 
 ctypedef struct TimerWheel:
     Timer slots[TIMER_SLOTS]       # heads of circular lists
-    uint64_t occupied[TIMER_SLOTS // 64]
+    uint64_t occupied[TIMER_WORDS]
     uint64_t tick                  # all before it have been looked at
     uint32_t count
 
@@ -30,7 +31,7 @@ cdef inline void wheel_init(TimerWheel *wheel, uint64_t now_ns) noexcept nogil:
     for index in range(TIMER_SLOTS):
         wheel.slots[index].next = &wheel.slots[index]
         wheel.slots[index].previous = &wheel.slots[index]
-    for index in range(TIMER_SLOTS // 64):
+    for index in range(TIMER_WORDS):
         wheel.occupied[index] = 0
     wheel.tick = now_ns // TIMER_TICK_NS
     wheel.count = 0
@@ -103,14 +104,13 @@ cdef inline Timer *wheel_due(TimerWheel *wheel, uint64_t now_ns) noexcept nogil:
 
 cdef inline uint64_t wheel_next_ns(const TimerWheel *wheel) noexcept nogil:
     # When the wheel wants to be looked at again; 0: never.
-    cdef uint32_t words = TIMER_SLOTS // 64
     cdef uint32_t first = wheel.tick & (TIMER_SLOTS - 1)
     cdef uint32_t step, index, ahead
     cdef uint64_t word
     if wheel.count == 0:
         return 0
-    for step in range(words + 1):
-        index = ((first >> 6) + step) & (words - 1)
+    for step in range(TIMER_WORDS + 1):
+        index = ((first >> 6) + step) & (TIMER_WORDS - 1)
         word = wheel.occupied[index]
         if step == 0:
             word &= ~<uint64_t> 0 << (first & 63)

@@ -357,9 +357,9 @@ def describe_requests(executing: list[dict[str, Any]]) -> str:
     """The requests that a worker had started, the first few of them in full."""
     now = time.monotonic_ns()
     shown = [
-        f"{r.get('method')} {r.get('target')} of {r.get('client')} "
-        f"for {(now - r.get('started_ns', now)) / 1e9:.2f} s"
-        for r in executing[:REQUESTS_SHOWN_MAX]
+        f"{request['method']} {request['target']} of {request['client']} "
+        f"for {(now - request['handed_ns']) / 1e9:.2f} s"
+        for request in executing[:REQUESTS_SHOWN_MAX]
     ]
     more = len(executing) - len(shown)
     return "; ".join(shown) + (f"; and {more} more" if more else "")
