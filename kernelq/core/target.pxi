@@ -94,9 +94,10 @@ cdef bint literal_is_valid(const uint8_t *at, const uint8_t *end) noexcept nogil
 
 cdef bint host_is_valid(Span host) noexcept nogil:
     cdef const uint8_t *at = host.at
-    cdef const uint8_t *end = host.at + host.bytes
+    cdef const uint8_t *end
     if host.bytes == 0:
         return False
+    end = at + host.bytes
     if at[0] == c"[":
         return literal_is_valid(at, end)
     while True:
