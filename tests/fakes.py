@@ -170,7 +170,11 @@ class Channel:
 
     def __init__(self, fds: Sequence[int]) -> None:
         self._side = socket.socket(fileno=fds[0])
-        self._finished = threading.Event()
+        self._finished = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._is_drained = False
+
+    def fileno(self) -> int:
+        return self._finished
 
     def ready(self) -> None:
         self._side.send(b"ready\n")
@@ -181,15 +185,16 @@ class Channel:
         threading.Thread(target=self._listen, args=(application,), daemon=True).start()
 
     def drain(self) -> None:
-        self._finished.set()
+        self._is_drained = True
+        os.eventfd_write(self._finished, 1)
 
     def wait(self, timeout: float) -> bool:
-        return self._finished.wait(timeout)
+        return self._is_drained
 
     def _listen(self, application: Any) -> None:
         while data := self._side.recv(4096):
             for word in data.decode().split():
                 if word == "drain":
-                    self._finished.set()
+                    self.drain()
                 elif word == "call":
                     application({}, None)
