@@ -184,7 +184,7 @@ cdef int answer_on_file(Loop *loop, Worker *worker, Exchange *exchange, const Re
                         const uint8_t *body) noexcept nogil:
     # The descriptor comes by the receiver thread; the exchange waits for it while the worker is free already.
     cdef FileRecord record
-    if head.bytes != sizeof(record) or not head.flags & FLAG_END:
+    if head.bytes != sizeof(record):
         return -1
     memcpy(&record, body, sizeof(record))
     if record.bytes > FILE_BYTES_MAX or record.offset > FILE_BYTES_MAX:
@@ -194,7 +194,8 @@ cdef int answer_on_file(Loop *loop, Worker *worker, Exchange *exchange, const Re
             return -1
         response_file(loop, exchange, record.offset, record.bytes)
     receiver_expect(loop, worker, head.dispatch, exchange)
-    answer_complete(loop, worker, head.place, exchange, False)
+    if head.flags & FLAG_END:
+        answer_complete(loop, worker, head.place, exchange, False)
     return 0
 
 

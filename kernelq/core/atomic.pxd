@@ -8,6 +8,7 @@ cdef extern from *:
     """
     #ifndef KQ_ATOMIC_H
     #define KQ_ATOMIC_H
+    #include <stdint.h>
     #define kq_load_relaxed(p) __atomic_load_n((p), __ATOMIC_RELAXED)
     #define kq_load_acquire(p) __atomic_load_n((p), __ATOMIC_ACQUIRE)
     #define kq_load_seq(p) __atomic_load_n((p), __ATOMIC_SEQ_CST)
@@ -16,6 +17,9 @@ cdef extern from *:
     #define kq_store_seq(p, v) __atomic_store_n((p), (v), __ATOMIC_SEQ_CST)
     #define kq_add(p, v) __atomic_add_fetch((p), (v), __ATOMIC_ACQ_REL)
     #define kq_add_relaxed(p, v) __atomic_add_fetch((p), (v), __ATOMIC_RELAXED)
+    static inline int kq_swap_if(uint64_t *p, uint64_t seen, uint64_t v) {
+        return __atomic_compare_exchange_n(p, &seen, v, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+    }
     #if defined(__SANITIZE_THREAD__)
     /* ThreadSanitizer does not understand fences: an RMW on a dummy orders as strongly. */
     static uint64_t kq_fence_dummy;
@@ -46,5 +50,6 @@ cdef extern from *:
     void store_seq "kq_store_seq"(uint64_t *p, uint64_t v) noexcept nogil
     uint64_t add "kq_add"(uint64_t *p, uint64_t v) noexcept nogil
     uint64_t add_relaxed "kq_add_relaxed"(uint64_t *p, uint64_t v) noexcept nogil
+    bint swap_if "kq_swap_if"(uint64_t *p, uint64_t seen, uint64_t v) noexcept nogil
     void fence_seq "kq_fence_seq"() noexcept nogil
     void cpu_relax "kq_cpu_relax"() noexcept nogil

@@ -230,7 +230,8 @@ cdef void receiver_end(Core_ *core, Worker *worker) noexcept nogil:
     while index < worker.parked_count:
         parked = &worker.parked[index]
         if parked.is_expected:
-            letter_send(&core.loops[parked.dispatch & 0xff].mailbox, LETTER_FILE, parked.exchange, parked.dispatch, -1)
+            if parked.exchange != NULL:
+                letter_send(&core.loops[parked.dispatch & 0xff].mailbox, LETTER_FILE, parked.exchange, parked.dispatch, -1)
             parked[0] = worker.parked[worker.parked_count - 1]
             worker.parked_count -= 1
         else:
@@ -299,7 +300,11 @@ cdef void receiver_deliver(Core_ *core, Worker *worker, uint64_t dispatch, int f
     for index in range(worker.parked_count):
         parked = &worker.parked[index]
         if parked.dispatch == dispatch and parked.is_expected:
-            letter_send(&core.loops[dispatch & 0xff].mailbox, LETTER_FILE, parked.exchange, dispatch, fd)
+            if parked.exchange == NULL:
+                if fd >= 0:
+                    linux.close(fd)
+            else:
+                letter_send(&core.loops[dispatch & 0xff].mailbox, LETTER_FILE, parked.exchange, dispatch, fd)
             parked[0] = worker.parked[worker.parked_count - 1]
             worker.parked_count -= 1
             return
@@ -321,6 +326,7 @@ cdef void receiver_expect(Loop *loop, Worker *worker, uint64_t dispatch, Exchang
     cdef uint32_t index
     cdef Parked *parked
     cdef bint is_wanted = exchange != NULL and exchange.file_is_due
+    cdef bint is_found = False
     if exchange != NULL:
         exchange.file_worker = worker
     pthread_mutex_lock(&core.receiver_lock)
@@ -333,16 +339,16 @@ cdef void receiver_expect(Loop *loop, Worker *worker, uint64_t dispatch, Exchang
                 linux.close(parked.fd)
             parked[0] = worker.parked[worker.parked_count - 1]
             worker.parked_count -= 1
-            is_wanted = False
+            is_found = True
             break
-    if is_wanted and (worker.parked_count == PARKED_MAX or worker.side_has_ended):
+    if not is_found and is_wanted and (worker.parked_count == PARKED_MAX or worker.side_has_ended):
         letter_send(&loop.mailbox, LETTER_FILE, exchange, dispatch, -1)
-    elif is_wanted:
+    elif not is_found and worker.parked_count < PARKED_MAX:
         parked = &worker.parked[worker.parked_count]
         parked.dispatch = dispatch
         parked.fd = -1
         parked.is_expected = True
-        parked.exchange = exchange
+        parked.exchange = exchange if is_wanted else NULL
         worker.parked_count += 1
     pthread_mutex_unlock(&core.receiver_lock)
 

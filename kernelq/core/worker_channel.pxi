@@ -1,0 +1,225 @@
+# The Python door: a Channel, made from the descriptors that the spawner passed on.
+
+CHANNEL_FDS = ("core_memory", "worker_memory", "side_socket", "doorbell", "bell")
+
+cdef object channels = weakref.WeakSet()
+cdef uint32_t spin_ns_default = 0
+cdef uint32_t unannounced_default = UNANNOUNCED_MAX
+
+
+def tune(*, spin_ns=None, unannounced=None):
+    """Set what the channels opened from now on spin before they sleep, and how long they put the bell off."""
+    global spin_ns_default, unannounced_default
+    if spin_ns is not None:
+        spin_ns_default = spin_ns
+    if unannounced is not None:
+        unannounced_default = unannounced
+
+
+cdef int fds_prepare(object fds) except -1:
+    # None of them survives an exec; waits for doorbells block.
+    for fd in fds:
+        os.set_inheritable(fd, False)
+    for fd in fds[3::2]:
+        os.set_blocking(fd, True)
+    return 0
+
+
+cdef int head_read(int fd, ChannelHead *head) except -1:
+    # The core's head, if this kernelq understands it.
+    cdef ssize_t got = thread.pread(fd, head, sizeof(ChannelHead), 0)
+    if got < 0:
+        PyErr_SetFromErrno(OSError)
+    if got < <ssize_t> sizeof(ChannelHead) or head.magic != LAYOUT_MAGIC:
+        raise ValueError("the core's memory is no kernelq channel")
+    if head.version != LAYOUT_VERSION:
+        raise ValueError(
+            f"the core has channel layout {head.version}, this worker's kernelq has {LAYOUT_VERSION}: "
+            "both must be of the same kernelq version")
+    return 0
+
+
+@cython.final
+cdef class Channel:
+    """The worker process's end of the channel to the core."""
+
+    cdef Link *link
+    cdef list serving
+    cdef object __weakref__
+
+    def __init__(self, fds):
+        cdef ChannelHead head
+        cdef const char *why
+        fds = list(fds)
+        if self.link != NULL:
+            raise ValueError("the channel is open already")
+        fds_prepare(fds)
+        head_read(fds[0], &head)
+        why = link_check(&head, os.fstat(fds[0]).st_size, os.fstat(fds[1]).st_size)
+        if why != NULL:
+            raise ValueError(why.decode())
+        if len(fds) != 3 + 2 * head.loop_count:
+            raise ValueError(f"a channel of {head.loop_count} loops has not {len(fds)} descriptors")
+        self.serving = []
+        self.link = link_new(&head)
+        if self.link == NULL:
+            raise MemoryError
+        if not link_map(self.link, fds[0], fds[1]):
+            PyErr_SetFromErrno(OSError)
+        self.take_fds(fds)
+        channels.add(self)
+
+    cdef int take_fds(self, list fds) except -1:
+        cdef uint32_t loop
+        os.close(fds[0])
+        os.close(fds[1])
+        self.link.side_socket = fds[2]
+        for loop in range(self.link.sizes.loop_count):
+            self.link.doorbells[loop] = fds[3 + 2 * loop]
+            self.link.lanes[loop].bell = fds[4 + 2 * loop]
+        self.link.ended_fd = thread.eventfd(0, thread.EFD_CLOEXEC | thread.EFD_NONBLOCK)
+        if self.link.ended_fd < 0:
+            PyErr_SetFromErrno(OSError)
+        self.link.spin_ns = spin_ns_default if thread.cpu_count() > 1 else 0
+        self.link.unannounced_max = unannounced_default
+        return 0
+
+    def __dealloc__(self):
+        if self.link == NULL:
+            return
+        if self.link.is_closed:
+            return
+        if self.link.thread_count == 0 or self.is_over():
+            self.give_back()
+
+    cdef bint is_over(self):
+        # All serving threads have ended.
+        return not any([serving.is_alive() for serving in self.serving])
+
+    cdef void give_back(self) noexcept:
+        with nogil:
+            if self.link.has_deputy:
+                atomic.store_seq_u32(&self.link.deputy_stops, 1)
+                deputy_wake(self.link)
+                thread.thread_join(self.link.deputy, NULL)
+            link_close(self.link)
+            link_unmap(self.link)
+            link_free(self.link)
+        self.link = NULL
+
+    cdef int check(self) except -1:
+        if self.link == NULL or self.link.is_closed:
+            raise ValueError("the channel is closed")
+        return 0
+
+    @property
+    def slot_count(self):
+        """How many requests the core hands over to be run at once."""
+        self.check()
+        return self.link.sizes.slot_count
+
+    @property
+    def worker(self):
+        """The number of this worker in the core."""
+        self.check()
+        return self.link.sizes.epoch
+
+    def fileno(self):
+        """A descriptor that becomes readable when wait() may have something new to say while draining."""
+        self.check()
+        return self.link.ended_fd
+
+    def ready(self):
+        """Tell the core that the application is loaded: it may hand over requests."""
+        cdef RecordHead record
+        self.check()
+        FAULT(b"worker-ready")
+        record_init(&record, sizeof(RecordHead), RECORD_READY, 0, 0)
+        with nogil:
+            lane_put_at_last(self.link, lane_of(self.link, 0), &record)
+            link_announce(self.link)
+
+    def serve(self, application, int threads, settings=None):
+        """Start so many serving threads that run application; return at once."""
+        cdef int index
+        self.check()
+        if self.serving:
+            raise ValueError("the channel is being served already")
+        if threads != <int> self.link.sizes.slot_count:
+            raise ValueError(f"the core expects {self.link.sizes.slot_count} threads, not {threads}")
+        self.link.threads = <LinkThread *> calloc(threads, sizeof(LinkThread))
+        if self.link.threads == NULL:
+            raise MemoryError
+        for index in range(threads):
+            self.link.threads[index].link = self.link
+            self.link.threads[index].index = index + 1
+        self.link.thread_count = threads
+        if thread.thread_start(&self.link.deputy, deputy_thread, self.link) < 0:
+            raise RuntimeError("no further thread can be started")
+        self.link.has_deputy = True
+        base = environ_base(threads, settings)
+        for index in range(threads):
+            runner = Runner(self, index, application, base)
+            self.serving.append(
+                threading.Thread(target=runner.run, name=f"kernelq-{index + 1}", daemon=True))
+        for serving in self.serving:
+            serving.start()
+
+    def drain(self):
+        """Start no further request; those that run are finished."""
+        self.check()
+        with nogil:
+            atomic.store_seq_u32(&self.link.is_draining, 1)
+            followers_end(self.link)
+            link_tell_ended(self.link)
+
+    def wait(self, timeout=None):
+        """Wait until the worker is drained (True), or timeout seconds, or a signal, have passed (False)."""
+        cdef uint64_t until = 0, now
+        cdef uint32_t seen
+        cdef int outcome = 0
+        self.check()
+        if timeout is not None:
+            until = linux.now_ns() + <uint64_t> (max(0.0, timeout) * 1e9) + 1
+        while True:
+            seen = atomic.load_acquire_u32(&self.link.ended_word)  # SYNC ended
+            now = linux.now_ns()
+            if link_is_drained(self.link):
+                return True
+            if outcome == -thread.EINTR or (until and now >= until):
+                return False
+            with nogil:
+                outcome = thread.futex_wait(&self.link.ended_word, seen, until - now if until else 0)
+            PyErr_CheckSignals()
+
+    def close(self):
+        """Close the channel, once its threads have ended; the core takes the worker for gone."""
+        self.check()
+        for serving in self.serving:
+            serving.join()
+        self.give_back()
+
+
+cdef dict environ_base(int threads, object settings):
+    # What every environ has.
+    return {
+        "SERVER_SOFTWARE": f"kernelq/{kernelq.__version__}",
+        "wsgi.version": (1, 0),
+        "wsgi.multithread": threads > 1,
+        "wsgi.multiprocess": bool((settings or {}).get("multiprocess", True)),
+        "wsgi.run_once": False,
+        "wsgi.input": content_empty(),
+        "wsgi.input_terminated": True,
+        "wsgi.file_wrapper": FileWrapper,
+    }
+
+
+def close_in_child():
+    """Close every channel: called in a process that the application has forked."""
+    cdef Channel channel
+    for channel in list(channels):
+        if channel.link != NULL:
+            link_close(channel.link)
+
+
+os.register_at_fork(after_in_child=close_in_child)

@@ -1,0 +1,241 @@
+# A serving thread: takes requests, calls the application, answers.
+#
+# Rules: whatever the application does, its request is answered, its result closed, its place given back, and the
+# thread lives on (SystemExit and KeyboardInterrupt included: signals are the main thread's business). Between two
+# requests at hand the GIL is kept; it is released only to wait.
+
+
+cdef inline bint request_begin(LinkThread *self, const Taken *taken) noexcept nogil:
+    # The worker's half of promise 1. False: the request was taken back, or comes after DRAIN: answer SKIPPED.
+    cdef Link *link = self.link
+    if unlikely(taken.head.place >= link.sizes.place_count):
+        link_end(b"a record names a place that does not exist")
+    place_meet(link, taken.head.place, taken.head.dispatch)
+    atomic.store_relaxed_u32(&self.is_running, 1)
+    if unlikely(not self.is_leader):
+        atomic.fence_seq()  # link_is_drained() looks at the lead, and then at us
+    if unlikely(atomic.load_relaxed_u32(&link.is_draining)):
+        request_end(self)
+        return False
+    FAULT(b"worker-taken")
+    atomic.store_relaxed(&link.started[taken.head.place], taken.head.dispatch)
+    atomic.fence_seq()  # STARTED is visible before we look whether it was revoked; the core does the reverse
+    if unlikely(atomic.load_relaxed(&link.revoked[taken.head.place]) == taken.head.dispatch):
+        request_end(self)
+        return False
+    FAULT(b"worker-started")
+    return True
+
+
+cdef inline void request_end(LinkThread *self) noexcept nogil:
+    atomic.store_seq_u32(&self.is_running, 0)
+    if unlikely(atomic.load_relaxed_u32(&self.link.is_draining)):
+        link_tell_ended(self.link)
+
+
+cdef void link_tell_ended(Link *link) noexcept nogil:
+    link_announce(link)
+    atomic.add_u32(&link.ended_word, 1)
+    thread.futex_wake(&link.ended_word, INT_MAX)
+    thread.bell_ring(link.ended_fd)
+
+
+cdef bint link_is_drained(Link *link) noexcept nogil:
+    # No request is running, and none will be started: whoever takes one now sees is_draining. The lead is looked at
+    # first: a leader that is awake may have taken one before, and not be marked as running yet.
+    cdef uint32_t index
+    if not atomic.load_seq_u32(&link.is_draining):
+        return False
+    atomic.fence_seq()
+    if lead_state(atomic.load_seq(&link.lead)) not in (LEAD_VACANT, LEAD_ASLEEP):  # SYNC lead
+        return False
+    for index in range(link.thread_count):
+        if atomic.load_seq_u32(&link.threads[index].is_running):
+            return False
+    return True
+
+
+cdef inline void clock_start(LinkThread *self) noexcept nogil:
+    self.began_ns = self.now_ns if self.now_ns else linux.now_ns()
+    self.began_cpu_ns = thread.thread_cpu_ns() if self.link.run_ns > SLOW_NS else 0
+
+
+cdef inline void clock_stop(LinkThread *self) noexcept nogil:
+    # Moving averages over about eight requests.
+    cdef Link *link = self.link
+    cdef uint64_t ran, blocked = 0
+    self.now_ns = linux.now_ns()
+    ran = self.now_ns - self.began_ns
+    if unlikely(self.began_cpu_ns != 0):
+        blocked = ran - min(ran, thread.thread_cpu_ns() - self.began_cpu_ns)
+    link.run_ns += ran // 8 - link.run_ns // 8
+    link.blocked_ns += blocked // 8 - link.blocked_ns // 8
+
+
+cdef class Runner:
+    # What one serving thread has: its caches, its response, its error stream.
+    cdef Channel channel           # keeps the link
+    cdef LinkThread *thread
+    cdef object application
+    cdef EnvironMaker maker
+    cdef ErrorStream errors
+    cdef Response response
+    cdef object starter            # response.start, bound once
+    cdef dict environ              # of the request under way
+
+    def __cinit__(self, Channel channel, int index, object application, dict base):
+        self.channel = channel
+        self.thread = &channel.link.threads[index]
+        self.application = application
+        self.errors = ErrorStream()
+        self.maker = EnvironMaker(base | {"wsgi.errors": self.errors})
+        self.renew_response()
+
+    cdef int renew_response(self) except -1:
+        if self.response is not None:
+            self.response.writer = None
+        self.response = Response.__new__(Response)
+        self.response.writer = self.response.write
+        self.response.log = self.report
+        self.starter = self.response.start
+        return 0
+
+    def run(self):
+        """Serve requests until the worker is drained: the target of a serving thread."""
+        cdef LinkThread *self_thread = self.thread
+        cdef Taken taken
+        cdef int outcome
+        try:
+            while True:
+                outcome = thread_next_quick(self_thread, &taken)
+                if outcome == NEXT_NOTHING:
+                    with nogil:
+                        outcome = thread_next(self_thread, &taken)
+                if outcome == NEXT_DRAINED:
+                    break
+                self.serve(&taken)
+                lead_resume(self_thread)
+        except BaseException as error:
+            error_write(failure_text("a serving thread failed", error))
+            thread.end_process(b"it cannot serve requests any more", 70)
+        with nogil:
+            link_tell_ended(self_thread.link)
+
+    cdef int serve(self, Taken *taken) except -1:
+        cdef LinkThread *self_thread = self.thread
+        cdef const RequestRecord *record = <const RequestRecord *> taken.record
+        cdef Content content = None
+        if unlikely(not request_begin(self_thread, taken)):
+            with nogil:
+                taken_skip(self_thread.link, taken)
+            return 0
+        record_texts_end(record)
+        clock_start(self_thread)
+        self.response.begin(self_thread, taken, record.method_id == METHOD_HEAD)
+        try:
+            if unlikely(record.head.flags & (
+                    FLAG_CONTENT_INLINE | FLAG_CONTENT_SPILLED | FLAG_CONTENT_STREAMED)):
+                content = content_make(self_thread, taken)
+            self.environ = self.maker.make(record, content)
+            taken_release(taken)
+            if likely(self_thread.is_leader):
+                lead_run(self_thread)
+                if unlikely(self_thread.link.blocked_ns > BLOCKS_NS
+                            or (content is not None and content.source == SOURCE_STREAM)):
+                    lead_pass_on(self_thread.link)
+            self.call()
+        except BaseException as error:
+            if taken.record != NULL:
+                taken_release(taken)
+            self.fail(error)
+        self.finish(content)
+        return 0
+
+    cdef int call(self) except -1:
+        cdef object result = self.application(self.environ, self.starter)
+        if likely(PyList_CheckExact(result) or PyTuple_CheckExact(result)):
+            return self.response.send_blocks(result)
+        try:
+            if type(result) is not FileWrapper or not self.response.send_file(result):
+                self.response.send_iterable(result)
+        finally:
+            self.close(result)
+        return self.response.finish()
+
+    cdef int close(self, object result) except -1:
+        # PEP 3333: always, however the response went. Its failure is the application's, and changes no response.
+        cdef object close
+        try:
+            close = getattr(result, "close", None)
+            if close is not None:
+                close()
+        except BaseException as error:
+            error_write(failure_text(self.line("close() failed"), error))
+        return 0
+
+    cdef int fail(self, object error) except -1:
+        # The application raised: say so, and answer 500 if nothing has been sent.
+        cdef Response response = self.response
+        if self.thread.link.is_closed:
+            return 0
+        if not isinstance(error, ClientGone):
+            try:
+                error_write(failure_text(self.line("the application failed"), error))
+            except BaseException:
+                error_write("kernelq: the application failed, and its traceback could not be made\n")
+        try:
+            if not response.is_sent:
+                response.content_length = -1
+                response.set_status("500 Internal Server Error")
+                response.set_headers([("Content-Type", "text/plain; charset=utf-8")])
+                response.is_started = True
+                response.send_one(b"Internal Server Error\n")
+        except BaseException as second:
+            if not isinstance(second, ClientGone):
+                raise
+        return response.end(True)
+
+    cdef int finish(self, Content content) except -1:
+        # The request is answered: gives everything back that it had.
+        cdef Response response = self.response
+        if unlikely(self.thread.link.is_closed):
+            thread.end_process(b"a process forked by the application returned to the server", 70)
+        FAULT(b"worker-answered")
+        if unlikely(self.errors.held):
+            self.errors.flush()
+        response.is_over = True
+        self.environ = None
+        if content is not None:
+            content.close()
+            with nogil:
+                thread.mutex_take(&self.thread.link.content_lock)
+                content_drop(response.place)
+                thread.mutex_give(&self.thread.link.content_lock)
+        if unlikely(Py_REFCNT(self.starter) != 1 or Py_REFCNT(response.writer) != 1
+                    or Py_REFCNT(response) != 4):
+            self.renew_response()
+        clock_stop(self.thread)
+        request_end(self.thread)
+        return 0
+
+    def report(self, str text):
+        """Write a line about the request under way into the error log."""
+        error_write(self.line(text) + "\n")
+
+    cdef str line(self, str text):
+        cdef dict environ = self.environ
+        if environ is None:
+            return f"kernelq: {text}"
+        return (f"kernelq: {environ.get('REQUEST_METHOD')} {environ.get('REQUEST_URI')} from "
+                f"{environ.get('REMOTE_ADDR') or 'unix'}: {text}")
+
+
+cdef str failure_text(str line, object error):
+    # The line, and the traceback without the frames of this module.
+    import traceback
+    entry = error.__traceback__
+    while entry is not None and entry.tb_frame.f_code.co_filename.endswith((".pxi", ".pyx")):
+        entry = entry.tb_next
+    return line + "\n" + "".join(traceback.format_exception(type(error), error, entry))
+
+
