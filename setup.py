@@ -36,7 +36,7 @@ def extension(name: str) -> Extension:
 
 setup(
     ext_modules=cythonize(
-        [extension(name) for name in ("_core", *(["_coretest"] if TESTS else []))],
+        [extension(name) for name in ("_core", "_worker", *(["_coretest"] if TESTS else []))],
         build_dir=f"build/cython-{VARIANT}",
         emit_linenums=True,
         compiler_directives={
