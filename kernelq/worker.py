@@ -95,7 +95,7 @@ def serve(
     channel.serve(application, settings["threads"], settings)
     channel.ready()
     _control(link, control, signals, channel)
-    sys.stdout.flush()
+    channel.close()
     sys.exit(0)
 
 
