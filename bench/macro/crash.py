@@ -300,7 +300,8 @@ def main() -> int:
         if row.peer.startswith("kernelq")
         for breach in row.broken()
     ]
-    print(*(f"FAILED {line}" for line in broken), sep="\n")
+    for line in broken:
+        print(f"FAILED {line}")
     save(options, {**record, "rows": [asdict(row) for row in rows], "failures": broken})
     return 1 if broken else 0
 

@@ -133,7 +133,8 @@ def main() -> int:
             failures.append("interrupted")
             break
     show(rows)
-    print(*(f"FAILED {failure}" for failure in failures), sep="\n")
+    for failure in failures:
+        print(f"FAILED {failure}")
     save(options, {**record, "rows": [asdict(row) for row in rows], "failures": failures})
     return 1 if failures else 0
 
