@@ -1,4 +1,4 @@
-"""The three-way helper: the same bytes whole, byte by byte, in pieces, and with more behind them."""
+"""The three-way helper: the same bytes whole, byte by byte, in pieces, with more behind them."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def check_chunks(data: bytes, **limits: int) -> Content:
 
 
 def read_messages(data: bytes) -> tuple[list[dict[str, Any]], str]:
-    """All requests in the bytes with their content, and how the bytes end: "end", "more" or a reason."""
+    """All requests in the bytes with their content; how the bytes end: "end", "more", a reason."""
     messages: list[dict[str, Any]] = []
     while data:
         consumed, head = check_head(data) if len(data) < 2000 else parse_head(data)

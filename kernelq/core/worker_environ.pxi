@@ -1,19 +1,22 @@
 # From a REQUEST record to the environ of WSGI (PEP 3333).
 #
-# Facts: most values of a request equal those of an earlier one: the Host, the client's name for itself, what it
-# accepts. Comparing bytes is several times cheaper than making a str, so each known field, and the path, keeps its
-# last str (not longer than CACHED_BYTES). Field names that are not known keep theirs in a small table. The environ
-# starts as a copy of a template that has room for all keys: a copy is one allocation and no hashing.
+# Facts: most values of a request equal those of an earlier one: the Host, the client's name for
+# itself, what it accepts. Comparing bytes is several times cheaper than making a str, so each known
+# field, and the path, keeps its last str (not longer than CACHED_BYTES). Field names that are not
+# known keep theirs in a small table. The environ starts as a copy of a template that has room for
+# all keys: a copy is one allocation and no hashing.
 #
-# Rules: field names with "_" were dropped by the core: HTTP_X_Y can only come from X-Y. The field Proxy never
-# enters (CVE-2016-5385: programs take HTTP_PROXY for their own configuration). CONTENT_LENGTH comes from the core's
-# count alone, and HTTP_TRANSFER_ENCODING only with content whose length the core does not know either.
+# Rules: field names with "_" were dropped by the core: HTTP_X_Y can only come from X-Y. The field
+# Proxy never enters (CVE-2016-5385: programs take HTTP_PROXY for their own configuration).
+# CONTENT_LENGTH comes from the core's count alone, and HTTP_TRANSFER_ENCODING only with content
+# whose length the core does not know either.
 
 cdef enum:
     CACHED_BYTES = 512             # longest value kept for comparison
     NAME_SLOTS = 128               # unknown field names remembered, a power of two
     PORT_SLOTS = 256               # remote ports remembered, a power of two
-    ENVIRON_ROOM = 42              # keys that fit into an environ before it has to grow (two thirds of 64)
+    # keys that fit into an environ before it has to grow (two thirds of 64)
+    ENVIRON_ROOM = 42
 
 ctypedef struct NameSlot:
     PyObject *wire                 # bytes, as sent; NULL: empty

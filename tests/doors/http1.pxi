@@ -167,7 +167,8 @@ cdef object head_dict(const RequestHead *head, const uint8_t *at):
 
 
 cdef class HeadParser:
-    """One connection's head parser. Between the calls its buffer moves and its scratch memory is overwritten."""
+    """One connection's head parser. Between the calls its buffer moves and its scratch memory is
+    overwritten."""
 
     cdef HeadLimits limits
     cdef HeadProgress progress
@@ -207,7 +208,8 @@ cdef class HeadParser:
         if outcome == 0:
             return 0, None
         if outcome < 0:
-            return reason_name(outcome), (span_bytes(self.head.method), span_bytes(self.head.target))
+            return reason_name(outcome), (span_bytes(self.head.method),
+                                          span_bytes(self.head.target))
         return outcome, head_dict(&self.head, at)
 
     def bench(self, bytes data, int count):

@@ -1,4 +1,4 @@
-"""What must hold for any bytes: the cut does not matter, the scan's width does not matter, nothing is overread.
+"""What must hold for any bytes: the cut does not matter, nor the scan's width; nothing is overread.
 
 Every input stands before an unreadable page (tests/doors/guard.pxi).
 """
@@ -47,10 +47,15 @@ names = st.one_of(
 VALUE_BYTES = "\t " + "".join(map(chr, [*range(0x21, 0x7F), *range(0x80, 0x100)]))
 values = st.one_of(
     text(VALUE_BYTES, max_size=80),
-    st.sampled_from([b"", b"close", b"keep-alive", b"chunked", b"5", b"a.example", b"100-continue"]),
+    st.sampled_from(
+        [b"", b"close", b"keep-alive", b"chunked", b"5", b"a.example", b"100-continue"]
+    ),
 )
 lines = st.tuples(
-    names, st.sampled_from([b":", b": ", b":\t ", b" :"]), values, st.sampled_from([b"", b" ", b"\t"])
+    names,
+    st.sampled_from([b":", b": ", b":\t ", b" :"]),
+    values,
+    st.sampled_from([b"", b" ", b"\t"]),
 ).map(b"".join)
 methods = st.one_of(
     st.sampled_from([b"GET", b"POST", b"OPTIONS", b"CONNECT"]), text(TOKEN, min_size=1, max_size=70)
@@ -84,7 +89,9 @@ def damaged(draw: st.DrawFn, whole: st.SearchStrategy[bytes]) -> bytes:
     data = bytearray(draw(whole))
     for _ in range(draw(st.integers(0, 3))):
         at = draw(st.integers(0, max(0, len(data) - 1)))
-        put = draw(st.sampled_from([b"", b"\x00", b"\r", b"\n", b" ", b"\t", b":", b"\x7f", b"\x80"]))
+        put = draw(
+            st.sampled_from([b"", b"\x00", b"\r", b"\n", b" ", b"\t", b":", b"\x7f", b"\x80"])
+        )
         data[at : at + draw(st.integers(0, 2))] = put
     return bytes(data)
 
@@ -147,7 +154,9 @@ def test_accepted_heads_are_what_was_sent(data: bytes) -> None:
     method, target, version = start.split(b" ")
     assert (head["method"], head["target"]) == (method, target)
     assert head["version_minor"] == min(1, int(version[-1:]))
-    expected = [(name, value.strip(b" \t")) for name, _, value in (x.partition(b":") for x in section)]
+    expected = [
+        (name, value.strip(b" \t")) for name, _, value in (x.partition(b":") for x in section)
+    ]
     assert [line[:2] for line in head["fields"]] == [x for x in expected if b"_" not in x[0]]
     assert head["dropped_count"] == sum(b"_" in name for name, _ in expected)
     for name, _, known in head["fields"]:
@@ -161,7 +170,7 @@ def test_accepted_heads_are_what_was_sent(data: bytes) -> None:
 @pytest.mark.parametrize("level", _coretest.SCAN_LEVELS)
 @pytest.mark.parametrize("find", [_coretest.find_value_end, _coretest.find_target_end])
 def test_each_byte_at_each_place(level: int, find: Any) -> None:
-    """Every byte value, at every place of a run that spans several steps of each width, and the run's end."""
+    """Every byte value at every place of a run of several steps of each width, and its end."""
     is_value = find is _coretest.find_value_end
     stops = [*range(9), *range(10, 32), 127] if is_value else [*range(33), 35, *range(127, 256)]
     former = _coretest.set_scan_level(level)
@@ -178,7 +187,9 @@ def test_each_byte_at_each_place(level: int, find: Any) -> None:
         _coretest.set_scan_level(former)
 
 
-@given(st.text("a\t\x80 ", max_size=200), st.sampled_from("\x00\r\n\x7f\x1f"), st.binary(max_size=80))
+@given(
+    st.text("a\t\x80 ", max_size=200), st.sampled_from("\x00\r\n\x7f\x1f"), st.binary(max_size=80)
+)
 def test_scan_goes_on_over_tabs(start: str, stop: str, rest: bytes) -> None:
     data = start.encode("latin-1") + stop.encode() + rest
     former = _coretest.set_scan_level(0)
@@ -217,7 +228,15 @@ def test_known_name_with_one_bit_wrong(name: str) -> None:
 
 # ---- chunked content ----
 
-CHUNK_EXTENSIONS = [b""] * 8 + [b";a", b";a=b", b';a="b;\\""', b" ;\ta = b;c", b";", b" ", b";a=\x00"]
+CHUNK_EXTENSIONS = [b""] * 8 + [
+    b";a",
+    b";a=b",
+    b';a="b;\\""',
+    b" ;\ta = b;c",
+    b";",
+    b" ",
+    b";a=\x00",
+]
 
 
 @st.composite
@@ -288,7 +307,9 @@ def normalise(raw: bytes) -> bytes | None:
 paths = st.one_of(
     text("/.%2eEfa", max_size=40).map(lambda rest: b"/" + rest),
     st.lists(
-        st.sampled_from([b"/", b"/", b".", b"..", b"a", b"%2e", b"%2F", b"%25", b"%00", b"%7f", b"%c3"]),
+        st.sampled_from(
+            [b"/", b"/", b".", b"..", b"a", b"%2e", b"%2F", b"%25", b"%00", b"%7f", b"%c3"]
+        ),
         max_size=20,
     ).map(lambda parts: b"/" + b"".join(parts)),
     st.binary(max_size=30),
