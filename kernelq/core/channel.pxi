@@ -274,7 +274,7 @@ cdef void lane_ring(Loop *loop, Worker *worker) noexcept nogil:
     cdef Lane *lane = &worker.lanes[loop.index]
     cdef uint32_t armed
     cdef uint8_t byte = 1
-    lane.is_ring_due = False
+    lane.unrung = 0
     atomic.fence_seq()
     armed = atomic.load_seq_u32(lane.worker_armed)
     if armed & 1 == 0 or armed == lane.rung_for:
@@ -284,13 +284,16 @@ cdef void lane_ring(Loop *loop, Worker *worker) noexcept nogil:
     write(worker.doorbells[loop.index], &byte, 1)
 
 
-cdef void lanes_ring(Loop *loop) noexcept nogil:
+cdef void lanes_ring(Loop *loop, uint32_t patience) noexcept nogil:
+    # Rings every worker for whom more than so many records were published since its last bell.
     cdef uint32_t index
     cdef Worker *worker
+    loop.ring_is_due = False
     for index in range(loop.worker_count):
         worker = loop.workers[index]
-        if worker.lanes[loop.index].is_ring_due:
+        if worker.lanes[loop.index].unrung > patience:
             lane_ring(loop, worker)
+        loop.ring_is_due |= worker.lanes[loop.index].unrung > 0
 
 
 cdef bint lane_tell(Loop *loop, Worker *worker, uint8_t kind, uint8_t flags, uint32_t place, uint64_t dispatch,
@@ -310,7 +313,8 @@ cdef bint lane_tell(Loop *loop, Worker *worker, uint8_t kind, uint8_t flags, uin
     record.head.dispatch = dispatch
     record.value = value
     ring_publish(&lane.requests, sizeof(NumberRecord))
-    lane.is_ring_due = True
+    lane.unrung += 1
+    loop.ring_is_due = True
     return True
 
 

@@ -646,7 +646,8 @@ cdef void lane_stream(Loop *loop, Exchange *exchange, Span data) noexcept nogil:
     head.dispatch = exchange.worker.places[exchange.place].dispatch
     memcpy(at + sizeof(RecordHead), data.at, data.bytes)
     ring_publish(&lane.requests, bytes)
-    lane.is_ring_due = True
+    lane.unrung += 1
+    loop.ring_is_due = True
     exchange.content_streamed += data.bytes
 
 
@@ -668,4 +669,5 @@ cdef void content_stream_end(Loop *loop, Exchange *exchange, uint8_t flags) noex
     head.place = exchange.place
     head.dispatch = exchange.worker.places[exchange.place].dispatch
     ring_publish(&lane.requests, sizeof(RecordHead))
-    lane.is_ring_due = True
+    lane.unrung += 1
+    loop.ring_is_due = True

@@ -14,6 +14,8 @@ cdef enum:
     ACCEPT_PAUSE_NS = 100000000    # without descriptors: try again after
     DRAIN_NS = 2000000000          # at shutdown an idle connection may bring one last request for so long
     DATE_LINE_BYTES = 37
+    RECORDS_UNRUNG_MAX = 12        # requests collected for one bell while there is other work
+    TURNS_UNRUNG_MAX = 3
     SPIN_EVENTS_EVERY = 8          # looks at the lanes between two looks at epoll while spinning
 
 
@@ -340,11 +342,29 @@ cdef bint lanes_have_answers(Loop *loop) noexcept nogil:
     return False
 
 
+cdef void loop_ring(Loop *loop) noexcept nogil:
+    # A bell wakes a sleeper, which costs as much as several requests: while there is other work at hand, requests
+    # are collected for a few turns. A loop that finds nothing to do rings at once (loop_wait).
+    loop.turns_unrung += 1
+    if loop.turns_unrung >= TURNS_UNRUNG_MAX:
+        lanes_ring(loop, 0)
+    else:
+        lanes_ring(loop, RECORDS_UNRUNG_MAX)
+    if not loop.ring_is_due:
+        loop.turns_unrung = 0
+
+
 cdef int loop_wait(Loop *loop, epoll_event *events) noexcept nogil:
     # Sleeps until something happens, with the lanes armed.
     cdef int timeout_ms, count
     if loop.again != NULL or loop.dispatch_is_due or loop.has_mail:
         return epoll_wait(loop.epoll_fd, events, EVENTS_PER_TURN, 0)
+    if loop.ring_is_due:
+        count = epoll_wait(loop.epoll_fd, events, EVENTS_PER_TURN, 0)
+        if count != 0 or lanes_have_answers(loop):
+            return count
+        lanes_ring(loop, 0)
+        loop.turns_unrung = 0
     if loop.spin_limit_ns and loop.exchange_count:
         count = loop_spin(loop, events)
         if count >= 0:
@@ -399,7 +419,8 @@ cdef void loop_turn(Loop *loop, epoll_event *events) noexcept nogil:
         loop.rebalance_at_ns = 0
         loop.dispatch_is_due = True
     pool_admit(loop)
-    lanes_ring(loop)
+    if loop.ring_is_due:
+        loop_ring(loop)
     if loop.closed != NULL:
         conns_free_closed(loop)
     if loop.log_is_due:

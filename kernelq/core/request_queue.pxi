@@ -143,7 +143,8 @@ cdef bint worker_hand(Loop *loop, Worker *worker, Exchange *exchange) noexcept n
     head.place = <uint16_t> index
     head.dispatch = place.dispatch
     ring_publish(&lane.requests, bytes)
-    lane.is_ring_due = True
+    lane.unrung += 1
+    loop.ring_is_due = True
     worker.free_count -= 1
     worker.in_hand += 1
     worker.is_solo = exchange.is_suspect

@@ -331,7 +331,7 @@ cdef struct Lane:              # one worker, as one loop sees it
     uint32_t *armed                # our hint in our memory
     const uint32_t *worker_armed   # the worker's
     uint32_t rung_for
-    bint is_ring_due               # records were published this turn
+    uint32_t unrung                # records published since the worker's last bell
     bint is_open                   # mapped and checked: the rings may be used
     bint is_watched                # its bell and pidfd are in our epoll
     bint is_dead                   # we have classified what it had of ours
@@ -439,6 +439,8 @@ cdef struct Loop:
     char date[40]
     uint64_t spin_limit_ns         # longest spin before sleeping; 0: none
     bint has_mail
+    bint ring_is_due               # records were published and not announced
+    uint32_t turns_unrung          # for so many turns
     bint idle_closed               # draining: the idle connections have been closed
     bint is_quiet                  # draining: nothing is left
     bint worker_is_watched         # a worker is unhealthy: look at it even without requests

@@ -54,6 +54,13 @@ cdef extern from *:
         uint64_t one = 1;
         while (write(fd, &one, sizeof one) < 0 && errno == EINTR) {}
     }
+    /* Sleeps until the eventfd is not zero, and makes it zero; 1 when interrupted. */
+    static inline int kq_bell_wait(int fd) {
+        struct pollfd p = {fd, POLLIN, 0};
+        uint64_t count;
+        if (poll(&p, 1, -1) <= 0) return 1;
+        return read(fd, &count, sizeof count) < 0;
+    }
     /* Sleeps for ns, or until the other end of the pipe is gone: 1. */
     static inline int kq_sleep_or_hangup(int pipe, uint64_t ns) {
         struct pollfd p = {pipe, 0, 0};
@@ -135,5 +142,6 @@ cdef extern from *:
     uint32_t cpu_count "kq_cpu_count"() noexcept nogil
     uint64_t thread_cpu_ns "kq_thread_cpu_ns"() noexcept nogil
     void bell_ring "kq_bell_ring"(int fd) noexcept nogil
+    int bell_wait "kq_bell_wait"(int fd) noexcept nogil
     bint sleep_or_hangup "kq_sleep_or_hangup"(int pipe, uint64_t ns) noexcept nogil
     int doorbells_wait "kq_doorbells_wait"(const int *pipes, uint32_t count) noexcept nogil
