@@ -43,6 +43,7 @@ cdef Conn *conn_new(Loop *loop) noexcept nogil:
 cdef void conn_open(Loop *loop, Listener *listener, int fd,
                     const sockaddr_storage *address) noexcept nogil:
     cdef Conn *conn = conn_new(loop)
+    cdef bint is_one_too_many
     if conn == NULL:
         linux.close(fd)
         return
@@ -53,11 +54,13 @@ cdef void conn_open(Loop *loop, Listener *listener, int fd,
     loop.conn_count += 1
     loop.counters[COUNT_CONNECTIONS] += 1
     loop.counters[COUNT_CONNECTIONS_NOW] += 1
+    is_one_too_many = (atomic.add_u32(&loop.core.connections, 1)
+                       > loop.core.settings.connection_limit)
     if not epoll_watch(loop, fd, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, conn):
         conn_close(loop, conn)
         return
     conn_start_timer(loop, conn, loop.core.settings.header_timeout_ns)
-    if atomic.add_u32(&loop.core.connections, 1) > loop.core.settings.connection_limit:
+    if is_one_too_many:
         conn_refuse(loop, conn, REASON_CONN_LIMIT)
 
 
