@@ -174,16 +174,22 @@ cdef void conn_close(Loop *loop, Conn *conn) noexcept nogil:
 
 
 cdef void conns_free_closed(Loop *loop) noexcept nogil:
-    cdef Conn *conn
-    while loop.closed != NULL:
-        conn = loop.closed
-        loop.closed = conn.next_closed
-        if loop.spare_conn_count < SPARE_CONNS:
+    # One that was closed with work left is named by the list of those: it stays for another turn.
+    cdef Conn *conn = loop.closed
+    cdef Conn *following
+    loop.closed = NULL
+    while conn != NULL:
+        following = conn.next_closed
+        if conn.is_again:
+            conn.next_closed = loop.closed
+            loop.closed = conn
+        elif loop.spare_conn_count < SPARE_CONNS:
             conn.next_closed = loop.spare_conns
             loop.spare_conns = conn
             loop.spare_conn_count += 1
         else:
             free(conn)
+        conn = following
 
 
 cdef void conn_drop_input(Conn *conn) noexcept nogil:
