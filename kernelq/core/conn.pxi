@@ -402,6 +402,9 @@ cdef void conn_on_end(Loop *loop, Conn *conn) noexcept nogil:
         return
     if conn.out_bytes == 0:
         conn_close(loop, conn)
+        return
+    conn.is_last = True
+    conn.state = CONN_FLUSH
 
 
 # --- writing --------------------------------------------------------------------------------------
