@@ -152,6 +152,8 @@ cdef void conn_on_gone(Loop *loop, Conn *conn) noexcept nogil:
     # Reset, or closed both ways: nobody is there.
     cdef Exchange *exchange = conn.exchange
     if exchange != NULL:
+        if exchange.status != 0:
+            log_access(loop, conn, exchange)
         conn.exchange = NULL
         loop.counters[COUNT_CLIENT_GONE] += 1
         exchange_leave(loop, exchange)
@@ -681,6 +683,7 @@ cdef void conn_refuse_logged(Loop *loop, Conn *conn, int reason, bint is_head) n
     cdef Exchange *exchange = conn.exchange
     if exchange != NULL:
         conn.exchange = NULL
+        exchange.is_refused = True
         exchange_leave(loop, exchange)
     else:
         loop.counters[COUNT_REQUESTS] += 1

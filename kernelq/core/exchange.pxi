@@ -93,7 +93,9 @@ cdef void exchange_leave(Loop *loop, Exchange *exchange) noexcept nogil:
         else:
             reason = REASON_CONNECTION_DROPPED
     pthread_mutex_unlock(&pool.lock)
-    if exchange.conn != NULL and exchange.status == 0:
+    if exchange.status != 0:
+        reason = REASON_CONNECTION_DROPPED
+    if exchange.conn != NULL and not exchange.is_refused:
         loop.reasons[reason] += 1
         log_exchange(loop, LOG_DEBUG, exchange, reason, worker)
     arrivals_unlink(loop, exchange)
