@@ -89,7 +89,7 @@ cdef void conn_start_timer(Loop *loop, Conn *conn, uint64_t limit_ns) noexcept n
     # One timer per connection; what it means follows from the state (conn_on_timer).
     # A limit that is off is far away: every idle connection can be found in the wheel (loop_close_idle).
     conn.since_ns = loop.now_ns
-    conn.since_bytes = conn.total_bytes
+    conn.since_bytes = conn_progress(conn)
     timer_set(&loop.wheel, &conn.timer, loop.now_ns + (limit_ns if limit_ns else TIMER_OFF_NS))
 
 
@@ -656,19 +656,26 @@ cdef void conn_check_rate(Loop *loop, Conn *conn, int reason) noexcept nogil:
     # have moved, so a client that dribbles a byte now and then is caught like one that stands
     # still.
     cdef const Settings *settings = &loop.core.settings
-    cdef uint64_t least = settings.min_send_rate * (settings.entity_timeout_ns // 1000000) // 1000
-    if conn.total_bytes > conn.since_bytes and conn.total_bytes - conn.since_bytes >= least:
+    cdef int64_t least = settings.min_send_rate * (settings.entity_timeout_ns // 1000000) // 1000
+    cdef int64_t moved = <int64_t> (conn_progress(conn) - conn.since_bytes)
+    cdef bint may_stand = reason == REASON_TIMER_MIN_SEND_RATE and settings.min_send_rate == 0
+    if may_stand or (moved > 0 and moved >= least):
         conn_start_timer(loop, conn, settings.entity_timeout_ns)
-        return
-    if (reason == REASON_TIMER_MIN_SEND_RATE and conn.total_bytes > conn.since_bytes
-            and settings.min_send_rate == 0):
-        conn_start_timer(loop, conn, settings.entity_timeout_ns)
-        return
-    if conn.exchange != NULL:
+    elif conn.exchange != NULL:
         exchange_refuse(loop, conn.exchange, reason)
     else:
         loop.reasons[reason] += 1
-        conn_on_gone(loop, conn)
+        log_conn(loop, LOG_INFO, conn, reason)
+        conn_reset(loop, conn)
+
+
+cdef uint64_t conn_progress(const Conn *conn) noexcept nogil:
+    # What the client has sent, or of what we send: taken. The socket takes megabytes ahead and then
+    # nothing until a third of them has gone, so its own progress says little about a slow client.
+    cdef int waiting = 0
+    if conn.is_slow:
+        linux.ioctl(conn.fd, SIOCOUTQ, &waiting)
+    return conn.total_bytes - <uint64_t> waiting
 
 
 # --- refusals -------------------------------------------------------------------------------------
