@@ -20,7 +20,8 @@ cdef enum:
     # per connection: one that sends as fast as we read does not hold the loop
     READS_PER_TURN = 8
     INPUT_ROOM_MIN = 2048
-    LINGER_NS = 5000000000         # how long the rest is read before a close
+    LINGER_NS = 5000000000         # before a close the rest is read as long as some comes in this
+    LINGER_MOST_NS = 30000000000   # and for this long at most
     PROBE_AFTER_NS = 1000000000
     TIMER_OFF_NS = 864000000000000 # ten days
     SMALL_CONTENT_BYTES = 8192     # copied behind the head: one send() of one buffer
@@ -112,7 +113,7 @@ cdef void conn_break(Loop *loop, Conn *conn) noexcept nogil:
 cdef void conn_on_event(Loop *loop, Conn *conn, uint32_t events) noexcept nogil:
     if conn.state == CONN_CLOSED:
         return
-    if events & (EPOLLERR | EPOLLHUP):
+    if events & EPOLLERR or (events & EPOLLHUP and conn.state != CONN_LINGER):
         conn_on_gone(loop, conn)
         return
     if events & EPOLLRDHUP and not conn.has_fin:
@@ -216,8 +217,18 @@ cdef void conn_linger(Loop *loop, Conn *conn) noexcept nogil:
     conn.state = CONN_LINGER
     conn_drop_input(conn)
     conn_start_timer(loop, conn, LINGER_NS)
-    if conn.can_read or conn.has_fin:
+    if conn.has_fin:
+        conn.can_read = True
+    if conn.can_read:
         conn_again(loop, conn)
+
+
+cdef void conn_linger_on(Loop *loop, Conn *conn) noexcept nogil:
+    if conn.total_bytes == conn.since_bytes or loop.now_ns >= conn.since_ns + LINGER_MOST_NS:
+        conn_close(loop, conn)
+        return
+    conn.since_bytes = conn.total_bytes
+    timer_set(&loop.wheel, &conn.timer, loop.now_ns + LINGER_NS)
 
 
 cdef void conn_reset(Loop *loop, Conn *conn) noexcept nogil:
@@ -629,7 +640,7 @@ cdef void conn_on_again(Loop *loop, Conn *conn) noexcept nogil:
 cdef void conn_on_timer(Loop *loop, Conn *conn) noexcept nogil:
     cdef const Settings *settings = &loop.core.settings
     if conn.state == CONN_LINGER:
-        conn_close(loop, conn)
+        conn_linger_on(loop, conn)
     elif conn.is_slow:
         conn_check_rate(loop, conn, REASON_TIMER_MIN_SEND_RATE)
     elif conn.state == CONN_HEAD:
