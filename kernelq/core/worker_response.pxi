@@ -236,14 +236,15 @@ cdef class Response:
 
     cdef int grow_texts(self, size_t bytes) except -1:
         cdef uint8_t *grown
+        cdef size_t room = min(max(bytes, self.texts_room * 2), <size_t> self.link.piece_bytes)
         if bytes > self.link.piece_bytes:
             raise ValueError(
                 f"the headers of a response have more than {self.link.piece_bytes} bytes")
-        grown = <uint8_t *> realloc(self.texts, max(bytes, self.texts_room * 2))
+        grown = <uint8_t *> realloc(self.texts, room)
         if grown == NULL:
             raise MemoryError
         self.texts = grown
-        self.texts_room = max(bytes, self.texts_room * 2)
+        self.texts_room = room
         return 0
 
     # -- records
