@@ -302,6 +302,7 @@ cdef class Response:
         else:
             memcpy(self.put_head(record, piece, flags), at, piece)
         lane_publish(self.lane, start + piece)
+        FAULT(b"worker-published")
         self.is_sent = True
         self.is_ended = flags != 0
         self.sent += piece
@@ -347,6 +348,7 @@ cdef class Response:
             raise ClientGone("the channel belongs to the parent process")
         record_init(&record, sizeof(RecordHead), RECORD_END, self.place_index, self.dispatch)
         record.flags = FLAG_END | FLAG_CUT if is_cut else FLAG_END
+        FAULT(b"worker-ends")
         if unlikely(not lane_put(self.link, self.lane, &record, 0)):
             with nogil:
                 lane_put_at_last(self.link, self.lane, &record)

@@ -51,7 +51,7 @@ def application(environ, start_response):
 def _file_of(body):
     import tempfile
 
-    file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115: the server closes it
+    file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
     file.write(body)
     file.seek(0)
     return file
@@ -87,8 +87,7 @@ def kill_unless(value):
 
 def eat(value):
     """So many MiB, and never give them back."""
-    for _ in range(int(value)):
-        _blocked.append(bytearray(1 << 20))
+    _blocked.extend(bytearray(1 << 20) for _ in range(int(value)))
 
 
 def limit(value):
