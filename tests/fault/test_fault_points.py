@@ -6,6 +6,7 @@ file with those.
 """
 
 import re
+import signal
 
 import pytest
 from harness import ROOT
@@ -79,3 +80,53 @@ def test_death_of_a_started_request(serve_with_fault, point):
     assert all(found[1:] == ("POST", 502) for found in outcome.failed())
     for number, pids in executions.items():
         assert len(pids) <= (1 if outcome.requests[number].method == "POST" else 2)
+
+
+def test_death_behind_the_last_byte(serve_with_fault):
+    # All that Content-Length promised is out, and only END is missing: the response is complete.
+    server = serve_with_fault("worker-ends:kill:2", "--workers", "2", "--threads", "1")
+    outcome, executions = run_through(server, "/blocks")
+    assert outcome.failed() == []
+    assert all(len(pids) == 1 for pids in executions.values())
+
+
+@pytest.mark.parametrize(
+    ("fault", "path"), [("worker-claimed:kill:7", "/blocks"), ("worker-ends:kill:2", "/chunked")]
+)
+def test_death_within_a_response(serve_with_fault, fault, path):
+    # Bytes of the response have reached the client: it sees that the rest is missing.
+    server = serve_with_fault(fault, "--workers", "1", "--threads", "1", armed=True)
+    request = Request(5, path=path)  # answered in four blocks
+    with Client(server.address) as client, Client(server.address) as other:
+        assert client.ask(request).status == 200
+        with pytest.raises(Broken, match="closed after"):
+            client.ask(request)
+        assert other.ask(request).status == 200
+    assert not server.token.exists()
+    server.log.wait_for(DEATH)
+    server.log.wait_for(r"Connection_Abandoned_By_AppPool.*n=5")
+    assert len(read_executions(server.executions)[5]) == 3
+
+
+@pytest.mark.parametrize("point", ["worker-mapped", "worker-ready", "worker-ready-said"])
+def test_death_at_the_start(serve_with_fault, point):
+    # Requests wait in the queue until some worker lives.
+    server = serve_with_fault(f"{point}:kill", "--workers", "1", armed=True, ready=False)
+    server.wait_until_bound()
+    outcome = run_load(server.address, requests_of("/"), clients=4)
+    assert not server.token.exists(), "the fault point was not met"
+    assert (outcome.broken, outcome.failed()) == ([], [])
+    server.log.wait_for(DEATH)
+
+
+def test_death_while_draining(serve_with_fault):
+    server = serve_with_fault("worker-drains:kill", "--workers", "2", armed=True)
+    outcome = run_load(server.address, requests_of("/sleep-2"), clients=4)
+    server.signal(signal.SIGHUP)
+    server.log.wait_for("the new code serves")
+    more = run_load(server.address, requests_of("/sleep-2"), clients=4)
+    for one in (outcome, more):
+        assert one.broken == []
+        assert all(found[1:] == ("POST", 502) for found in one.failed())
+    server.log.wait_for(r"\bended: signal 9")
+    server.log.wait_for(r"\bended: exit status 0")
