@@ -1,4 +1,4 @@
-"""The same bytes read by h11 and by httptools (llhttp): verdict and meaning of the first message."""
+"""The same bytes read by h11 and by httptools (llhttp): the first message."""
 
 from __future__ import annotations
 

@@ -1,11 +1,12 @@
 # Assertions, branch hints and fault points.
 #
-# Rules: BUG_ON states what this process alone guarantees. Bytes from a client or from a worker never reach a
-# BUG_ON: they are checked and refused with a reason. A failed BUG_ON prints one line and aborts: the
-# supervisor reports it and the service is started anew with nothing half-written.
+# Rules: BUG_ON states what this process alone guarantees. Bytes from a client or from a worker
+# never reach a BUG_ON: they are checked and refused with a reason. A failed BUG_ON prints one line
+# and aborts: the supervisor reports it and the service is started anew with nothing half-written.
 #
-# FAULT(name) is a named place at which a test may end or stop the process (KERNELQ_FAULT="name:kill" or
-# "name:stop", optionally "name:kill:3" for the third passage). Compiled out of release builds.
+# FAULT(name) is a named place at which a test may end or stop the process
+# (KERNELQ_FAULT="name:kill" or "name:stop", optionally "name:kill:3" for the third passage).
+# Compiled out of release builds.
 
 cdef extern from *:
     """
@@ -21,7 +22,8 @@ cdef extern from *:
     #define KQ_LIKELY(x) __builtin_expect(!!(x), 1)
     #define KQ_UNLIKELY(x) __builtin_expect(!!(x), 0)
 
-    __attribute__((cold, noreturn)) static void kq_bug(const char *what, const char *file, int line) {
+    __attribute__((cold, noreturn)) static void kq_bug(const char *what, const char *file,
+                                                       int line) {
         dprintf(2, "kernelq: bug: %s at %s:%d; the process aborts\\n", what, file, line);
         abort();
     }

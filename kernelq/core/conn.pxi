@@ -1,23 +1,28 @@
 # A connection: reading, its requests one after the other, writing, timers, closing.
 #
 # Rules
-#  1. Nothing here frees a Conn while a caller may still use it: conn_close() unlinks, the end of the turn frees.
+#  1. Nothing here frees a Conn while a caller may still use it: conn_close() unlinks, the end of
+#     the turn frees.
 #     A send that fails marks the connection broken (conn_break); the turn cleans up.
-#  2. Input is read only while somebody wants it: a head, content with room for it, or the rest before a close.
-#  3. Whatever is not consumed at once is kept in conn.input, which exists only while it holds something: an idle
-#     connection owns no buffer.
+#  2. Input is read only while somebody wants it: a head, content with room for it, or the rest
+#     before a close.
+#  3. Whatever is not consumed at once is kept in conn.input, which exists only while it holds
+#     something: an idle connection owns no buffer.
 #
 # Facts that shaped this
-#  epoll is edge-triggered and armed once per connection. A recv() that fills less than it was offered has emptied
-#  the socket, so the next one waits for the next edge (can_read); a FIN behind the bytes shows as EPOLLRDHUP, and
-#  then one more recv() is made. close() with unread bytes sends RST, which can overtake and destroy the answer
-#  on its way: so our side is shut first and the rest is read (CONN_LINGER).
+#  epoll is edge-triggered and armed once per connection. A recv() that fills less than it was
+#  offered has emptied the socket, so the next one waits for the next edge (can_read); a FIN behind
+#  the bytes shows as EPOLLRDHUP, and then one more recv() is made. close() with unread bytes sends
+#  RST, which can overtake and destroy the answer on its way: so our side is shut first and the rest
+#  is read (CONN_LINGER).
 
 cdef enum:
-    READS_PER_TURN = 8             # per connection: one that sends as fast as we read does not hold the loop
+    # per connection: one that sends as fast as we read does not hold the loop
+    READS_PER_TURN = 8
     INPUT_ROOM_MIN = 2048
     LINGER_NS = 5000000000         # how long the rest is read before a close
     PROBE_AFTER_NS = 1000000000
+    TIMER_OFF_NS = 864000000000000 # ten days
     SMALL_CONTENT_BYTES = 8192     # copied behind the head: one send() of one buffer
 
 
@@ -35,7 +40,8 @@ cdef Conn *conn_new(Loop *loop) noexcept nogil:
     return conn
 
 
-cdef void conn_open(Loop *loop, Listener *listener, int fd, const sockaddr_storage *address) noexcept nogil:
+cdef void conn_open(Loop *loop, Listener *listener, int fd,
+                    const sockaddr_storage *address) noexcept nogil:
     cdef Conn *conn = conn_new(loop)
     if conn == NULL:
         linux.close(fd)
@@ -78,12 +84,10 @@ cdef uint32_t conn_address_bytes(const Conn *conn) noexcept nogil:
 
 cdef void conn_start_timer(Loop *loop, Conn *conn, uint64_t limit_ns) noexcept nogil:
     # One timer per connection; what it means follows from the state (conn_on_timer).
+    # A limit that is off is far away: every idle connection can be found in the wheel (loop_close_idle).
     conn.since_ns = loop.now_ns
     conn.since_bytes = conn.total_bytes
-    if limit_ns:
-        timer_set(&loop.wheel, &conn.timer, loop.now_ns + limit_ns)
-    else:
-        timer_cancel(&loop.wheel, &conn.timer)
+    timer_set(&loop.wheel, &conn.timer, loop.now_ns + (limit_ns if limit_ns else TIMER_OFF_NS))
 
 
 cdef void conn_again(Loop *loop, Conn *conn) noexcept nogil:
@@ -100,7 +104,7 @@ cdef void conn_break(Loop *loop, Conn *conn) noexcept nogil:
     conn_again(loop, conn)
 
 
-# --- events ---------------------------------------------------------------------------------------------------------
+# --- events ---------------------------------------------------------------------------------------
 
 cdef void conn_on_event(Loop *loop, Conn *conn, uint32_t events) noexcept nogil:
     if conn.state == CONN_CLOSED:
@@ -120,8 +124,8 @@ cdef void conn_on_event(Loop *loop, Conn *conn, uint32_t events) noexcept nogil:
 
 
 cdef void conn_on_half_close(Loop *loop, Conn *conn) noexcept nogil:
-    # The client's FIN while its request is with us: half-closed and waiting for the answer, or closed. It looks
-    # the same; see conn_probe().
+    # The client's FIN while its request is with us: half-closed and waiting for the answer, or
+    # closed. It looks the same; see conn_probe().
     if conn.state != CONN_WAIT or conn.exchange == NULL:
         return
     if loop.core.settings.half_close == HALF_CLOSE_DROP:
@@ -131,8 +135,8 @@ cdef void conn_on_half_close(Loop *loop, Conn *conn) noexcept nogil:
 
 
 cdef void conn_probe(Loop *loop, Conn *conn) noexcept nogil:
-    # A client that has closed answers any byte with RST, and leaves; a half-closed one reads an interim response,
-    # which every HTTP/1.1 client must take (RFC 9110 §15.2).
+    # A client that has closed answers any byte with RST, and leaves; a half-closed one reads an
+    # interim response, which every HTTP/1.1 client must take (RFC 9110 §15.2).
     cdef iovec part
     if conn.exchange.is_11 and not conn.exchange.head_sent and not conn.exchange.is_probed:
         conn.exchange.is_probed = True
@@ -214,7 +218,7 @@ cdef void conn_reset(Loop *loop, Conn *conn) noexcept nogil:
     conn_close(loop, conn)
 
 
-# --- reading --------------------------------------------------------------------------------------------------------
+# --- reading --------------------------------------------------------------------------------------
 
 cdef bint conn_wants_input(const Loop *loop, const Conn *conn) noexcept nogil:
     cdef const Exchange *exchange = conn.exchange
@@ -228,7 +232,8 @@ cdef bint conn_wants_input(const Loop *loop, const Conn *conn) noexcept nogil:
 
 
 cdef bint conn_reserve_input(const Loop *loop, Conn *conn, uint32_t bytes) noexcept nogil:
-    # Room for so many more bytes behind what is there; the input's bound is a head's, plus one receive.
+    # Room for so many more bytes behind what is there; the input's bound is a head's, plus one
+    # receive.
     cdef uint32_t held = conn.in_end - conn.in_start
     cdef uint32_t room = conn.in_room
     cdef uint8_t *grown
@@ -283,7 +288,8 @@ cdef void conn_read(Loop *loop, Conn *conn) noexcept nogil:
 
 
 cdef bint conn_receive_room(Loop *loop, Conn *conn, uint8_t **at, size_t *room) noexcept nogil:
-    # Where the next bytes go: behind kept input, straight into a spill buffer, or into the loop's scratch.
+    # Where the next bytes go: behind kept input, straight into a spill buffer, or into the loop's
+    # scratch.
     cdef Exchange *exchange = conn.exchange
     cdef uint64_t left
     at[0] = loop.scratch
@@ -389,7 +395,7 @@ cdef void conn_on_end(Loop *loop, Conn *conn) noexcept nogil:
         conn_close(loop, conn)
 
 
-# --- writing --------------------------------------------------------------------------------------------------------
+# --- writing --------------------------------------------------------------------------------------
 
 cdef Chunk *chunk_new(Loop *loop, Conn *conn) noexcept nogil:
     cdef Chunk *chunk = loop.spare_chunks
@@ -434,7 +440,8 @@ cdef void conn_sent(Loop *loop, Conn *conn, uint64_t bytes) noexcept nogil:
 
 
 cdef void conn_send(Loop *loop, Conn *conn, iovec *parts, int count) noexcept nogil:
-    # Sends at once what the socket takes, keeps a copy of the rest. The parts are borrowed for this call.
+    # Sends at once what the socket takes, keeps a copy of the rest. The parts are borrowed for this
+    # call.
     cdef msghdr message
     cdef ssize_t sent = 0
     cdef uint64_t skip
@@ -443,7 +450,8 @@ cdef void conn_send(Loop *loop, Conn *conn, iovec *parts, int count) noexcept no
         return
     if conn.out_bytes == 0 and conn.can_write:
         if count == 1:
-            sent = linux.send(conn.fd, parts[0].iov_base, parts[0].iov_len, MSG_DONTWAIT | MSG_NOSIGNAL)
+            sent = linux.send(conn.fd, parts[0].iov_base, parts[0].iov_len,
+                              MSG_DONTWAIT | MSG_NOSIGNAL)
         else:
             memset(&message, 0, sizeof(message))
             message.msg_iov = parts
@@ -460,7 +468,8 @@ cdef void conn_send(Loop *loop, Conn *conn, iovec *parts, int count) noexcept no
         if skip >= parts[index].iov_len:
             skip -= parts[index].iov_len
             continue
-        conn_keep(loop, conn, <const uint8_t *> parts[index].iov_base + skip, parts[index].iov_len - skip)
+        conn_keep(loop, conn, <const uint8_t *> parts[index].iov_base + skip,
+                  parts[index].iov_len - skip)
         skip = 0
 
 
@@ -601,7 +610,7 @@ cdef void conn_on_again(Loop *loop, Conn *conn) noexcept nogil:
         conn_read(loop, conn)
 
 
-# --- timers ---------------------------------------------------------------------------------------------------------
+# --- timers ---------------------------------------------------------------------------------------
 
 cdef void conn_on_timer(Loop *loop, Conn *conn) noexcept nogil:
     cdef const Settings *settings = &loop.core.settings
@@ -629,24 +638,26 @@ cdef void conn_on_timer(Loop *loop, Conn *conn) noexcept nogil:
 
 
 cdef void conn_check_rate(Loop *loop, Conn *conn, int reason) noexcept nogil:
-    # HTTP.sys EntityBody and MinSendRate in one: in each period at least rate x period bytes must have moved, so a
-    # client that dribbles a byte now and then is caught like one that stands still.
+    # HTTP.sys EntityBody and MinSendRate in one: in each period at least rate x period bytes must
+    # have moved, so a client that dribbles a byte now and then is caught like one that stands
+    # still.
     cdef const Settings *settings = &loop.core.settings
     cdef uint64_t least = settings.min_send_rate * (settings.entity_timeout_ns // 1000000) // 1000
     if conn.total_bytes > conn.since_bytes and conn.total_bytes - conn.since_bytes >= least:
         conn_start_timer(loop, conn, settings.entity_timeout_ns)
         return
-    if reason == REASON_TIMER_MIN_SEND_RATE and conn.total_bytes > conn.since_bytes and settings.min_send_rate == 0:
+    if (reason == REASON_TIMER_MIN_SEND_RATE and conn.total_bytes > conn.since_bytes
+            and settings.min_send_rate == 0):
         conn_start_timer(loop, conn, settings.entity_timeout_ns)
         return
-    if conn.exchange != NULL and conn.state != CONN_FLUSH:
+    if conn.exchange != NULL:
         exchange_refuse(loop, conn.exchange, reason)
     else:
         loop.reasons[reason] += 1
         conn_on_gone(loop, conn)
 
 
-# --- refusals -------------------------------------------------------------------------------------------------------
+# --- refusals -------------------------------------------------------------------------------------
 
 cdef void conn_refuse(Loop *loop, Conn *conn, int reason) noexcept nogil:
     # A refusal before there is an exchange, or instead of one: answered and closed.

@@ -1,15 +1,18 @@
-# The field names that the core and the worker know: one row each, everything else is made from the rows.
+# The field names that the core and the worker know: one row each, everything else is made from the
+# rows.
 #
-# A row: id, wire name in lower case, WSGI environ name. The rows up to FIELD_FRAMING_LAST mean something to the
-# core itself; those from FIELD_FORWARDED to FIELD_FORWARDING_LAST are a proxy's word about the client.
+# A row: id, wire name in lower case, WSGI environ name. The rows up to FIELD_FRAMING_LAST mean
+# something to the core itself; those from FIELD_FORWARDED to FIELD_FORWARDING_LAST are a proxy's
+# word about the client.
 #
-# Theory of operation: names differ in (length, first byte, byte at three quarters, last byte), and field_slot()
-# maps these to 256 slots without a collision, so that looking a name up is one load and one comparison. The
-# comparison takes case into account without copying: where a row has a letter, bit 5 may differ. A name that equals a
-# row is thereby known to be a token. The tables are filled when the module is loaded; a collision aborts.
+# Theory of operation: names differ in (length, first byte, byte at three quarters, last byte), and
+# field_slot() maps these to 256 slots without a collision, so that looking a name up is one load
+# and one comparison. The comparison takes case into account without copying: where a row has a
+# letter, bit 5 may differ. A name that equals a row is thereby known to be a token. The tables are
+# filled when the module is loaded; a collision aborts.
 #
-# Rules: at most 63 rows (RequestHead.seen has one bit for each) and 32 bytes a name. A new row that collides needs
-# new factors in kq_field_slot.
+# Rules: at most 63 rows (RequestHead.seen has one bit for each) and 32 bytes a name. A new row that
+# collides needs new factors in kq_field_slot.
 
 from libc.stdint cimport uint8_t, uint16_t, uint64_t
 
@@ -145,7 +148,8 @@ cdef extern from *:
         unsigned id = kq_field_slots[kq_field_slot(name, bytes)];
         if (kq_fields[id].wire_bytes != bytes) return 0;
         const KqFieldShape *shape = &kq_field_shapes[id];
-        const __m128i *lower = (const __m128i *)shape->lower, *strict = (const __m128i *)shape->strict;
+        const __m128i *lower = (const __m128i *)shape->lower;
+        const __m128i *strict = (const __m128i *)shape->strict;
         __m128i low = _mm_xor_si128(_mm_loadu_si128((const __m128i *)name), _mm_loadu_si128(lower));
         __m128i high = _mm_xor_si128(_mm_loadu_si128((const __m128i *)name + 1),
                                      _mm_loadu_si128(lower + 1));

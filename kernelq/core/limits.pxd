@@ -1,11 +1,12 @@
-# Every bound of the core: name, default, unit. What happens when one is hit stands beside its use; the reasons
-# are rows of reason.pxd. Names follow HTTP.sys where it has one. Settings that a user may change are copied into
-# Settings (settings.pxd) with these defaults; the rest are constants.
+# Every bound of the core: name, default, unit. What happens when one is hit stands beside its use;
+# the reasons are rows of reason.pxd. Names follow HTTP.sys where it has one. Settings that a user
+# may change are copied into Settings (settings.pxd) with these defaults; the rest are constants.
 
 cdef enum:
     MAX_FIELD_LENGTH = 16384          # bytes of one field line (HTTP.sys MaxFieldLength)
-    MAX_REQUEST_BYTES = 65536         # bytes of request line and field section (HTTP.sys MaxRequestBytes: 16384;
-                                      # browsers with many cookies and signed URLs go beyond it)
+    # bytes of request line and field section (HTTP.sys MaxRequestBytes: 16384; browsers with many
+    # cookies and signed URLs go beyond it)
+    MAX_REQUEST_BYTES = 65536
     MAX_TARGET_BYTES = 32768          # bytes of the request target
     MAX_FIELD_COUNT = 128             # field lines of a head; the same for a trailer section
     MAX_CHUNK_EXTENSION_BYTES = 4096  # bytes of chunk extensions, of a whole content

@@ -1,7 +1,8 @@
 # Who reads the request rings, and what the records there say. Theory: link.pxd. No Python in here.
 
 
-# -- the lead ----------------------------------------------------------------------------------------------------
+# -- the lead
+# --------------------------------------------------------------------------------------------------
 
 cdef inline uint32_t lead_state(uint64_t lead) noexcept nogil:
     return lead & 0xf
@@ -62,6 +63,8 @@ cdef void lead_leave(LinkThread *self) noexcept nogil:
 cdef LinkPlace *place_that_waits(Link *link) noexcept nogil:
     # One whose thread waits for a control record, or NULL.
     cdef uint32_t index
+    if atomic.load_relaxed_u32(&link.waiter_count) == 0:
+        return NULL
     for index in range(link.sizes.place_count):
         if atomic.load_relaxed_u32(&link.places[index].has_waiter):
             return &link.places[index]
@@ -81,7 +84,8 @@ cdef bint lead_pass_on(Link *link) noexcept nogil:
     return True
 
 
-# -- what control records say ------------------------------------------------------------------------------------
+# -- what control records say
+# ------------------------------------------------------------------------------------
 
 cdef void content_drop(LinkPlace *place) noexcept nogil:
     cdef ContentPiece *piece
@@ -117,8 +121,9 @@ cdef void content_add(Link *link, LinkPlace *place, const RecordHead *head,
 
 
 cdef LinkPlace *place_meet(Link *link, uint16_t index, uint64_t dispatch) noexcept nogil:
-    # The place, if dispatch stands there or is newer than what does; NULL: the record is late. With several loops
-    # a control record may be seen before its REQUEST, which another loop has put into its own ring: serials grow.
+    # The place, if dispatch stands there or is newer than what does; NULL: the record is late. With
+    # several loops a control record may be seen before its REQUEST, which another loop has put into
+    # its own ring: serials grow.
     cdef LinkPlace *place
     if index >= link.sizes.place_count:
         link_end(b"a record names a place that does not exist")
@@ -185,10 +190,12 @@ cdef void control_take(Link *link, LinkLane *lane, const RecordHead *head,
     place_tell(place)
 
 
-# -- the leader's step -------------------------------------------------------------------------------------------
+# -- the leader's step
+# -------------------------------------------------------------------------------------------
 
 cdef inline bint lane_next(Link *link, LinkLane *lane, Taken *taken) noexcept nogil:
-    # Deals with control records up to the next REQUEST, which stays in the ring. False: none. [lead]
+    # Deals with control records up to the next REQUEST, which stays in the ring. False: none.
+    # [lead]
     cdef int outcome
     while True:
         outcome = ring_peek(&lane.requests, &taken.head, &taken.record)
@@ -225,8 +232,9 @@ cdef inline void taken_release(Taken *taken) noexcept nogil:
 
 
 cdef void taken_skip(Link *link, Taken *taken) noexcept nogil:
-    # A request that will not be run: SKIPPED, if the core took it back. If it did not, we are ending without having been
-    # told to by the core, which gets the request back when our process has ended. Without the GIL.
+    # A request that will not be run: SKIPPED, if the core took it back. If it did not, we are
+    # ending without having been told to by the core, which gets the request back when our process
+    # has ended. Without the GIL.
     cdef RecordHead skipped
     cdef bint is_revoked = (
         atomic.load_relaxed(&link.revoked[taken.head.place]) == taken.head.dispatch)
@@ -274,7 +282,8 @@ cdef bint pending_take(Link *link, Taken *taken) noexcept nogil:
     return True
 
 
-# -- sleeping ----------------------------------------------------------------------------------------------------
+# -- sleeping
+# --------------------------------------------------------------------------------------------------
 
 cdef bint link_has_record(Link *link) noexcept nogil:
     cdef uint32_t loop
@@ -327,10 +336,12 @@ cdef void lead_sleep(LinkThread *self) noexcept nogil:
         link_arm(link)
     if link.spin_ns:
         # A wait that was long says nothing about the next one but that it need not be short.
-        link.wait_ns += min(linux.now_ns() - since, <uint64_t> 10 * SPIN_WORTH_NS) // 8 - link.wait_ns // 8
+        link.wait_ns += min(linux.now_ns() - since,
+                            <uint64_t> 10 * SPIN_WORTH_NS) // 8 - link.wait_ns // 8
 
 
-# -- threads -----------------------------------------------------------------------------------------------------
+# -- threads
+# --------------------------------------------------------------------------------------------------
 
 cdef void follower_wake(Link *link) noexcept nogil:
     atomic.add_u32(&link.follow_word, 1)
@@ -419,11 +430,13 @@ cdef void lead_pump(LinkThread *self, LinkPlace *place, uint32_t seen) noexcept 
 
 
 cdef void place_wait(LinkThread *self, LinkPlace *place, uint32_t seen) noexcept nogil:
-    # Returns when place.news differs from seen. Without the GIL, by the thread that runs what stands there.
+    # Returns when place.news differs from seen. Without the GIL, by the thread that runs what
+    # stands there.
     cdef Link *link = self.link
     self.now_ns = 0
     link_announce(link)
-    atomic.store_seq_u32(&place.has_waiter, 1)
+    atomic.store_relaxed_u32(&place.has_waiter, 1)
+    atomic.add_u32(&link.waiter_count, 1)
     atomic.fence_seq()
     while atomic.load_acquire_u32(&place.news) == seen:  # SYNC place-news
         if atomic.load_seq_u32(&link.idle_count) == 0 and lead_seize(self):
@@ -434,10 +447,12 @@ cdef void place_wait(LinkThread *self, LinkPlace *place, uint32_t seen) noexcept
         if atomic.load_relaxed_u32(&link.deputy_sleeps):
             deputy_wake(link)
         thread.futex_wait(&place.news, seen, 0)
+    atomic.add_u32(&link.waiter_count, <uint32_t> -1)
     atomic.store_relaxed_u32(&place.has_waiter, 0)
 
 
-# -- the deputy --------------------------------------------------------------------------------------------------
+# -- the deputy
+# --------------------------------------------------------------------------------------------------
 
 cdef void deputy_wake(Link *link) noexcept nogil:
     atomic.store_relaxed_u32(&link.deputy_sleeps, 0)

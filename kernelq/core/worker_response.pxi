@@ -1,14 +1,17 @@
-# start_response(), write(), and everything between what an application returns and the response ring.
+# start_response(), write(), and everything between what an application returns and the response
+# ring.
 #
-# Theory of operation: start_response() checks the head and serialises it into the thread's own room (entries and
-# texts, as the HEAD record has them); nothing is sent before the first content. Then one record carries the head
-# and as much content as there is. A list or tuple of blocks is one content. Anything else is asked for one block
-# after the other, each of which is published before the next is asked for (PEP 3333); END follows close(), so that
-# the core gives the place away only when the thread is free.
+# Theory of operation: start_response() checks the head and serialises it into the thread's own room
+# (entries and texts, as the HEAD record has them); nothing is sent before the first content. Then
+# one record carries the head and as much content as there is. A list or tuple of blocks is one
+# content. Anything else is asked for one block after the other, each of which is published before
+# the next is asked for (PEP 3333); END follows close(), so that the core gives the place away only
+# when the thread is free.
 #
-# Rules: what PEP 3333 forbids an application is an error in start_response(), and so a 500 with its traceback in
-# the log. The core frames the response: Content-Length travels as a number, not as a field. Content beyond the
-# declared length is cut, content short of it ends the response as broken off; both are logged.
+# Rules: what PEP 3333 forbids an application is an error in start_response(), and so a 500 with its
+# traceback in the log. The core frames the response: Content-Length travels as a number, not as a
+# field. Content beyond the declared length is cut, content short of it ends the response as broken
+# off; both are logged.
 
 cdef enum:
     ENTRIES_MAX = 256              # fields of a response
@@ -23,9 +26,10 @@ cdef enum:                         # outcome of Response.put()
 cdef uint8_t TOKEN_BYTE[256]       # 1: may stand in a field name (RFC 9110 §5.6.2)
 cdef uint8_t VALUE_BYTE[256]       # 1: may stand in a field value or reason phrase
 cdef frozenset HOP_BY_HOP = frozenset((
-    "connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection", "te",
-    "trailer", "trailers", "transfer-encoding", "upgrade"))
-cdef uint8_t HOP_BYTE[256]         # 1: a field name of HOP_BY_HOP, or Content-Length, starts with it
+    "connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection",
+    "te", "trailer", "trailers", "transfer-encoding", "upgrade"))
+# 1: a field name of HOP_BY_HOP, or Content-Length, starts with it
+cdef uint8_t HOP_BYTE[256]
 
 
 cdef int tables_fill() except -1:
@@ -41,7 +45,8 @@ cdef int tables_fill() except -1:
 tables_fill()
 
 
-cdef inline bint bytes_are(const uint8_t *table, const uint8_t *at, Py_ssize_t bytes) noexcept nogil:
+cdef inline bint bytes_are(const uint8_t *table, const uint8_t *at,
+                           Py_ssize_t bytes) noexcept nogil:
     cdef uint8_t fits = 1
     cdef Py_ssize_t index
     for index in range(bytes):
@@ -60,9 +65,16 @@ cdef inline const uint8_t *latin1_of(object text) noexcept:
 
 cdef int64_t content_length_of(object text) except -1:
     # Digits only: int() would take "+1", "1_0" and white space.
-    if not (text.isascii() and text.isdigit()) or len(text) > 18:
-        raise ValueError(f"Content-Length is no number: {text!r}")
-    return int(text)
+    cdef const uint8_t *at = latin1_of(text)
+    cdef Py_ssize_t index, bytes = PyUnicode_GET_LENGTH(text)
+    cdef int64_t length = 0
+    for index in range(bytes):
+        if not 48 <= at[index] <= 57 or bytes > 18:
+            raise ValueError(f"Content-Length is no number: {text!r}")
+        length = length * 10 + at[index] - 48
+    if bytes == 0:
+        raise ValueError("Content-Length is empty")
+    return length
 
 
 @cython.final
@@ -116,8 +128,10 @@ cdef class Response:
         self.is_over = self.is_started = self.is_sent = self.is_ended = self.is_too_long = False
         self.sent = 0
 
-    # -- the head --------------------------------------------------------------------------------------------------
+    # -- the head
+    # ----------------------------------------------------------------------------------------------
 
+    @cython.binding(False)
     def start(self, status, headers, exc_info=None, /):
         """Begin the response, as PEP 3333 defines `start_response`."""
         if unlikely(self.is_over):
@@ -195,7 +209,8 @@ cdef class Response:
         return 0
 
     cdef bint is_ours(self, object name, object value, Py_ssize_t bytes) except -1:
-        # True: a Content-Length, which travels as a number. Refuses what belongs to the server alone.
+        # True: a Content-Length, which travels as a number. Refuses what belongs to the server
+        # alone.
         cdef const char *at = <const char *> PyUnicode_DATA(name)
         cdef int64_t length
         if bytes == 12 and strncasecmp(at, b"Content-Type", 12) == 0:
@@ -231,7 +246,8 @@ cdef class Response:
         self.texts_room = max(bytes, self.texts_room * 2)
         return 0
 
-    # -- records ---------------------------------------------------------------------------------------------------
+    # -- records
+    # ----------------------------------------------------------------------------------------------
 
     cdef inline uint64_t head_bytes(self, bint has_content) noexcept nogil:
         # Content starts at a multiple of 8; without it nothing is padded.
@@ -239,7 +255,8 @@ cdef class Response:
             sizeof(ResponseRecord) + self.entry_count * sizeof(FieldEntry) + self.texts_bytes)
         return align8(bytes) if has_content else bytes
 
-    cdef inline uint8_t *put_head(self, uint8_t *record, uint32_t content_bytes, uint8_t flags) noexcept nogil:
+    cdef inline uint8_t *put_head(self, uint8_t *record, uint32_t content_bytes,
+                                  uint8_t flags) noexcept nogil:
         # Fills a HEAD record; gives the place for its content.
         cdef ResponseRecord *head = <ResponseRecord *> record
         cdef uint32_t bytes = <uint32_t> self.head_bytes(content_bytes > 0)
@@ -256,10 +273,13 @@ cdef class Response:
         memcpy(at + self.entry_count * sizeof(FieldEntry), self.texts, self.texts_bytes)
         return record + bytes
 
-    cdef inline int put(self, const uint8_t *at, size_t bytes, bint is_last, size_t *put) noexcept nogil:
-        # Publishes one record with the head, if it is due, and as much of the content as goes. PUT_DONE: put bytes.
+    cdef inline int put(self, const uint8_t *at, size_t bytes, bint is_last,
+                        size_t *put) noexcept nogil:
+        # Publishes one record with the head, if it is due, and as much of the content as goes.
+        # PUT_DONE: put bytes.
         cdef uint64_t window = self.link.sizes.response_window
-        cdef uint64_t ahead = self.sent - atomic.load_acquire(&self.place.released)  # SYNC place-news
+        # SYNC place-news
+        cdef uint64_t ahead = self.sent - atomic.load_acquire(&self.place.released)
         cdef uint64_t room = window - ahead if ahead < window else 0
         cdef uint32_t piece = <uint32_t> min(<uint64_t> bytes, min(room, self.link.piece_bytes))
         cdef uint64_t start = sizeof(RecordHead) if self.is_sent else self.head_bytes(piece > 0)
@@ -289,8 +309,8 @@ cdef class Response:
         return PUT_DONE
 
     cdef int send(self, const uint8_t *at, size_t bytes, bint is_last) except -1:
-        # Publishes content, and the head before it; waits for window and room. Raises ClientGone. at must stay alive
-        # without the GIL.
+        # Publishes content, and the head before it; waits for window and room. Raises ClientGone.
+        # at must stay alive without the GIL.
         cdef uint64_t wait_ns = 0
         cdef size_t put = 0
         cdef uint32_t seen
@@ -333,7 +353,8 @@ cdef class Response:
         self.is_ended = True
         return 0
 
-    # -- content ---------------------------------------------------------------------------------------------------
+    # -- content
+    # ----------------------------------------------------------------------------------------------
 
     cdef inline Py_ssize_t fitting(self, Py_ssize_t bytes) except -1:
         # How many of these bytes the declared length still admits.
@@ -365,6 +386,7 @@ cdef class Response:
             return 0
         return self.send(<const uint8_t *> PyBytes_AS_STRING(block), bytes, False)
 
+    @cython.binding(False)
     def write(self, data, /):
         """Send data at once, as PEP 3333 defines `write`."""
         if self.is_over:
@@ -406,7 +428,8 @@ cdef class Response:
         if self.content_length < 0 and not self.has_no_content and not self.is_sent:
             self.content_length = bytes
         fits = self.fitting(bytes)
-        if self.has_no_content or self.content_length < 0 or fits + <int64_t> self.sent == self.content_length:
+        if (self.has_no_content or self.content_length < 0
+                or fits + <int64_t> self.sent == self.content_length):
             if fits > 0 or not self.is_sent:
                 return self.send(<const uint8_t *> PyBytes_AS_STRING(block), fits, True)
         elif fits > 0:
@@ -443,7 +466,6 @@ cdef class Response:
             is_first = False
         return 0
 
-
     cdef bint send_file(self, FileWrapper wrapper) except -1:
         # A regular file goes to the core as a descriptor. False: it has to be read block by block.
         cdef FileRecord record
@@ -478,8 +500,8 @@ cdef class Response:
 
 
 cdef object regular_file(object filelike):
-    # (descriptor, position, bytes behind it) if reading filelike yields just what is in a regular file; or None.
-    # fileno() alone proves nothing: a GzipFile has one too, and other bytes.
+    # (descriptor, position, bytes behind it) if reading filelike yields just what is in a regular
+    # file; or None. fileno() alone proves nothing: a GzipFile has one too, and other bytes.
     if type(filelike).__module__ == "tempfile":
         filelike = getattr(filelike, "file", None)
     raw = filelike.raw if type(filelike) in (io.BufferedReader, io.BufferedRandom) else filelike

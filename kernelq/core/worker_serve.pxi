@@ -1,12 +1,13 @@
 # A serving thread: takes requests, calls the application, answers.
 #
-# Rules: whatever the application does, its request is answered, its result closed, its place given back, and the
-# thread lives on (SystemExit and KeyboardInterrupt included: signals are the main thread's business). Between two
-# requests at hand the GIL is kept; it is released only to wait.
+# Rules: whatever the application does, its request is answered, its result closed, its place given
+# back, and the thread lives on (SystemExit and KeyboardInterrupt included: signals are the main
+# thread's business). Between two requests at hand the GIL is kept; it is released only to wait.
 
 
 cdef inline bint request_begin(LinkThread *self, const Taken *taken) noexcept nogil:
-    # The worker's half of promise 1. False: the request was taken back, or comes after DRAIN: answer SKIPPED.
+    # The worker's half of promise 1. False: the request was taken back, or comes after DRAIN:
+    # answer SKIPPED.
     cdef Link *link = self.link
     if unlikely(taken.head.place >= link.sizes.place_count):
         link_end(b"a record names a place that does not exist")
@@ -19,7 +20,8 @@ cdef inline bint request_begin(LinkThread *self, const Taken *taken) noexcept no
         return False
     FAULT(b"worker-taken")
     atomic.store_relaxed(&link.started[taken.head.place], taken.head.dispatch)
-    atomic.fence_seq()  # STARTED is visible before we look whether it was revoked; the core does the reverse
+    # STARTED is visible before we look whether it was revoked; the core does the reverse
+    atomic.fence_seq()
     if unlikely(atomic.load_relaxed(&link.revoked[taken.head.place]) == taken.head.dispatch):
         request_end(self)
         return False
@@ -41,8 +43,9 @@ cdef void link_tell_ended(Link *link) noexcept nogil:
 
 
 cdef bint link_is_drained(Link *link) noexcept nogil:
-    # No request is running, and none will be started: whoever takes one now sees is_draining. The lead is looked at
-    # first: a leader that is awake may have taken one before, and not be marked as running yet.
+    # No request is running, and none will be started: whoever takes one now sees is_draining. The
+    # lead is looked at first: a leader that is awake may have taken one before, and not be marked
+    # as running yet.
     cdef uint32_t index
     if not atomic.load_seq_u32(&link.is_draining):
         return False
@@ -163,7 +166,8 @@ cdef class Runner:
         return self.response.finish()
 
     cdef int close(self, object result) except -1:
-        # PEP 3333: always, however the response went. Its failure is the application's, and changes no response.
+        # PEP 3333: always, however the response went. Its failure is the application's, and changes
+        # no response.
         cdef object close
         try:
             close = getattr(result, "close", None)
@@ -182,7 +186,8 @@ cdef class Runner:
             try:
                 error_write(failure_text(self.line("the application failed"), error))
             except BaseException:
-                error_write("kernelq: the application failed, and its traceback could not be made\n")
+                error_write(
+                    "kernelq: the application failed, and its traceback could not be made\n")
         try:
             if not response.is_sent:
                 response.content_length = -1
@@ -211,9 +216,10 @@ cdef class Runner:
                 thread.mutex_take(&self.thread.link.content_lock)
                 content_drop(response.place)
                 thread.mutex_give(&self.thread.link.content_lock)
-        if unlikely(Py_REFCNT(self.starter) != 1 or Py_REFCNT(response.writer) != 1
-                    or Py_REFCNT(response) != 4):
-            self.renew_response()
+        if unlikely(references_of(<PyObject *> self.starter) != 1
+                    or references_of(<PyObject *> response.writer) != 1
+                    or references_of(<PyObject *> response) != 4):
+            self.renew_response()  # the application has kept something of it
         clock_stop(self.thread)
         request_end(self.thread)
         return 0
@@ -237,5 +243,3 @@ cdef str failure_text(str line, object error):
     while entry is not None and entry.tb_frame.f_code.co_filename.endswith((".pxi", ".pyx")):
         entry = entry.tb_next
     return line + "\n" + "".join(traceback.format_exception(type(error), error, entry))
-
-
