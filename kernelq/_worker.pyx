@@ -35,7 +35,7 @@ from cpython.exc cimport PyErr_CheckSignals, PyErr_SetFromErrno
 from cpython.list cimport PyList_CheckExact
 from cpython.number cimport PyNumber_AsSsize_t
 from cpython.object cimport PyObject
-from cpython.ref cimport Py_INCREF, Py_REFCNT, Py_XDECREF
+from cpython.ref cimport Py_INCREF, Py_XDECREF
 from cpython.tuple cimport PyTuple_CheckExact, PyTuple_GET_ITEM, PyTuple_GET_SIZE
 from cpython.unicode cimport (
     PyUnicode_Check,
@@ -48,7 +48,7 @@ from cpython.unicode cimport (
 from libc.limits cimport INT_MAX
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
-from libc.string cimport memchr, memcmp, memcpy
+from libc.string cimport memchr, memcmp, memcpy, memset
 
 from kernelq.core cimport atomic, linux, thread
 from kernelq.core.bug cimport FAULT, likely, unlikely
@@ -119,6 +119,7 @@ cdef extern from "<strings.h>" nogil:
 
 cdef extern from *:
     dict __Pyx_PyDict_NewPresized(Py_ssize_t keys)
+    Py_ssize_t references_of "Py_REFCNT"(PyObject *subject)
 
 include "core/worker_link.pxi"
 include "core/worker_lead.pxi"

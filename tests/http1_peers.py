@@ -1,4 +1,4 @@
-"""The same bytes read by h11 and by httptools (llhttp): the first message and its verdict."""
+"""The same bytes read by h11 and by httptools (llhttp): the first message."""
 
 from __future__ import annotations
 

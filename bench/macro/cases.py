@@ -101,10 +101,11 @@ class Target:
         return reached, f"{self.case}: {self.figure} {limit}{whose}: {value:.3g}"
 
 
+HELLOS = ("hello", "hello-pinned", "hello-one-core")
 TARGETS = (
-    Target("hello", "cpu", 1.0, "bjoern"),
-    Target("hello", "cpu", 1 / 1.7, "granian"),
-    Target("hello", "cpu", 1 / 1.7, "granian-t1"),
+    *(Target(case, "cpu", 1.0, "bjoern") for case in HELLOS),
+    *(Target(case, "cpu", 1 / 1.7, "granian") for case in HELLOS),
+    *(Target(case, "cpu", 1 / 1.7, "granian-t1") for case in HELLOS),
     Target("hello", "rate", 1.0, "fastpysgi", least=True),
     Target("hello", "p99", 1.0, "granian"),
     Target("64k", "cpu", 0.7, "granian"),

@@ -9,24 +9,39 @@ the run with status 1.
 
 from __future__ import annotations
 
-import argparse
-import json
+import itertools
 import sys
 from collections import defaultdict
 from dataclasses import asdict, dataclass
 from statistics import median
+from typing import TYPE_CHECKING
 
 from bench.macro import proc
 from bench.macro.cases import CASES, TARGETS, Case
 from bench.macro.client import IdleConnections, Malformed
 from bench.macro.load import Outcome, generate
-from bench.macro.peers import PEERS, TABLE, TOOLS, Peer
+from bench.macro.peers import PEERS, TABLE, Peer
+from bench.macro.report import chosen, opening, options_of, save, show_table
 from bench.macro.server import Failed, Server, prepare
 
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterator
+
 DESCRIPTORS = 12_000
-LATENCIES = ("p50", "p99", "p999")
+COLUMNS = (  # heading, figure of a sample, form
+    ("req/s", "rate", "{:,.0f}"),
+    ("CPU µs", "cpu", "{:.1f}"),
+    ("p50 µs", "p50", "{:,.0f}"),
+    ("p99 µs", "p99", "{:,.0f}"),
+    ("p99.9 µs", "p999", "{:,.0f}"),
+    ("switches", "voluntary", "{:.2f}"),
+    ("forced", "involuntary", "{:.2f}"),
+    ("client", "client", "{:.0%}"),
+    ("B/conn", "per_connection", "{:,.0f}"),
+)
 FAULTS = ("errors", "reopened", "lost")
-CLIENT_BUSY = 0.8  # a generator above this share of its CPU may be what limits the figure
+WRK_PROBES = 1  # connections that wrk opens only to see whether the address answers
 
 
 @dataclass(frozen=True)
@@ -87,7 +102,7 @@ def measure(case: Case, peer: Peer, options: argparse.Namespace) -> Sample:
         client=outcome.client,
         per_connection=held / case.idle if case.idle else 0.0,
         errors=outcome.errors,
-        reopened=max(opened - case.load.connections, 0),
+        reopened=max(opened - case.load.connections - WRK_PROBES, 0),
         lost=lost,
     )
 
@@ -125,139 +140,92 @@ class Results:
 
     def _show_case(self, case: Case, peers: list[str]) -> None:
         print(f"\n{case.name}: {case.title}\n")
-        head = ("", "req/s", "±", "ratio", "CPU µs", "ratio", "p50 µs", "p99 µs", "p99.9 µs")
-        head += ("switches", "forced", "client", "errors")
-        rows = [self._row(case, peer) for peer in peers]
-        if case.idle:
-            head += ("B/conn",)
-        table = [head, *rows]
-        widths = [max(len(row[column]) for row in table) for column in range(len(head))]
-        for row in table:
-            cells = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
-            print("  ".join([row[0].ljust(widths[0]), *cells]))
+        head = ["", *(heading for heading, _, _ in COLUMNS), "±", "× rate", "× CPU", "faults"]
+        show_table([head, *(self._row(case.name, peer) for peer in peers)])
 
-    def _row(self, case: Case, peer: str) -> tuple[str, ...]:
-        def value(figure: str) -> float:
-            return self.median(case.name, peer, figure) or 0.0
+    def _row(self, case: str, peer: str) -> list[str]:
+        def shown(figure: str, form: str) -> str:
+            value = self.median(case, peer, figure)
+            return form.format(value) if value else "-"
 
         def ratio(figure: str) -> str:
-            base = self.median(case.name, self.base, figure)
-            return f"{value(figure) / base:.2f}" if base else "-"
+            own, base = (self.median(case, name, figure) for name in (peer, self.base))
+            return f"{own / base:.2f}" if own and base else "-"
 
-        busy = "!" if value("client") > CLIENT_BUSY else ""
-        row = (peer, f"{value('rate'):,.0f}", f"{self.spread(case.name, peer):.0%}", ratio("rate"))
-        row += (f"{value('cpu'):.1f}", ratio("cpu"))
-        row += tuple(f"{value(figure):,.0f}" if value(figure) else "-" for figure in LATENCIES)
-        row += tuple(f"{value(figure):.2f}" for figure in ("voluntary", "involuntary"))
-        row += (f"{value('client'):.0%}{busy}",)
-        samples = self.samples[case.name, peer]
-        row += (str(sum(getattr(sample, name) for sample in samples for name in FAULTS)),)
-        return (*row, f"{value('per_connection'):,.0f}") if case.idle else row
+        samples = self.samples[case, peer]
+        faults = sum(getattr(sample, name) for sample in samples for name in FAULTS)
+        figures = [shown(figure, form) for _, figure, form in COLUMNS]
+        spread = f"{self.spread(case, peer):.0%}"
+        return [peer, *figures, spread, ratio("rate"), ratio("cpu"), str(faults)]
 
     def _show_targets(self) -> None:
         lines = []
         for target in TARGETS:
             own = self.median(target.case, "kernelq", target.figure)
             other = self.median(target.case, target.peer, target.figure) if target.peer else 1.0
-            if own is not None and other:
+            if own and other:
                 reached, line = target.judge(own, other)
                 lines.append(f"{'reached' if reached else 'MISSED '}  {line}")
         if lines:
             print("\ntargets\n", *lines, sep="\n")
 
 
-def chosen(names: str, table: dict[str, object], what: str) -> list[str]:
-    picked = names.split(",")
-    if unknown := [name for name in picked if name not in table]:
-        sys.exit(f"no such {what}: {', '.join(unknown)}; there are {', '.join(table)}")
-    return picked
-
-
 def parse_options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.macro.compare",
-        description="Compares kernelq with other servers; bench/README.md says what it means.",
-    )
+    peers = [peer.name for peer in TABLE if peer.compared]
+    parser = options_of("compare", "Compares the speed of kernelq and other servers.", peers)
     parser.add_argument("--cases", default=",".join(case.name for case in CASES))
-    parser.add_argument("--peers", default=",".join(p.name for p in TABLE if p.compared))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=int, default=5, help="of each measurement")
     parser.add_argument("--base", default="kernelq", help="the peer that ratios refer to")
-    parser.add_argument("--json", metavar="FILE", help="every sample, for later")
-    parser.add_argument("--python", default=sys.executable, help="the interpreter with kernelq")
-    parser.add_argument(
-        "--quick", action="store_true", help="one round of a second: does it work? No figures"
-    )
+    parser.add_argument("--quick", action="store_true", help="one round of a second: no figures")
     options = parser.parse_args()
     if options.quick:
         options.rounds = options.seconds = 1
     return options
 
 
-def installed(names: list[str], python: str) -> dict[str, str]:
-    """Version by peer; says which are left out."""
-    versions = {name: PEERS[name].installed(python) for name in names}
-    for name, version in versions.items():
-        print(f"  {name:15} {version or 'not installed: left out'}")
-    return {name: version for name, version in versions.items() if version}
-
-
-def run(options: argparse.Namespace, names: list[str], results: Results) -> None:
+def turns(options: argparse.Namespace, peers: list[str]) -> Iterator[tuple[int, Case, Peer]]:
+    """All measurements in their order: each round begins with another peer."""
     cases = {case.name: case for case in CASES}
     picked = [cases[name] for name in chosen(options.cases, cases, "case")]
     for turn in range(options.rounds):
-        for case in picked:
-            for name in names[turn % len(names) :] + names[: turn % len(names)]:
-                if case.name in PEERS[name].cannot:
-                    continue
-                try:
-                    sample = measure(case, PEERS[name], options)
-                except (Failed, Malformed, OSError) as error:
-                    results.failures.append(f"{case.name}, {name}: {error}")
-                    print(f"{turn + 1} {case.name} {name}: {error}", file=sys.stderr)
-                    continue
-                results.add(case, PEERS[name], sample)
-                line = f"{sample.rate:,.0f}/s {sample.cpu:.1f} µs"
-                print(f"{turn + 1} {case.name} {name}: {line}", file=sys.stderr)
+        first = turn % len(peers)
+        for case, name in itertools.product(picked, peers[first:] + peers[:first]):
+            if case.name not in PEERS[name].cannot:
+                yield turn + 1, case, PEERS[name]
+
+
+def run(options: argparse.Namespace, peers: list[str], results: Results) -> None:
+    for turn, case, peer in turns(options, peers):
+        try:
+            sample = measure(case, peer, options)
+        except (Failed, Malformed, OSError) as error:
+            results.failures.append(f"{case.name}, {peer.name}: {error}")
+            line = str(error)
+        else:
+            results.add(case, peer, sample)
+            line = f"{sample.rate:,.0f}/s, {sample.cpu:.1f} µs"
+        print(f"{turn} {case.name} {peer.name}: {line}", file=sys.stderr)
 
 
 def main() -> int:
     options = parse_options()
-    names = chosen(options.peers, PEERS, "peer")
     prepare(DESCRIPTORS)
-    if not TOOLS.is_dir():
-        sys.exit("run bench/setup.sh first")
-    machine = f"{proc.machine()}, Python {sys.version.split()[0]}"
-    print(f"{machine}\n{options.rounds} rounds of {options.seconds} s\n")
-    versions = installed(names, options.python)
+    names, record = opening(options)
+    print(f"{options.rounds} rounds of {options.seconds} s")
     results = Results(options.base)
     try:
-        run(options, list(versions), results)
+        run(options, names, results)
     except KeyboardInterrupt:
         results.failures.append("interrupted")
     results.show()
-    if options.json:
-        keep(options, machine, versions, results)
+    samples = [
+        {"case": case, "peer": peer, **asdict(sample)}
+        for (case, peer), taken in results.samples.items()
+        for sample in taken
+    ]
+    save(options, {**record, "samples": samples, "failures": results.failures})
     return 1 if results.failures else 0
-
-
-def keep(
-    options: argparse.Namespace, machine: str, versions: dict[str, str], results: Results
-) -> None:
-    record = {
-        "machine": machine,
-        "options": vars(options),
-        "versions": versions,
-        "commands": {name: PEERS[name].command for name in versions},
-        "samples": [
-            {"case": case, "peer": peer, **asdict(sample)}
-            for (case, peer), samples in results.samples.items()
-            for sample in samples
-        ],
-        "failures": results.failures,
-    }
-    with open(options.json, "w", encoding="utf-8") as file:
-        json.dump(record, file, indent=1)
 
 
 if __name__ == "__main__":

@@ -8,9 +8,14 @@ Time in softirq over loopback falls on whoever runs: the same for every server c
 from __future__ import annotations
 
 import os
+import sys
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 TICK = 1 / os.sysconf("SC_CLK_TCK")
 PROC = Path("/proc")
@@ -30,17 +35,18 @@ def stat(pid: int) -> list[str]:
 
 
 def descendants(ancestor: int) -> list[int]:
+    """Depth first: each process is followed by its own."""
     children = defaultdict(list)
-    for pid in (int(entry.name) for entry in PROC.iterdir() if entry.name.isdigit()):
+    for pid in sorted(int(entry.name) for entry in PROC.iterdir() if entry.name.isdigit()):
         if fields := stat(pid):
             children[int(fields[1])].append(pid)
-    found: list[int] = []
-    todo = [ancestor]
-    while todo:
-        born = children[todo.pop()]
-        found += born
-        todo += born
-    return found
+
+    def below(pid: int) -> Iterator[int]:
+        for child in children[pid]:
+            yield child
+            yield from below(child)
+
+    return list(below(ancestor))
 
 
 def cpu_seconds(pid: int) -> float:
@@ -108,9 +114,10 @@ def clients(port: int) -> set[int]:
 
 
 def title(pid: int) -> str:
-    """The command line, shortened; what a process calls itself where it has set that."""
+    """The process's own name and the beginning of its command line."""
     words = read(PROC / str(pid) / "cmdline").replace("\0", " ").split()
-    return " ".join(os.path.basename(word) for word in words)
+    line = " ".join(os.path.basename(word) for word in words)
+    return f"{read(PROC / str(pid) / 'comm').strip()}: {line[:32]}"
 
 
 def machine() -> str:
@@ -125,5 +132,7 @@ def machine() -> str:
     )
     cpus = sorted(os.sched_getaffinity(0))
     gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    version = sys.version.split()[0]
     load = ", ".join(f"{value:.2f}" for value in os.getloadavg())
-    return f"{model}, {len(cpus)} CPUs, {gib:.0f} GiB, Linux {os.uname().release}, load {load}"
+    system = f"Linux {os.uname().release}, Python {version}, load {load}"
+    return f"{model}, {len(cpus)} CPUs, {gib:.0f} GiB, {system}"

@@ -184,6 +184,7 @@ cdef int head_take_target(HeadCursor *cursor, HeadProgress *progress,
     cursor.at = stop
     progress.target_bytes = <uint32_t> (stop - cursor.base) - progress.target_at
     if progress.target_bytes > limits.target_bytes:
+        progress.target_bytes = limits.target_bytes
         return -REASON_URL_LENGTH
     if stop == cursor.end:
         return STEP_MORE

@@ -142,6 +142,7 @@ ctypedef struct Link:
     LinkThread *threads
     uint32_t thread_count
     uint32_t idle_count            # atomic: followers that sleep, or are about to
+    uint32_t waiter_count          # atomic: threads that wait for a control record
     uint32_t follow_word           # futex of the followers
     uint32_t is_draining           # atomic
     uint32_t ended_word            # futex: changes when a thread's last request has ended

@@ -67,8 +67,7 @@ cdef extern from *:
         return at;
     }
 
-    /* Eight bytes at a time. A true answer may be due to any of them: the plain loop then says
-       which. */
+    /* Eight bytes at a time. A true answer may be due to any of them: the plain loop says which. */
     #define KQ_EACH(byte) (0x0101010101010101u * (uint8_t)(byte))
     #define KQ_BELOW(word, byte) (((word) - KQ_EACH(byte)) & ~(word) & KQ_EACH(0x80))
     #define KQ_EQUAL(word, byte) KQ_BELOW((word) ^ KQ_EACH(byte), 1)
@@ -81,12 +80,11 @@ cdef extern from *:
         uint64_t word;
         memcpy(&word, at, 8);
         return KQ_BELOW(word, 0x21) | (word & KQ_EACH(0x80)) | KQ_EQUAL(word, 0x7f)
-               | KQ_EQUAL(word, '#');
+            | KQ_EQUAL(word, '#');
     }
 
     #if defined(__x86_64__)
-    /* One bit for each byte that stops the scan; HTAB counts as a stop and is sorted out by the
-       caller. */
+    /* One bit for each byte that stops the scan; HTAB is one, and is sorted out by the caller. */
     static inline unsigned kq_stops_value_16(const uint8_t *at) {
         __m128i bytes = _mm_loadu_si128((const __m128i *)at);
         __m128i below = _mm_cmpeq_epi8(_mm_min_epu8(bytes, _mm_set1_epi8(0x1f)), bytes);
@@ -114,29 +112,21 @@ cdef extern from *:
         __m256i hash = _mm256_cmpeq_epi8(bytes, _mm256_set1_epi8('#'));
         return (unsigned)_mm256_movemask_epi8(_mm256_or_si256(below, _mm256_or_si256(del, hash)));
     }
-    #define KQ_SKIP(width, attribute) \\
-        attribute static const uint8_t *kq_skip_value_##width(const uint8_t *at, \\
-                                                              const uint8_t *end) { \\
+    #define KQ_SKIP(what, width) \\
+        static const uint8_t *kq_skip_##what##_##width(const uint8_t *at, const uint8_t *end) { \\
             for (; end - at >= width; at += width) { \\
-                unsigned stops = kq_stops_value_##width(at); \\
-                if (stops) return at + __builtin_ctz(stops); \\
-            } \\
-            return at; \\
-        } \\
-        attribute static const uint8_t *kq_skip_target_##width(const uint8_t *at, \\
-                                                               const uint8_t *end) { \\
-            for (; end - at >= width; at += width) { \\
-                unsigned stops = kq_stops_target_##width(at); \\
+                unsigned stops = kq_stops_##what##_##width(at); \\
                 if (stops) return at + __builtin_ctz(stops); \\
             } \\
             return at; \\
         }
-    KQ_SKIP(16, )
-    KQ_SKIP(32, __attribute__((target("avx2"))))
+    KQ_SKIP(value, 16)
+    KQ_SKIP(target, 16)
+    __attribute__((target("avx2"))) KQ_SKIP(value, 32)
+    __attribute__((target("avx2"))) KQ_SKIP(target, 32)
     #endif
 
-    /* Wide steps up to the first byte that may be wrong; the plain loop judges it and goes on
-       (over HTAB). */
+    /* Wide steps up to the first byte that may be wrong; the plain loop judges it and goes on. */
     #if defined(__x86_64__)
     #define KQ_SKIP_WIDE(what) \\
         if (kq_scan_level >= SCAN_32) at = kq_skip_##what##_32(at, end); \\
@@ -176,8 +166,7 @@ cdef extern from *:
         return kq_scan_long_target(at, end);
     }
 
-    /* How many bytes stand before the first ":" of the 32 from at on, all of which may be read;
-       32: none. */
+    /* How many bytes stand before the first ":" of the 32 from at on, all readable; 32: none. */
     static inline size_t kq_name_bytes_32(const uint8_t *at) {
     #if defined(__x86_64__)
         __m128i colon = _mm_set1_epi8(':');

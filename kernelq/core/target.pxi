@@ -94,9 +94,10 @@ cdef bint literal_is_valid(const uint8_t *at, const uint8_t *end) noexcept nogil
 
 cdef bint host_is_valid(Span host) noexcept nogil:
     cdef const uint8_t *at = host.at
-    cdef const uint8_t *end = host.at + host.bytes
+    cdef const uint8_t *end
     if host.bytes == 0:
         return False
+    end = at + host.bytes
     if at[0] == c"[":
         return literal_is_valid(at, end)
     while True:
@@ -196,9 +197,8 @@ cdef int path_normalise(Span raw, uint8_t *out, size_t *out_bytes) noexcept nogi
     # Decoding comes first, because "%2e%2e" and "..%2f" are dot segments to whoever opens files by
     # PATH_INFO, and it happens once, because "%252e" means the text "%2e" (RFC 3986 §2.4). Empty
     # segments and a trailing slash stay: to an application "/a//b" and "/a/" are other resources
-    # than "/a/b" and "/a".
-    # NUL and control characters are refused even when escaped: no resource has them in its name,
-    # while C strings, logs and terminals stumble over them.
+    # than "/a/b" and "/a". NUL and control characters are refused even when escaped: no resource
+    # has them in its name, while C strings, logs and terminals stumble over them.
     cdef const uint8_t *at = raw.at
     cdef const uint8_t *end = raw.at + raw.bytes
     cdef size_t count = 1

@@ -63,6 +63,8 @@ cdef void lead_leave(LinkThread *self) noexcept nogil:
 cdef LinkPlace *place_that_waits(Link *link) noexcept nogil:
     # One whose thread waits for a control record, or NULL.
     cdef uint32_t index
+    if atomic.load_relaxed_u32(&link.waiter_count) == 0:
+        return NULL
     for index in range(link.sizes.place_count):
         if atomic.load_relaxed_u32(&link.places[index].has_waiter):
             return &link.places[index]
@@ -433,7 +435,8 @@ cdef void place_wait(LinkThread *self, LinkPlace *place, uint32_t seen) noexcept
     cdef Link *link = self.link
     self.now_ns = 0
     link_announce(link)
-    atomic.store_seq_u32(&place.has_waiter, 1)
+    atomic.store_relaxed_u32(&place.has_waiter, 1)
+    atomic.add_u32(&link.waiter_count, 1)
     atomic.fence_seq()
     while atomic.load_acquire_u32(&place.news) == seen:  # SYNC place-news
         if atomic.load_seq_u32(&link.idle_count) == 0 and lead_seize(self):
@@ -444,6 +447,7 @@ cdef void place_wait(LinkThread *self, LinkPlace *place, uint32_t seen) noexcept
         if atomic.load_relaxed_u32(&link.deputy_sleeps):
             deputy_wake(link)
         thread.futex_wait(&place.news, seen, 0)
+    atomic.add_u32(&link.waiter_count, <uint32_t> -1)
     atomic.store_relaxed_u32(&place.has_waiter, 0)
 
 

@@ -65,9 +65,16 @@ cdef inline const uint8_t *latin1_of(object text) noexcept:
 
 cdef int64_t content_length_of(object text) except -1:
     # Digits only: int() would take "+1", "1_0" and white space.
-    if not (text.isascii() and text.isdigit()) or len(text) > 18:
-        raise ValueError(f"Content-Length is no number: {text!r}")
-    return int(text)
+    cdef const uint8_t *at = latin1_of(text)
+    cdef Py_ssize_t index, bytes = PyUnicode_GET_LENGTH(text)
+    cdef int64_t length = 0
+    for index in range(bytes):
+        if not 48 <= at[index] <= 57 or bytes > 18:
+            raise ValueError(f"Content-Length is no number: {text!r}")
+        length = length * 10 + at[index] - 48
+    if bytes == 0:
+        raise ValueError("Content-Length is empty")
+    return length
 
 
 @cython.final
@@ -124,6 +131,7 @@ cdef class Response:
     # -- the head
     # ----------------------------------------------------------------------------------------------
 
+    @cython.binding(False)
     def start(self, status, headers, exc_info=None, /):
         """Begin the response, as PEP 3333 defines `start_response`."""
         if unlikely(self.is_over):
@@ -378,6 +386,7 @@ cdef class Response:
             return 0
         return self.send(<const uint8_t *> PyBytes_AS_STRING(block), bytes, False)
 
+    @cython.binding(False)
     def write(self, data, /):
         """Send data at once, as PEP 3333 defines `write`."""
         if self.is_over:

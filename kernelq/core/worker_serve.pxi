@@ -216,9 +216,10 @@ cdef class Runner:
                 thread.mutex_take(&self.thread.link.content_lock)
                 content_drop(response.place)
                 thread.mutex_give(&self.thread.link.content_lock)
-        if unlikely(Py_REFCNT(self.starter) != 1 or Py_REFCNT(response.writer) != 1
-                    or Py_REFCNT(response) != 4):
-            self.renew_response()
+        if unlikely(references_of(<PyObject *> self.starter) != 1
+                    or references_of(<PyObject *> response.writer) != 1
+                    or references_of(<PyObject *> response) != 4):
+            self.renew_response()  # the application has kept something of it
         clock_stop(self.thread)
         request_end(self.thread)
         return 0

@@ -21,7 +21,6 @@ StartResponse = Callable[..., Any]
 
 CRASH_DELAY_SECONDS = 0.05  # so that the answer to the crashing request itself is complete
 
-_STARTED = time.time()
 _HTML = "text/html; charset=utf-8"
 _JSON = "application/json"
 _TEXT = "text/plain; charset=utf-8"
@@ -30,31 +29,38 @@ with open(os.path.join(os.path.dirname(__file__), "page.html"), encoding="utf-8"
     _PAGE = _file.read()
 
 
-class _Counter:
-    """Requests answered by this worker."""
+class _Worker:
+    """What this process knows of itself."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._value = 0
+        self._served = 0
+        self._started = time.monotonic()
 
-    def next(self) -> int:
+    def describe(self) -> dict[str, Any]:
+        """The facts that the page shows; one more request has been answered."""
         with self._lock:
-            self._value += 1
-            return self._value
+            self._served += 1
+            served = self._served
+        age = round(time.monotonic() - self._started, 1)
+        return {"pid": os.getpid(), "served": served, "age": age, "version": __version__}
 
 
-_served = _Counter()
+_worker = _Worker()
+
+
+def _begin_again() -> None:
+    global _worker
+    _worker = _Worker()
+
+
+os.register_at_fork(after_in_child=_begin_again)  # a preloaded application is loaded once only
 
 
 def application(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
     """The demo as a WSGI application."""
     method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
-    state = {
-        "pid": os.getpid(),
-        "served": _served.next(),
-        "age": round(time.time() - _STARTED, 1),
-        "version": __version__,
-    }
+    state = _worker.describe()
     if path == "/crash":
         return _crash(environ, start_response, state)
     if method not in ("GET", "HEAD"):

@@ -233,9 +233,9 @@ class PoolExecutor:
             self._spawner.try_send(ToSpawner.RETIRE, self._index, action.number)
 
     def _do_pool(self, action: Action) -> None:
+        self._core.set_pool_state(action.text)
         level = log.INFO if action.text == "online" else log.ERROR
         self._host.log(level, f"pool {self._settings.name} is {action.text}")
-        self._core.set_pool_state(action.text)
 
     def _do_log(self, action: Action) -> None:
         member = self._members.get(action.worker)

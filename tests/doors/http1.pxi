@@ -167,8 +167,7 @@ cdef object head_dict(const RequestHead *head, const uint8_t *at):
 
 
 cdef class HeadParser:
-    """One connection's head parser. Between the calls its buffer moves and its scratch memory is
-    overwritten."""
+    """One connection's head parser. Between calls its buffer moves, its scratch memory is lost."""
 
     cdef HeadLimits limits
     cdef HeadProgress progress
@@ -197,6 +196,11 @@ cdef class HeadParser:
     def is_started(self):
         return bool(head_is_started(&self.progress))
 
+    @property
+    def checked(self):
+        """How many bytes need not be looked at again."""
+        return self.progress.at
+
     def parse(self, bytes data):
         """data: all bytes since reset(). Returns (outcome, what is known of the head)."""
         cdef const uint8_t *at = guard.place(data)
@@ -208,8 +212,8 @@ cdef class HeadParser:
         if outcome == 0:
             return 0, None
         if outcome < 0:
-            return reason_name(outcome), (span_bytes(self.head.method),
-                                          span_bytes(self.head.target))
+            seen = span_bytes(self.head.method), span_bytes(self.head.target)
+            return reason_name(outcome), seen
         return outcome, head_dict(&self.head, at)
 
     def bench(self, bytes data, int count):
