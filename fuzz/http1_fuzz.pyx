@@ -1,8 +1,9 @@
 """libFuzzer harness for the parser: heads, chunked content, targets and trusted proxies.
 
-The invariant, checked for any bytes: the outcome does not depend on how they were cut into pieces nor
-on the width of the scan; what is handed out lies within the input; a normalised path has no dot
-segments and does not grow. The sanitizers see to the rest (every piece is a block of its exact size).
+The invariant, checked for any bytes: the outcome does not depend on how they were cut into pieces
+nor on the width of the scan; what is handed out lies within the input; a normalised path has no dot
+segments and does not grow. The sanitizers see to the rest (every piece is a block of its exact
+size).
 
 The first byte of the input chooses the parser, the second the place of the cut and tight limits.
 """

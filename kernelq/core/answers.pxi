@@ -114,9 +114,12 @@ cdef int place_on_skipped(Loop *loop, Worker *worker, const RecordHead *head) no
             exchange.state = EXCHANGE_RECEIVING
             queue_push(pool, exchange)
             exchange = NULL
+        elif exchange != NULL:
+            exchange.worker = NULL
+            exchange.state = EXCHANGE_DONE
     pthread_mutex_unlock(&pool.lock)
     if outcome == 0 and exchange != NULL:
-        exchange_free(loop, exchange)
+        exchange_free_unless_held(loop, exchange)
     return outcome
 
 
@@ -253,7 +256,7 @@ cdef void answer_complete(Loop *loop, Worker *worker, uint32_t index, Exchange *
     if exchange == NULL:
         return
     if exchange.conn == NULL:
-        exchange_free(loop, exchange)
+        exchange_free_unless_held(loop, exchange)
     elif is_cut:
         response_cut(loop, exchange)
     else:

@@ -395,7 +395,8 @@ cdef void worker_on_death(Loop *loop, Worker *worker) noexcept nogil:
     if loop.index == 0 and worker.worker_memory == NULL and worker.state != WORKER_DISTRUSTED:
         lane.is_open = worker_map(core, worker)
     if lane.is_open and worker.state != WORKER_DISTRUSTED:
-        lane_drain(loop, worker)
+        while ring_has_record(&lane.answers) and worker.state != WORKER_DISTRUSTED:
+            lane_drain(loop, worker)
     for index in range(core.settings.place_count):
         place_bury(loop, worker, index)
     lane.is_open = False
@@ -435,9 +436,11 @@ cdef void place_bury(Loop *loop, Worker *worker, uint32_t index) noexcept nogil:
     if requeued:
         if was_started:
             loop.counters[COUNT_REDISPATCHED] += 1
-            log_exchange(loop, LOG_WARNING, exchange, REASON_WORKER_DIED, worker)
+            log_exchange_as(loop, LOG_WARNING, exchange, REASON_NONE, <uint32_t> worker.pid,
+                            b"its worker ended while executing it; it is executed again, alone")
     elif exchange.conn == NULL:
-        exchange_free(loop, exchange)
+        exchange.state = EXCHANGE_DONE
+        exchange_free_unless_held(loop, exchange)
     else:
         exchange.state = EXCHANGE_DONE
         exchange_refuse(loop, exchange, REASON_WORKER_DISTRUSTED
@@ -529,6 +532,14 @@ cdef void worker_judge(Loop *loop, Worker *worker) noexcept nogil:
         event_post(loop.core, EVENT_HOPELESS, worker.number, 0)
 
 
+cdef void worker_ping(Loop *loop, Worker *worker) noexcept nogil:
+    # For a figure only: how long a record takes to a worker and back. Nobody is judged by it.
+    if worker.ping_sent_ns == 0 and loop.now_ns >= worker.ping_at_ns:
+        worker.ping_at_ns = loop.now_ns + PING_EVERY_NS
+        if lane_tell(loop, worker, RECORD_PING, 0, 0, 0, loop.now_ns):
+            worker.ping_sent_ns = loop.now_ns
+
+
 cdef void pool_check_health(Loop *loop) noexcept nogil:
     # Loop 0, every tick while anything is in hand.
     cdef Pool *pool = &loop.core.pool
@@ -541,6 +552,7 @@ cdef void pool_check_health(Loop *loop) noexcept nogil:
                 and (worker.state == WORKER_READY or worker.state == WORKER_DRAINING)):
             if worker.in_hand or worker.is_unhealthy:
                 worker_check_health(loop, worker)
+            worker_ping(loop, worker)
             loop.worker_is_watched |= worker.is_unhealthy
         worker = worker.next
     pthread_mutex_unlock(&pool.lock)

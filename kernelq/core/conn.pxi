@@ -22,6 +22,7 @@ cdef enum:
     INPUT_ROOM_MIN = 2048
     LINGER_NS = 5000000000         # how long the rest is read before a close
     PROBE_AFTER_NS = 1000000000
+    TIMER_OFF_NS = 864000000000000  # ten days
     SMALL_CONTENT_BYTES = 8192     # copied behind the head: one send() of one buffer
 
 
@@ -83,12 +84,11 @@ cdef uint32_t conn_address_bytes(const Conn *conn) noexcept nogil:
 
 cdef void conn_start_timer(Loop *loop, Conn *conn, uint64_t limit_ns) noexcept nogil:
     # One timer per connection; what it means follows from the state (conn_on_timer).
+    # A limit that is off is far away: every idle connection can be found in the wheel
+    # (loop_close_idle).
     conn.since_ns = loop.now_ns
     conn.since_bytes = conn.total_bytes
-    if limit_ns:
-        timer_set(&loop.wheel, &conn.timer, loop.now_ns + limit_ns)
-    else:
-        timer_cancel(&loop.wheel, &conn.timer)
+    timer_set(&loop.wheel, &conn.timer, loop.now_ns + (limit_ns if limit_ns else TIMER_OFF_NS))
 
 
 cdef void conn_again(Loop *loop, Conn *conn) noexcept nogil:
@@ -651,7 +651,7 @@ cdef void conn_check_rate(Loop *loop, Conn *conn, int reason) noexcept nogil:
             and settings.min_send_rate == 0):
         conn_start_timer(loop, conn, settings.entity_timeout_ns)
         return
-    if conn.exchange != NULL and conn.state != CONN_FLUSH:
+    if conn.exchange != NULL:
         exchange_refuse(loop, conn.exchange, reason)
     else:
         loop.reasons[reason] += 1

@@ -155,6 +155,7 @@ cdef enum:
     EVENTS_MAX = 1024
     STATUS_NONE = 1                # Exchange.status of a response that never had one
     HEALTH_TICK_NS = 134217728
+    PING_EVERY_NS = 30000000000
     FILE_BYTES_PER_CALL = 1 << 20
     FILE_BYTES_PER_TURN = 4 << 20
     CONTENT_RECORD_BYTES = 32768   # of streamed content in one record
@@ -381,7 +382,8 @@ cdef struct Worker:
     bint is_hopeless
     uint64_t unhealthy_since_ns
     bint has_timed_out             # a request exceeded request_timeout: no more dispatch
-    uint64_t ping_sent_ns
+    uint64_t ping_at_ns
+    uint64_t ping_sent_ns          # 0: none is under way
     uint64_t latency_ns            # of the last PONG
     uint32_t loops_done            # after its death
     uint32_t loops_forgotten
