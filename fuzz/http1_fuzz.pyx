@@ -13,6 +13,7 @@ from libc.stdlib cimport abort, free, malloc
 from libc.string cimport memcmp, memcpy, memset
 
 from kernelq.core.forwarded cimport ForwardedResult, TrustedNetworks
+from kernelq.core cimport scan
 from kernelq.core.http1 cimport (
     ChunkDecoder,
     FieldLine,
@@ -21,7 +22,7 @@ from kernelq.core.http1 cimport (
     RequestHead,
 )
 from kernelq.core.limits cimport MAX_FIELD_COUNT
-from kernelq.core.scan cimport SCAN_PLAIN, scan_best, scan_level
+from kernelq.core.scan cimport SCAN_PLAIN, scan_best
 from kernelq.core.span cimport Span, span_of
 
 include "../kernelq/core/target.pxi"
@@ -51,8 +52,7 @@ cdef const uint8_t *piece_copy(const uint8_t *at, size_t bytes) noexcept nogil:
 
 
 cdef void scan_set(int level) noexcept nogil:
-    global scan_level
-    scan_level = level
+    scan.scan_level = level
 
 
 # ---- heads ----

@@ -42,8 +42,12 @@ def layout():
             "ResponseRecord": sizeof(ResponseRecord), "NumberRecord": sizeof(NumberRecord),
             "FileRecord": sizeof(FileRecord), "SideMessage": sizeof(SideMessage),
         },
-        "private": {"Conn": sizeof(Conn), "Exchange": sizeof(Exchange), "Worker": sizeof(Worker),
-                    "Loop": sizeof(Loop)},
+        "private": {
+            "Conn": sizeof(Conn),
+            "Exchange": sizeof(Exchange),
+            "Worker": sizeof(Worker),
+            "Loop": sizeof(Loop),
+        },
         "places_at": PLACES_AT,
         "lane_at": [lane_at(0), lane_at(1)],
     }

@@ -41,6 +41,7 @@ cdef int head_read(int fd, ChannelHead *head) except -1:
 
 
 @cython.final
+@cython.no_gc_clear                # __dealloc__ asks the serving threads whether they have ended
 cdef class Channel:
     """The worker process's end of the channel to the core."""
 
@@ -138,7 +139,8 @@ cdef class Channel:
         record_init(&record, sizeof(RecordHead), RECORD_READY, 0, 0)
         with nogil:
             lane_put_at_last(self.link, lane_of(self.link, 0), &record)
-            link_announce(self.link)
+            # Whether the core sleeps or not: before this bell it does not look at our memory.
+            thread.bell_ring(self.link.lanes[0].bell)
 
     def serve(self, application, int threads, settings=None):
         """Start so many serving threads that run application; return at once."""
