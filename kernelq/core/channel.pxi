@@ -437,7 +437,7 @@ cdef void place_bury(Loop *loop, Worker *worker, uint32_t index) noexcept nogil:
         if was_started:
             loop.counters[COUNT_REDISPATCHED] += 1
             log_exchange_as(loop, LOG_WARNING, exchange, REASON_NONE, <uint32_t> worker.pid,
-                            b"the worker process ended while it executed this request; it is executed again, alone")
+                            b"its worker ended while executing it; it is executed again, alone")
     elif exchange.conn == NULL:
         exchange.state = EXCHANGE_DONE
         exchange_free_unless_held(loop, exchange)
