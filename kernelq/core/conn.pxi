@@ -23,7 +23,7 @@ cdef enum:
     LINGER_NS = 5000000000         # before a close the rest is read as long as some comes in this
     LINGER_MOST_NS = 30000000000   # and for this long at most
     PROBE_AFTER_NS = 1000000000
-    TIMER_OFF_NS = 864000000000000 # ten days
+    TIMER_OFF_NS = 864000000000000  # ten days
     SMALL_CONTENT_BYTES = 8192     # copied behind the head: one send() of one buffer
 
 
@@ -88,7 +88,8 @@ cdef uint32_t conn_address_bytes(const Conn *conn) noexcept nogil:
 
 cdef void conn_start_timer(Loop *loop, Conn *conn, uint64_t limit_ns) noexcept nogil:
     # One timer per connection; what it means follows from the state (conn_on_timer).
-    # A limit that is off is far away: every idle connection can be found in the wheel (loop_close_idle).
+    # A limit that is off is far away: every idle connection can be found in the wheel
+    # (loop_close_idle).
     conn.since_ns = loop.now_ns
     conn.since_bytes = conn_progress(conn)
     timer_set(&loop.wheel, &conn.timer, loop.now_ns + (limit_ns if limit_ns else TIMER_OFF_NS))

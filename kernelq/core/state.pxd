@@ -404,6 +404,7 @@ cdef struct Pool:
     uint32_t worker_number
     uint32_t ready_count
     uint64_t service_ns            # moving average over the workers: prefetch depth
+    uint64_t answer_bytes          # likewise, of what an answer takes in a response ring
 
 cdef struct Event:
     uint8_t kind
