@@ -4,8 +4,8 @@ import os
 from collections.abc import Iterator
 
 import pytest
-
 from fakes import FakeCore, FakeHost
+
 from kernelq.config import PoolSettings
 from kernelq.letters import Control, FromSpawner, ToSpawner
 from kernelq.link import Link, Message, link_from, link_pair
