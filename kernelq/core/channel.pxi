@@ -441,6 +441,9 @@ cdef void place_bury(Loop *loop, Worker *worker, uint32_t index) noexcept nogil:
     elif exchange.conn == NULL:
         exchange.state = EXCHANGE_DONE
         exchange_free_unless_held(loop, exchange)
+    elif response_is_whole(exchange):
+        exchange.is_complete = True
+        response_end(loop, exchange)
     else:
         exchange.state = EXCHANGE_DONE
         exchange_refuse(loop, exchange, REASON_WORKER_DISTRUSTED

@@ -357,11 +357,24 @@ cdef void response_end(Loop *loop, Exchange *exchange) noexcept nogil:
         conn_on_response_sent(loop, conn)
 
 
+cdef bint response_is_whole(const Exchange *exchange) noexcept nogil:
+    # All that its head promises is out, or in a file that we have: for the client only END is
+    # missing.
+    if not exchange.head_sent:
+        return False
+    return exchange.framing == FRAMING_NONE or (
+        exchange.framing == FRAMING_LENGTH and exchange.response_left == 0)
+
+
 cdef void response_cut(Loop *loop, Exchange *exchange) noexcept nogil:
     # The application broke off, or sent less than its Content-Length: the client must see an
     # incomplete message.
     if not exchange.head_sent:
         exchange_refuse(loop, exchange, REASON_RESPONSE_MISSING)
+        return
+    if response_is_whole(exchange):
+        exchange.is_complete = True
+        response_end(loop, exchange)
         return
     exchange_abort(loop, exchange, REASON_RESPONSE_CUT)
 

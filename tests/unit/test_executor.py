@@ -179,6 +179,26 @@ def test_spawner_death_repeats_unconfirmed_starts_and_excuses_deaths() -> None:
     stage.close()
 
 
+def test_deaths_seen_before_the_end_of_their_spawner_are_excused_too() -> None:
+    stage = Stage(workers=2, rapid_fail_count=1)
+    stage.bring_spawner()
+    stage.executor.apply(Event(Kind.START))
+    stage.started()
+    for number in (1, 2):
+        stage.confirm(number)
+        stage.executor.on_core_event("ready", number)
+    assert stage.spawner is not None
+    stage.spawner.close()
+    for number in (1, 2):
+        stage.executor.on_core_event("gone", number)
+    stage.executor.set_spawner(None)
+    assert not stage.executor.state.is_tripped
+    assert len(stage.host.watched) == 0
+    stage.bring_spawner()
+    assert len(stage.started()) == 2
+    stage.close()
+
+
 def test_no_channel_is_a_death_that_counts(stage: Stage) -> None:
     stage.executor.apply(Event(Kind.START))
     stage.started()
