@@ -429,7 +429,8 @@ cdef class Response:
             raise AssertionError("the application did not call start_response()")
         bytes = PyBytes_GET_SIZE(block)
         if self.content_length < 0 and not self.is_sent and (
-                not self.has_no_content or (self.is_head_request and bytes > 0 and self.status not in (204, 304))):
+                not self.has_no_content or (self.is_head_request and bytes > 0
+                                            and self.status not in (204, 304))):
             self.content_length = bytes
         fits = self.fitting(bytes)
         if (self.has_no_content or self.content_length < 0
