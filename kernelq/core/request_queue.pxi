@@ -194,9 +194,9 @@ cdef Exchange *place_revoke(Loop *loop, Worker *worker, uint32_t index) noexcept
     cdef Exchange *exchange = place.exchange
     if place.state != PLACE_HANDED or exchange == NULL:
         return NULL
-    atomic.store_seq(&worker.revoked[index], place.dispatch)
-    atomic.fence_seq()
-    if atomic.load_seq(&worker.started[index]) == place.dispatch:
+    atomic.store_seq(&worker.revoked[index], place.dispatch)  # SYNC revoked
+    atomic.fence_seq()  # SYNC revoked
+    if atomic.load_seq(&worker.started[index]) == place.dispatch:  # SYNC started
         return NULL
     place.state = PLACE_REVOKED
     place.exchange = NULL
