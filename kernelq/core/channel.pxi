@@ -281,8 +281,8 @@ cdef void lane_ring(Loop *loop, Worker *worker) noexcept nogil:
     cdef uint32_t armed
     cdef uint8_t byte = 1
     lane.unrung = 0
-    atomic.fence_seq()
-    armed = atomic.load_seq_u32(lane.worker_armed)
+    atomic.fence_seq()  # SYNC worker-armed
+    armed = atomic.load_seq_u32(lane.worker_armed)  # SYNC worker-armed
     if armed & 1 == 0 or armed == lane.rung_for:
         return
     lane.rung_for = armed
@@ -421,7 +421,8 @@ cdef void place_bury(Loop *loop, Worker *worker, uint32_t index) noexcept nogil:
         pthread_mutex_unlock(&core.pool.lock)
         return
     was_started = place.state == PLACE_STARTED or (
-        worker.started != NULL and atomic.load_acquire(&worker.started[index]) == place.dispatch)
+        worker.started != NULL
+        and atomic.load_acquire(&worker.started[index]) == place.dispatch)  # SYNC started
     place_free(loop, worker, index)
     exchange.worker = NULL
     if was_started:
@@ -501,7 +502,7 @@ cdef void worker_check_health(Loop *loop, Worker *worker) noexcept nogil:
             waiting += place.state == PLACE_REVOKED
             continue
         if (place.state == PLACE_STARTED
-                or atomic.load_acquire(&worker.started[index]) == place.dispatch):
+                or atomic.load_acquire(&worker.started[index]) == place.dispatch):  # SYNC started
             started += 1
             if place.exchange != NULL and place.exchange.started_ns == 0:
                 place.exchange.started_ns = loop.now_ns

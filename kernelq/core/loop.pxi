@@ -343,9 +343,9 @@ cdef void lanes_arm(Loop *loop) noexcept nogil:
     cdef uint32_t *armed
     for index in range(loop.worker_count):
         armed = loop.workers[index].lanes[loop.index].armed
-        # relaxed: ours alone to write
+        # SYNC core-armed; relaxed: ours alone to write
         atomic.store_seq_u32(armed, atomic.load_relaxed_u32(armed) + 1)
-    atomic.fence_seq()
+    atomic.fence_seq()  # SYNC core-armed
 
 
 cdef bint lanes_have_answers(Loop *loop) noexcept nogil:

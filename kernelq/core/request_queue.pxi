@@ -89,8 +89,9 @@ cdef bint worker_takes(const Worker *worker, const Loop *loop) noexcept nogil:
 
 
 cdef uint32_t prefetch_depth(const Pool *pool, const Settings *settings) noexcept nogil:
-    # As many as a worker executes while it would otherwise sleep and be woken, and no more than have
-    # room in its response ring beside the answers of its slots: a full ring stops every thread.
+    # As many as a worker executes while it would otherwise sleep and be woken, and no more than
+    # have room in its response ring beside the answers of its slots: a full ring stops every
+    # thread.
     cdef uint64_t service_ns = pool.service_ns if pool.service_ns else SERVICE_UNKNOWN_NS
     cdef uint64_t depth = PREFETCH_NS // service_ns
     cdef uint64_t room = settings.ring_bytes // 4 * 3 // (pool.answer_bytes + 1)
@@ -193,9 +194,9 @@ cdef Exchange *place_revoke(Loop *loop, Worker *worker, uint32_t index) noexcept
     cdef Exchange *exchange = place.exchange
     if place.state != PLACE_HANDED or exchange == NULL:
         return NULL
-    atomic.store_seq(&worker.revoked[index], place.dispatch)
-    atomic.fence_seq()
-    if atomic.load_seq(&worker.started[index]) == place.dispatch:
+    atomic.store_seq(&worker.revoked[index], place.dispatch)  # SYNC revoked
+    atomic.fence_seq()  # SYNC revoked
+    if atomic.load_seq(&worker.started[index]) == place.dispatch:  # SYNC started
         return NULL
     place.state = PLACE_REVOKED
     place.exchange = NULL

@@ -101,7 +101,7 @@ cdef class Channel:
     cdef void give_back(self) noexcept:
         with nogil:
             if self.link.has_deputy:
-                atomic.store_seq_u32(&self.link.deputy_stops, 1)
+                atomic.store_seq_u32(&self.link.deputy_stops, 1)  # SYNC deputy
                 deputy_wake(self.link)
                 thread.thread_join(self.link.deputy, NULL)
             link_close(self.link)
@@ -174,7 +174,7 @@ cdef class Channel:
         """Start no further request; those that run are finished."""
         self.check()
         with nogil:
-            atomic.store_seq_u32(&self.link.is_draining, 1)
+            atomic.store_seq_u32(&self.link.is_draining, 1)  # SYNC draining
             followers_end(self.link)
             link_tell_ended(self.link)
 

@@ -54,8 +54,7 @@ cdef class Content:
         thread.close_if(self.fd)
         self.fd = -1
 
-    # -- fetching
-    # ----------------------------------------------------------------------------------------------
+    # -- fetching ----------------------------------------------------------------------------------
 
     cdef inline int check(self) except -1:
         if unlikely(self.is_closed):
@@ -114,6 +113,7 @@ cdef class Content:
             piece = content_next(self.thread.link, self.place, &ended, &cut)
             if piece != NULL:
                 break
+            # SYNC place-news
             if cut or (atomic.load_acquire_u32(&self.place.is_gone) and not ended):
                 raise ClientGone("the client left before its content was complete")
             if ended:
@@ -150,8 +150,7 @@ cdef class Content:
             self.consumed = self.fetched
             self.is_wanted = True
 
-    # -- handing out
-    # ----------------------------------------------------------------------------------------------
+    # -- handing out -------------------------------------------------------------------------------
 
     cdef bytes take(self, Py_ssize_t bytes):
         # So many of the bytes that are ready.
@@ -217,8 +216,7 @@ cdef class Content:
                 break
         return b"" if parts is None else (parts[0] if len(parts) == 1 else b"".join(parts))
 
-    # -- the stream
-    # ----------------------------------------------------------------------------------------------
+    # -- the stream --------------------------------------------------------------------------------
 
     def read(self, size=-1, /):
         """Read and return up to size bytes, or all that is left if size is None or negative."""

@@ -14,13 +14,15 @@ cdef inline bint request_begin(LinkThread *self, const Taken *taken) noexcept no
     place_meet(link, taken.head.place, taken.head.dispatch)
     atomic.store_relaxed_u32(&self.is_running, 1)
     if unlikely(not self.is_leader):
-        atomic.fence_seq()  # link_is_drained() looks at the lead, and then at us
+        # SYNC draining: link_is_drained() looks at the lead, and then at us.
+        atomic.fence_seq()
     if unlikely(atomic.load_relaxed_u32(&link.is_draining)):
         request_end(self)
         return False
     FAULT(b"worker-taken")
     atomic.store_relaxed(&link.started[taken.head.place], taken.head.dispatch)
-    # STARTED is visible before we look whether it was revoked; the core does the reverse
+    # SYNC started, SYNC revoked: STARTED is visible before we look whether it was revoked; the core
+    # does the reverse.
     atomic.fence_seq()
     FAULT(b"worker-stored")
     if unlikely(atomic.load_relaxed(&link.revoked[taken.head.place]) == taken.head.dispatch):
@@ -31,14 +33,14 @@ cdef inline bint request_begin(LinkThread *self, const Taken *taken) noexcept no
 
 
 cdef inline void request_end(LinkThread *self) noexcept nogil:
-    atomic.store_seq_u32(&self.is_running, 0)
+    atomic.store_seq_u32(&self.is_running, 0)  # SYNC draining
     if unlikely(atomic.load_relaxed_u32(&self.link.is_draining)):
         link_tell_ended(self.link)
 
 
 cdef void link_tell_ended(Link *link) noexcept nogil:
     link_announce(link)
-    atomic.add_u32(&link.ended_word, 1)
+    atomic.add_u32(&link.ended_word, 1)  # SYNC ended
     thread.futex_wake(&link.ended_word, INT_MAX)
     thread.bell_ring(link.ended_fd)
 
@@ -48,13 +50,13 @@ cdef bint link_is_drained(Link *link) noexcept nogil:
     # lead is looked at first: a leader that is awake may have taken one before, and not be marked
     # as running yet.
     cdef uint32_t index
-    if not atomic.load_seq_u32(&link.is_draining):
+    if not atomic.load_seq_u32(&link.is_draining):  # SYNC draining
         return False
-    atomic.fence_seq()
+    atomic.fence_seq()  # SYNC draining
     if lead_state(atomic.load_seq(&link.lead)) not in (LEAD_VACANT, LEAD_ASLEEP):  # SYNC lead
         return False
     for index in range(link.thread_count):
-        if atomic.load_seq_u32(&link.threads[index].is_running):
+        if atomic.load_seq_u32(&link.threads[index].is_running):  # SYNC draining
             return False
     return True
 

@@ -39,4 +39,4 @@ def serve_with_fault(serve, debug_root, tmp_path):
         server.token = token
         return server
 
-    yield start
+    return start
