@@ -431,6 +431,8 @@ cdef void place_bury(Loop *loop, Worker *worker, uint32_t index) noexcept nogil:
         exchange.is_suspect = exchange.is_suspect or was_started
         exchange.state = EXCHANGE_RECEIVING
         exchange.started_ns = 0
+        if was_started:
+            exchange.queued_ns = loop.now_ns
         queue_push(&core.pool, exchange)
         requeued = True
     pthread_mutex_unlock(&core.pool.lock)

@@ -359,6 +359,7 @@ cdef void pool_admit(Loop *loop) noexcept nogil:
             pool_dispatch(loop)
             reason = queue_reason(loop.core)
         if reason == REASON_NONE:
+            exchange.queued_ns = loop.now_ns
             queue_push(pool, exchange)
         else:
             exchange.letter.reason = <uint8_t> reason
@@ -385,9 +386,9 @@ cdef void pool_expire(Loop *loop) noexcept nogil:
     pthread_mutex_lock(&pool.lock)
     while True:
         exchange = pool.first
-        if exchange == NULL or exchange.arrived_ns + limit > loop.now_ns:
+        if exchange == NULL or exchange.queued_ns + limit > loop.now_ns:
             exchange = pool.suspects_first
-            if exchange == NULL or exchange.arrived_ns + limit > loop.now_ns:
+            if exchange == NULL or exchange.queued_ns + limit > loop.now_ns:
                 break
         queue_refuse(loop.core, exchange, REASON_TIMER_REQUEST_QUEUE)
     pthread_mutex_unlock(&pool.lock)

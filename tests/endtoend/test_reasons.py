@@ -239,6 +239,22 @@ def test_request_that_waits_too_long_is_a_503(hasty: Server, gate: Gate) -> None
     hasty.log.expect(word("TIMER_REQUEST_QUEUE"), "/hello?waiting")
 
 
+def test_time_of_upload_is_not_time_in_the_queue(hasty: Server, gate: Gate) -> None:
+    slow = hasty.connect().send(request("POST", "/echo?slow", "Content-Length: 6000"))
+    running = hasty.connect().get(f"/waits?gate={gate.path}")
+    gate.enter()
+    before = [hasty.connect().get("/hello") for _ in range(20)]  # all that the worker is handed
+    for _ in range(5):
+        slow.send(bytes(1000))
+        assert slow.response_within(0.25) is None
+    slow.send(bytes(1000))
+    assert slow.response_within(0.5) is None
+    gate.open()
+    assert running.response().text == "waited"
+    assert {client.response().status for client in before} == {200, 503}
+    assert len(slow.response().content) == 6000
+
+
 @pytest.mark.parametrize("attempt", range(3))
 def test_timers_of_requests_work_on_every_loop(attempt: int, gate: Gate) -> None:
     with Server("--loops", "3", "--request-timeout", "1", "--graceful-timeout", "1") as server:
