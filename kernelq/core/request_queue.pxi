@@ -10,7 +10,7 @@
 #  some handed on as prefetch, so that a worker need not sleep between two requests; how many
 #  follows from how long requests take (prefetch_depth). A prefetched request that its worker does
 #  not start is taken back (place_revoke) when another worker has a free slot, when its client goes,
-#  when the worker drains, or is found unhealthy.
+#  when the worker drains, is found unhealthy, or has not begun it after a second.
 #  A suspect (its last worker died while executing it) runs alone: a worker is kept free for it, and
 #  gets nothing else until it has answered.
 #
@@ -115,7 +115,7 @@ cdef Worker *worker_pick(Loop *loop) noexcept nogil:
     if best == NULL or worker_active(best) < settings.slot_count:
         return best
     most = settings.slot_count + prefetch_depth(pool, settings)
-    return best if worker_active(best) < most else NULL
+    return best if worker_active(best) < most and best.revoked_count == 0 else NULL
 
 
 cdef bint worker_hand(Loop *loop, Worker *worker, Exchange *exchange) noexcept nogil:
