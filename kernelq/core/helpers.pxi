@@ -18,7 +18,7 @@ cdef enum:
     JOB_WARM = 2
     JOB_CLOSE = 3
     WARM_BYTES = 4194304
-    PARKED_MAX = 64                # descriptors of one worker that no FILE record has named yet
+    PARKED_ROOM_MIN = 16
 
 
 cdef void job_submit(Core_ *core, Job *job) noexcept nogil:
@@ -237,10 +237,33 @@ cdef void receiver_end(Core_ *core, Worker *worker) noexcept nogil:
             if parked.exchange != NULL:
                 letter_send(&core.loops[parked.dispatch & 0xff].mailbox, LETTER_FILE,
                             parked.exchange, parked.dispatch, -1)
-            parked[0] = worker.parked[worker.parked_count - 1]
-            worker.parked_count -= 1
+            parked_drop(worker, parked)
         else:
             index += 1
+
+
+cdef Parked *parked_new(const Core_ *core, Worker *worker) noexcept nogil:
+    # Those that wait for a descriptor are at most as many as the connections, unless the worker
+    # announces descriptors that never come. NULL: no room.
+    cdef uint32_t room = worker.parked_room * 2 if worker.parked_room else PARKED_ROOM_MIN
+    cdef Parked *grown
+    if worker.parked_count >= core.settings.connection_limit + core.settings.place_count:
+        return NULL
+    if worker.parked_count == worker.parked_room:
+        grown = <Parked *> realloc(worker.parked, room * sizeof(Parked))
+        if grown == NULL:
+            return NULL
+        worker.parked = grown
+        worker.parked_room = room
+    worker.parked_count += 1
+    return &worker.parked[worker.parked_count - 1]
+
+
+cdef void parked_drop(Worker *worker, Parked *parked) noexcept nogil:
+    if not parked.is_expected:
+        worker.unclaimed -= 1
+    worker.parked_count -= 1
+    parked[0] = worker.parked[worker.parked_count]
 
 
 cdef void *receiver_main(void *argument) noexcept nogil:
@@ -313,19 +336,21 @@ cdef void receiver_deliver(Core_ *core, Worker *worker, uint64_t dispatch, int f
             else:
                 letter_send(&core.loops[dispatch & 0xff].mailbox, LETTER_FILE, parked.exchange,
                             dispatch, fd)
-            parked[0] = worker.parked[worker.parked_count - 1]
-            worker.parked_count -= 1
+            parked_drop(worker, parked)
             return
-    if worker.parked_count == PARKED_MAX or dispatch & 0xff >= core.settings.loop_count:
+    # Without a record: at most one for each place that an honest worker has.
+    parked = NULL
+    if worker.unclaimed < core.settings.place_count and dispatch & 0xff < core.settings.loop_count:
+        parked = parked_new(core, worker)
+    if parked == NULL:
         if fd >= 0:
             linux.close(fd)
         return
-    parked = &worker.parked[worker.parked_count]
+    worker.unclaimed += 1
     parked.dispatch = dispatch
     parked.fd = fd
     parked.is_expected = False
     parked.exchange = NULL
-    worker.parked_count += 1
 
 
 cdef void receiver_expect(Loop *loop, Worker *worker, uint64_t dispatch,
@@ -346,19 +371,18 @@ cdef void receiver_expect(Loop *loop, Worker *worker, uint64_t dispatch,
                 letter_send(&loop.mailbox, LETTER_FILE, exchange, dispatch, parked.fd)
             elif parked.fd >= 0:
                 linux.close(parked.fd)
-            parked[0] = worker.parked[worker.parked_count - 1]
-            worker.parked_count -= 1
+            parked_drop(worker, parked)
             is_found = True
             break
-    if not is_found and is_wanted and (worker.parked_count == PARKED_MAX or worker.side_has_ended):
-        letter_send(&loop.mailbox, LETTER_FILE, exchange, dispatch, -1)
-    elif not is_found and worker.parked_count < PARKED_MAX:
-        parked = &worker.parked[worker.parked_count]
-        parked.dispatch = dispatch
-        parked.fd = -1
-        parked.is_expected = True
-        parked.exchange = exchange if is_wanted else NULL
-        worker.parked_count += 1
+    if not is_found:
+        parked = NULL if worker.side_has_ended else parked_new(core, worker)
+        if parked != NULL:
+            parked.dispatch = dispatch
+            parked.fd = -1
+            parked.is_expected = True
+            parked.exchange = exchange if is_wanted else NULL
+        elif is_wanted:
+            letter_send(&loop.mailbox, LETTER_FILE, exchange, dispatch, -1)
     pthread_mutex_unlock(&core.receiver_lock)
 
 
@@ -371,8 +395,7 @@ cdef void receiver_unexpect(Loop *loop, Exchange *exchange) noexcept nogil:
     if receiver_knows(loop.core, worker):
         for index in range(worker.parked_count):
             if worker.parked[index].is_expected and worker.parked[index].exchange == exchange:
-                worker.parked[index] = worker.parked[worker.parked_count - 1]
-                worker.parked_count -= 1
+                worker.parked[index].exchange = NULL  # closed as soon as it comes
                 exchange.file_is_due = False
                 break
     pthread_mutex_unlock(&loop.core.receiver_lock)

@@ -388,8 +388,10 @@ cdef struct Worker:
     uint64_t latency_ns            # of the last PONG
     uint32_t loops_done            # after its death
     uint32_t loops_forgotten
-    Parked parked[64]              # [receiver lock]
+    Parked *parked                 # [receiver lock] likewise the next three
     uint32_t parked_count
+    uint32_t parked_room
+    uint32_t unclaimed             # of those parked: descriptors without their record
     bint side_has_ended            # nothing more will come over the side socket
 
 cdef struct Pool:
