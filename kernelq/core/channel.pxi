@@ -44,6 +44,7 @@ cdef int worker_memory_create(Core_ *core, Worker *worker) noexcept nogil:
     head.response_window = core.settings.response_takeover
     head.content_window = core.settings.content_window
     head.creator_pid = <uint32_t> getpid()
+    head.spin_ns = core.settings.spin_ns
     head.epoch = worker.number
     head.magic = LAYOUT_MAGIC
     worker.revoked = <uint64_t *> (worker.core_memory + PLACES_AT)

@@ -306,9 +306,11 @@ cdef bint link_spin(Link *link) noexcept nogil:
     # Waits awake, as long as that is shorter than a sleep. True: something has come.
     cdef uint64_t until
     cdef int count
-    if link.spin_ns == 0 or link.wait_ns > SPIN_WORTH_NS:
+    cdef uint64_t now = linux.now_ns()
+    if not spin_is_worth(&link.spin, now):
         return False
-    until = linux.now_ns() + link.spin_ns
+    spin_note_end(&link.spin, now)
+    until = now + link.spin.limit_ns
     while True:
         for count in range(16):
             if link_has_record(link):
@@ -321,8 +323,8 @@ cdef bint link_spin(Link *link) noexcept nogil:
 cdef void lead_sleep(LinkThread *self) noexcept nogil:
     # Until something may be in a ring.
     cdef Link *link = self.link
-    cdef uint64_t since = linux.now_ns() if link.spin_ns else 0
-    if not link_spin(link):
+    cdef uint64_t since = linux.now_ns() if link.spin.limit_ns else 0
+    if link.spin.limit_ns == 0 or not link_spin(link):
         link_arm(link)
         if not link_has_record(link) and not atomic.load_relaxed_u32(&link.is_draining):
             lead_set(self, LEAD_ASLEEP)
@@ -333,10 +335,8 @@ cdef void lead_sleep(LinkThread *self) noexcept nogil:
             if atomic.load_relaxed_u32(&link.deputy_sleeps):
                 deputy_wake(link)
         link_arm(link)
-    if link.spin_ns:
-        # A wait that was long says nothing about the next one but that it need not be short.
-        link.wait_ns += min(linux.now_ns() - since,
-                            <uint64_t> 10 * SPIN_WORTH_NS) // 8 - link.wait_ns // 8
+    if link.spin.limit_ns:
+        spin_note_wait(&link.spin, linux.now_ns() - since)
 
 
 # -- threads ---------------------------------------------------------------------------------------
