@@ -94,6 +94,14 @@ cdef void content_drop(LinkPlace *place) noexcept nogil:
     place.last = NULL
 
 
+cdef void content_forget(Link *link, LinkPlace *place, uint64_t dispatch) noexcept nogil:
+    # Its request has ended: nobody will read what is left. END is out, so the place may have its next request already.
+    thread.mutex_take(&link.content_lock)
+    if place.dispatch == dispatch:
+        content_drop(place)
+    thread.mutex_give(&link.content_lock)
+
+
 cdef void content_add(Link *link, LinkPlace *place, const RecordHead *head,
                       const uint8_t *body) noexcept nogil:
     cdef uint32_t bytes = head.bytes - <uint32_t> sizeof(RecordHead)
@@ -119,7 +127,7 @@ cdef void content_add(Link *link, LinkPlace *place, const RecordHead *head,
 
 
 cdef LinkPlace *place_meet(Link *link, uint16_t index, uint64_t dispatch) noexcept nogil:
-    # The place, if dispatch stands there or is newer than what does; NULL: the record is late. With several loops
+    # The place, if dispatch stands there or is newer than what does; NULL: the record is late. [lead] With several loops
     # a control record may be seen before its REQUEST, which another loop has put into its own ring: serials grow.
     cdef LinkPlace *place
     if index >= link.sizes.place_count:
@@ -202,6 +210,7 @@ cdef inline bint lane_next(Link *link, LinkLane *lane, Taken *taken) noexcept no
             if unlikely(taken.head.bytes < sizeof(RequestRecord)):
                 link_end(b"a record of the core has another size than its kind")
             taken.lane = lane
+            place_meet(link, taken.head.place, taken.head.dispatch)
             return True
         control_take(link, lane, &taken.head, taken.record)
         ring_release(&lane.requests, taken.head.bytes)

@@ -8,9 +8,6 @@
 cdef inline bint request_begin(LinkThread *self, const Taken *taken) noexcept nogil:
     # The worker's half of promise 1. False: the request was taken back, or comes after DRAIN: answer SKIPPED.
     cdef Link *link = self.link
-    if unlikely(taken.head.place >= link.sizes.place_count):
-        link_end(b"a record names a place that does not exist")
-    place_meet(link, taken.head.place, taken.head.dispatch)
     atomic.store_relaxed_u32(&self.is_running, 1)
     if unlikely(not self.is_leader):
         atomic.fence_seq()  # link_is_drained() looks at the lead, and then at us
@@ -207,10 +204,7 @@ cdef class Runner:
         self.environ = None
         if content is not None:
             content.close()
-            with nogil:
-                thread.mutex_take(&self.thread.link.content_lock)
-                content_drop(response.place)
-                thread.mutex_give(&self.thread.link.content_lock)
+            content_forget(self.thread.link, response.place, response.dispatch)
         if unlikely(references_of(<PyObject *> self.starter) != 1
                     or references_of(<PyObject *> response.writer) != 1
                     or references_of(<PyObject *> response) != 4):

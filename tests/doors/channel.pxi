@@ -289,23 +289,40 @@ cdef class FakeCore:
         return (RECORD_NAMES.get(head.kind, head.kind), head.flags, head.place, head.dispatch,
                 answer_rest(record))
 
-    def wait(self, int loop=0, timeout=20.0):
-        """The next answer; sleeps for it as the core does."""
-        bell = self.bells[loop]
+    def take_any(self):
+        """The next answer of any loop, or None."""
+        for loop in range(self.loop_count):
+            answer = self.take(loop)
+            if answer is not None:
+                return answer
+        return None
+
+    def arm_all(self):
+        """Arm all loops, or disarm them."""
+        for loop in range(self.loop_count):
+            self.arm(loop)
+        atomic.fence_seq()
+
+    def wait(self, timeout=20.0):
+        """The next answer of any loop; sleeps for it as the core does."""
+        answer = self.take_any()
+        if answer is not None:
+            return answer
         poller = select.epoll()
-        poller.register(bell, select.EPOLLIN | select.EPOLLET)
+        for bell in self.bells:
+            poller.register(bell, select.EPOLLIN | select.EPOLLET)
         try:
             poller.poll(0)  # what rang before does not count
             while True:
-                self.arm(loop)
-                answer = self.take(loop)
-                if answer is None and not poller.poll(timeout):
-                    self.arm(loop)
-                    answer = self.take(loop)
-                    raise TimeoutError("no answer" if answer is None else f"not rung for {answer}")
-                self.arm(loop)
+                self.arm_all()
+                answer = self.take_any()
+                # A bell may ring for what was taken without it.
+                was_rung = answer is not None or poller.poll(timeout)
+                self.arm_all()
                 if answer is None:
-                    answer = self.take(loop)
+                    answer = self.take_any()
+                    if not was_rung:
+                        raise TimeoutError("no answer" if answer is None else f"not rung: {answer}")
                 if answer is not None:
                     return answer
         finally:
