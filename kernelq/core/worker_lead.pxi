@@ -45,7 +45,7 @@ cdef inline void lead_resume(LinkThread *self) noexcept nogil:
     # Its request has ended: is it still the leader?
     if self.is_leader:
         self.is_leader = lead_swap_back(self)
-    if atomic.load_relaxed_u32(&self.link.deputy_sleeps):
+    if deputy_is_asleep(self.link):
         deputy_wake(self.link)
 
 
@@ -333,7 +333,7 @@ cdef void lead_sleep(LinkThread *self) noexcept nogil:
                 link_lost(link)
             lead_set(self, LEAD_LEADING)
             atomic.fence_seq()
-            if atomic.load_relaxed_u32(&link.deputy_sleeps):
+            if deputy_is_asleep(link):
                 deputy_wake(link)
         link_arm(link)
     if link.spin_ns:
@@ -365,7 +365,7 @@ cdef int follower_next(LinkThread *self, Taken *taken) noexcept nogil:
         seen = atomic.load_acquire_u32(&link.follow_word)  # SYNC follow
         atomic.add_u32(&link.idle_count, 1)
         atomic.fence_seq()
-        if atomic.load_relaxed_u32(&link.deputy_sleeps):
+        if deputy_is_asleep(link):
             deputy_wake(link)
         if pending_take(link, taken):
             atomic.add_u32(&link.idle_count, <uint32_t> -1)
@@ -443,7 +443,7 @@ cdef void place_wait(LinkThread *self, LinkPlace *place, uint32_t seen) noexcept
             break
         if lead_state(atomic.load_relaxed(&link.lead)) in (LEAD_VACANT, LEAD_RUNNING):
             follower_wake(link)
-        if atomic.load_relaxed_u32(&link.deputy_sleeps):
+        if deputy_is_asleep(link):
             deputy_wake(link)
         thread.futex_wait(&place.news, seen, 0)
     atomic.add_u32(&link.waiter_count, <uint32_t> -1)
@@ -451,6 +451,10 @@ cdef void place_wait(LinkThread *self, LinkPlace *place, uint32_t seen) noexcept
 
 
 # -- the deputy --------------------------------------------------------------------------------------------------
+
+cdef inline bint deputy_is_asleep(Link *link) noexcept nogil:
+    return atomic.load_relaxed_u32(&link.deputy_sleeps) != 0
+
 
 cdef void deputy_wake(Link *link) noexcept nogil:
     atomic.store_relaxed_u32(&link.deputy_sleeps, 0)

@@ -496,3 +496,56 @@ cdef object answer_head(bytes record):
     if at + head.content_bytes != head.head.bytes:
         raise ValueError("the lengths of a HEAD do not add up")
     return head.status, reason.decode("latin-1"), fields, head.content_length, record[at:]
+
+
+# -- the revocation protocol, by two threads ---------------------------------------------------------------------------
+
+ctypedef struct Race:
+    uint64_t rounds
+    uint64_t revoked
+    uint64_t started
+    uint64_t turn                  # of the other side: both begin a round together
+    uint64_t done
+    uint64_t *core_saw
+    uint64_t *worker_saw
+
+
+cdef void *race_worker(void *subject) noexcept nogil:
+    cdef Race *race = <Race *> subject
+    cdef uint64_t number
+    for number in range(1, race.rounds + 1):
+        while atomic.load_acquire(&race.turn) < number:
+            atomic.cpu_relax()
+        atomic.store_relaxed(&race.started, number)
+        atomic.fence_seq()
+        race.worker_saw[number - 1] = atomic.load_relaxed(&race.revoked) == number
+        atomic.store_release(&race.done, number)
+    return NULL
+
+
+def revocation_race(uint64_t rounds):
+    """Start and revoke at the same moment, so many times: (neither saw the other, both did)."""
+    cdef Race race
+    cdef threads.Thread other
+    cdef uint64_t number, blind = 0, met = 0
+    memset(&race, 0, sizeof(race))
+    race.rounds = rounds
+    race.core_saw = <uint64_t *> calloc(rounds, sizeof(uint64_t))
+    race.worker_saw = <uint64_t *> calloc(rounds, sizeof(uint64_t))
+    if threads.thread_start(&other, race_worker, &race) < 0:
+        raise RuntimeError("no thread")
+    with nogil:
+        for number in range(1, rounds + 1):
+            atomic.store_release(&race.turn, number)
+            atomic.store_relaxed(&race.revoked, number)
+            atomic.fence_seq()
+            race.core_saw[number - 1] = atomic.load_relaxed(&race.started) == number
+            while atomic.load_acquire(&race.done) < number:
+                atomic.cpu_relax()
+        threads.thread_join(other, NULL)
+        for number in range(rounds):
+            blind += not race.core_saw[number] and not race.worker_saw[number]
+            met += race.core_saw[number] and race.worker_saw[number]
+    free(race.core_saw)
+    free(race.worker_saw)
+    return blind, met
