@@ -1,7 +1,8 @@
 """Doors for the tests: each nogil function of the core, callable from Python. Never shipped.
 
-The parts under test are included as _core.pyx includes them; the doors to each stand in tests/doors/, one
-file per part. `guard.pxi` comes first: it places input right before an unreadable page.
+The parts under test are included as _core.pyx includes them; the doors to each stand in
+tests/doors/, one file per part. `guard.pxi` comes first: it places input right before an
+unreadable page.
 """
 
 include "core/target.pxi"

@@ -79,7 +79,7 @@ def _parse_call(reference: Reference, text: str) -> None:
 
     try:
         call = ast.parse(text, mode="eval").body
-        if not isinstance(call, ast.Call):
+        if not isinstance(call, ast.Call) or isinstance(call.func, ast.Call):
             raise ValueError
         reference.arguments = [ast.literal_eval(argument) for argument in call.args]
         for keyword in call.keywords:

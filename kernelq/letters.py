@@ -76,6 +76,7 @@ def pack_settings(pool: Any) -> str:
 
     names = ("name", "application", "directory", "workers", "threads", "umask", "inspectable")
     words: dict[str, object] = {name: getattr(pool, name) for name in (*names, "log_level")}
+    words["multiprocess"] = pool.workers > 1
     return json.dumps(words)
 
 

@@ -229,7 +229,7 @@ OPTIONS: tuple[Option, ...] = (
     Option("--workers", "N", "auto", cpu_count_or(1, 1024),
            "worker processes; auto: one per CPU that this process may use (affinity, cgroup "
            "quota)", APPLICATION),
-    Option("--threads", "N", "4", number(1, 64),
+    Option("--threads", "N", "4", number(1, 484),
            "requests that one worker runs at a time", APPLICATION),
     Option("--preload", "", "no", flag,
            "import the application once and fork the workers from that: replacements in "

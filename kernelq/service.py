@@ -60,7 +60,10 @@ class Service:
         self._settings = settings
         self._supervisor = supervisor
         self._watchdog_ns = watchdog_ns
-        self._core = Core(settings.core)
+        try:
+            self._core = Core(settings.core)
+        except (OSError, ValueError) as found:
+            raise StartError(f"the core cannot be made: {found}") from None
         for listener in listeners:
             self._core.add_listener(listener.socket.detach())
         self._urls = [listener.url for listener in listeners]
@@ -192,22 +195,33 @@ class Service:
             case ToService.RELOAD:
                 self._reload()
             case ToService.REOPEN:
-                self._core.reopen_log(message.descriptors.pop(), -1)
-                self.log(log.INFO, "the access log has been opened again")
+                self._reopen_log(message.descriptors.pop())
         message.close_descriptors()
+
+    def _reopen_log(self, descriptor: int) -> None:
+        # Under the same number, so that the core's log thread never sees a closed one.
+        try:
+            os.dup2(descriptor, self._settings.core.access_log_fd, inheritable=False)
+        finally:
+            os.close(descriptor)
+        self.log(log.INFO, "the access log has been opened again")
 
     # The spawner.
 
     def _take_spawner(self, link: Link) -> None:
-        if self._spawner is not None:
-            self._drop_spawner()
+        while self._spawner is not None:
+            self._on_spawner()  # the old one is dead: what it still said, and its end
         self._spawner = link
         self._register(link.fileno(), self._on_spawner)
         self._pool.set_spawner(link)
 
     def _on_spawner(self) -> None:
         assert self._spawner is not None
-        message = self._spawner.receive()
+        try:
+            message = self._spawner.receive()
+        except ValueError as found:
+            self.log(log.ERROR, f"what the spawner sent is no message: {found}")
+            message = None
         if message is None:
             self._drop_spawner()
             return
@@ -236,8 +250,8 @@ class Service:
         if not delay_ns:
             self._begin_finish()
             return
-        self.log(log.INFO, f"stopping: not ready any more, serving for {delay_ns / SECOND:g} s")
         self._core.begin_drain()
+        self.log(log.INFO, f"stopping: not ready any more, serving for {delay_ns / SECOND:g} s")
         self._phase = Phase.DELAYING
         self._phase_deadline = time.monotonic_ns() + delay_ns
 

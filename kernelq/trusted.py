@@ -17,9 +17,10 @@ _UNIX = 2
 def pack_trusted(entries: Iterable[str]) -> bytes:
     """Check the entries and turn them into the table that the core reads.
 
-    An entry is an address, a network in CIDR notation, "unix" (peers on unix sockets) or "*" (everybody).
-    The result holds one byte of flags, then 16 bytes of address and one of prefix length for each network; IPv4 stands
-    in it as ::ffff:a.b.c.d. Raises ValueError with a text for the user.
+    An entry is an address, a network in CIDR notation, "unix" (peers on unix sockets) or "*"
+    (everybody). The result holds one byte of flags, then 16 bytes of address and one of prefix
+    length for each network; IPv4 stands in it as ::ffff:a.b.c.d. Raises ValueError with a text
+    for the user.
     """
     flags = 0
     networks: list[bytes] = []

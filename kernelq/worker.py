@@ -95,7 +95,6 @@ def serve(
     channel.serve(application, settings["threads"], settings)
     channel.ready()
     _control(link, control, signals, channel)
-    sys.stdout.flush()
     sys.exit(0)
 
 
@@ -110,35 +109,30 @@ def _load_or_refuse(settings: dict[str, Any], control: Link) -> Application:
 
 
 def _control(link: Link, control: Link, signals: SignalQueue, channel: Any) -> None:
-    finished, tell_finished = os.pipe()
-    _watch_for_end(channel, tell_finished)
+    """Wait for whatever others want of this worker; returns when it is drained."""
     poll = select.poll()
-    for descriptor in (link.fileno(), control.fileno(), signals.fileno(), finished):
-        poll.register(descriptor, select.POLLIN)
+    for watched in (link, control, signals, channel):
+        poll.register(watched.fileno(), select.POLLIN)
     while True:
         for descriptor, _ in poll.poll():
-            if descriptor == finished:
-                return
-            if descriptor == link.fileno():
+            if descriptor == channel.fileno():
+                _reset(descriptor)
+                if channel.wait(0):
+                    return
+            elif descriptor == link.fileno():
                 os._exit(EXIT_ORPHANED)  # only its end can be read there
-            if descriptor == signals.fileno():
+            elif descriptor == signals.fileno():
                 if signal.SIGTERM in signals.take():
                     channel.drain()
             elif not _answer(control):
                 poll.unregister(descriptor)
 
 
-def _watch_for_end(channel: Any, tell_finished: int) -> None:
-    # The channel waits without the interpreter's lock; the pipe brings its answer to the control
-    # thread's poll.
-    import threading
-
-    def watch() -> None:
-        while not channel.wait(3600.0):
-            pass
-        os.close(tell_finished)
-
-    threading.Thread(target=watch, name="kernelq-end", daemon=True).start()
+def _reset(descriptor: int) -> None:
+    try:
+        os.eventfd_read(descriptor)
+    except BlockingIOError:
+        pass  # the channel has read it itself
 
 
 def _answer(control: Link) -> bool:

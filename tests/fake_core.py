@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from kernelq._coretest import RECORDS, FakeCore, control_record, request_record
+
 from kernelq._worker import Channel
 
 FLAG_END = 1

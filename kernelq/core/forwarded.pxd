@@ -3,14 +3,16 @@
 #
 # Contract
 #   int trusted_init(TrustedNetworks *networks, const uint8_t *packed, size_t bytes) noexcept nogil
-#     packed comes from kernelq.trusted.pack_trusted(), which has checked the option's text. 0, or -1: these
-#     are not such bytes.
-#   void forwarded_resolve(const RequestHead *head, const uint8_t *at, const uint8_t *peer, size_t peer_bytes,
-#                          const TrustedNetworks *networks, ForwardedResult *out) noexcept nogil
-#     at: the head's input. peer: the address in network order, 4 or 16 bytes; 0 bytes for a unix socket.
-#     out.is_trusted False: drop every field line of which field_is_forwarding() (http1.pxi) is true.
-#     Otherwise client, scheme and host are set where a valid value was given; where not, one's own stands.
-#     Spans point into the head's input. Costs next to nothing when head.has_forwarding is False.
+#     packed comes from kernelq.trusted.pack_trusted(), which has checked the option's text. 0, or
+#     -1: these are not such bytes.
+#   void forwarded_resolve(const RequestHead *head, const uint8_t *at, const uint8_t *peer,
+#                          size_t peer_bytes, const TrustedNetworks *networks,
+#                          ForwardedResult *out) noexcept nogil
+#     at: the head's input. peer: the address in network order, 4 or 16 bytes; 0 bytes: unix socket.
+#     out.is_trusted False: drop every field line of which field_is_forwarding() (http1.pxi) is
+#     true.
+#     Otherwise client, scheme and host are set where a valid value was given; where not, one's own
+#     stands. Spans point into the head's input. Costs next to nothing without head.has_forwarding.
 
 from libc.stdint cimport uint8_t, uint16_t
 
@@ -18,7 +20,7 @@ from kernelq.core.span cimport Span
 
 cdef enum:
     TRUSTED_NETWORK_MAX = 128
-    TRUSTED_RECORD_BYTES = 17  # of a network in packed form: address, prefix bits; the flags stand before all
+    TRUSTED_RECORD_BYTES = 17  # a packed network: address, prefix bits; before them all, the flags
 
 cdef enum:
     TRUSTED_ANY = 1

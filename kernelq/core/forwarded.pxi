@@ -1,18 +1,21 @@
 # Trusted proxies; the contract stands in forwarded.pxd.
 #
-# Theory of operation: each proxy appends the address that it was asked from, so the right-most entry is the word of our
-# peer, the one before it the word of the proxy that the peer names, and so on. An entry may be believed
-# as long as everything right of it is a trusted proxy. The client is therefore the right-most address that is not
-# itself trusted; if all are trusted, the left-most. An entry that is not an address ("unknown", an obfuscated
-# identifier) ends the walk: nobody vouches for what stands left of it.
+# Theory of operation: each proxy appends the address that it was asked from, so the right-most
+# entry is the word of our peer, the one before it the word of the proxy that the peer names, and so
+# on. An entry may be believed as long as everything right of it is a trusted proxy. The client is
+# therefore the right-most address that is not itself trusted; if all are trusted, the left-most. An
+# entry that is not an address ("unknown", an obfuscated identifier) ends the walk: nobody vouches
+# for what stands left of it.
 #
-# The walk goes from left to right, because that is how quoted strings are read: an untrusted or unreadable entry
-# makes everything before it irrelevant, a trusted one hands on what was found so far.
+# The walk goes from left to right, because that is how quoted strings are read: an untrusted or
+# unreadable entry makes everything before it irrelevant, a trusted one hands on what was found so
+# far.
 #
 # Facts
-# - X-Forwarded-* wins over Forwarded if both are there. A proxy that knows only one family passes the other one on as
-#   its client wrote it, and the proxies in wide use (nginx, HAProxy, load balancers) know X-Forwarded-*:
-#   preferring Forwarded would let their clients choose their own address.
+# - X-Forwarded-* wins over Forwarded if both are there. A proxy that knows only one family passes
+#   the other one on as its client wrote it, and the proxies in wide use (nginx, HAProxy, load
+#   balancers) know X-Forwarded-*: preferring Forwarded would let their clients choose their own
+#   address.
 # - X-Forwarded-Proto and -Host are taken from their right-most entry, our peer's word.
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
@@ -108,8 +111,9 @@ cdef bint trusted_has_peer(const TrustedNetworks *networks, const uint8_t *peer,
 # ---- entries ----
 
 cdef bint node_cut(Span node, Span *text) noexcept nogil:
-    # The address in a node: 192.0.2.1, 192.0.2.1:port, [v6], [v6]:port (RFC 7239 §6), or a bare v6 as in
-    # X-Forwarded-For. Nobody needs the port, which may be obfuscated: it only has to be there in one piece.
+    # The address in a node: 192.0.2.1, 192.0.2.1:port, [v6], [v6]:port (RFC 7239 §6), or a bare v6
+    # as in X-Forwarded-For. Nobody needs the port, which may be obfuscated: it only has to be there
+    # in one piece.
     cdef const uint8_t *end = node.at + node.bytes
     cdef const uint8_t *colon = <const uint8_t *> memchr(node.at, c":", node.bytes)
     cdef const uint8_t *close
@@ -220,8 +224,9 @@ cdef const uint8_t *quoted_end(const uint8_t *at, const uint8_t *end) noexcept n
 
 cdef const uint8_t *parameter_value(const uint8_t *at, const uint8_t *end,
                                     Span *value) noexcept nogil:
-    # token / quoted-string. Gives what follows it, or NULL. A value with an escape in it is handed on with its backslash,
-    # and is then neither an address nor a host. ":", "[" and "]" ought to be quoted, but often are not.
+    # token / quoted-string. Gives what follows it, or NULL. A value with an escape in it is handed
+    # on with its backslash, and is then neither an address nor a host. ":", "[" and "]" ought to be
+    # quoted, but often are not.
     cdef const uint8_t *stop
     if at < end and at[0] == c'"':
         stop = quoted_end(at + 1, end)
@@ -267,7 +272,8 @@ cdef const uint8_t *spaces_end(const uint8_t *at, const uint8_t *end) noexcept n
 
 cdef const uint8_t *element_parse(const uint8_t *at, const uint8_t *end,
                                   ForwardedElement *element) noexcept nogil:
-    # forwarded-element = [ forwarded-pair ] *( ";" [ forwarded-pair ] ). Gives the "," or the end behind it, or NULL.
+    # forwarded-element = [ forwarded-pair ] *( ";" [ forwarded-pair ] ). Gives the "," or the end
+    # behind it, or NULL.
     cdef const uint8_t *stop
     cdef Span name
     cdef Span value
@@ -292,7 +298,8 @@ cdef const uint8_t *element_parse(const uint8_t *at, const uint8_t *end,
 
 cdef bint standard_resolve(const RequestHead *head, const uint8_t *at,
                            const TrustedNetworks *networks, ForwardedResult *out) noexcept nogil:
-    # False: malformed. Where one element ends and the next begins is then anybody's guess: believe none.
+    # False: malformed. Where one element ends and the next begins is then anybody's guess: believe
+    # none.
     cdef ForwardedElement element
     cdef const uint8_t *place
     cdef const uint8_t *end

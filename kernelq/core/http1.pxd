@@ -1,29 +1,35 @@
-# HTTP/1.x as bytes: request heads and chunked content. Pure functions over the caller's buffer: no allocation, no
-# socket, no clock. Bodies: http1.pxi (needs target.pxi included before it).
+# HTTP/1.x as bytes: request heads and chunked content. Pure functions over the caller's buffer: no
+# allocation, no socket, no clock. Bodies: http1.pxi (needs target.pxi included before it).
 #
 # Contract
 #   int64_t http1_parse_head(const uint8_t *at, size_t bytes, HeadProgress *progress,
 #                            const HeadLimits *limits, RequestHead *head) noexcept nogil
-#     > 0         the head is complete and takes that many bytes (leading empty lines included); head is filled.
-#     PARSE_MORE  come again with the same bytes and more behind them. The buffer may have moved meanwhile, and
-#                 head and head.fields may have been used for another connection: only progress has to survive.
-#     < 0         -REASON_*: refuse and close. head.method and head.target are filled as far as they were
-#                 seen, for the log; nothing else in head means anything then.
-#   The caller sets head.fields (room for limits.field_count lines) and zeroes progress before each new head.
-#   All spans point into [at, at + bytes) and die with it; the offsets in FieldLine count from at.
-#   Every refusal depends only on the shortest prefix that shows it: however the bytes are cut into pieces, the
-#   outcome is the same. A slow sender costs O(n) over all calls together.
+#     > 0         the head is complete and takes that many bytes, leading empty lines included; head
+#                 is filled.
+#     PARSE_MORE  come again with the same bytes and more behind them. The buffer may have moved
+#                 meanwhile, and head and head.fields may have been used for another connection:
+#                 only progress has to survive.
+#     < 0         -REASON_*: refuse and close. head.method and head.target are filled as far as they
+#                 were seen, for the log; nothing else in head means anything then.
+#   The caller sets head.fields (room for limits.field_count lines) and zeroes progress before each
+#   new head. All spans point into [at, at + bytes) and die with it; the offsets in FieldLine count
+#   from at.
+#   Every refusal depends only on the shortest prefix that shows it: however the bytes are cut into
+#   pieces, the outcome is the same. A slow sender costs O(n) over all calls together.
 #
-#   void chunk_init(ChunkDecoder *decoder, const HeadLimits *limits) noexcept nogil     (borrows limits)
-#   int64_t chunk_feed(ChunkDecoder *decoder, const uint8_t *at, size_t bytes, Span *data, bint *done) noexcept nogil
-#     >= 0        bytes consumed. data: content found in them, in place, maybe empty; at most one run of it per call
-#                 (the call ends behind it). Call again with the rest until all is consumed or done is set;
-#                 what follows then belongs to the next request.
-#     < 0         -REASON_*: the content is malformed here; everything handed out before was good.
+#   void chunk_init(ChunkDecoder *decoder, const HeadLimits *limits) noexcept nogil
+#     Borrows limits for as long as the decoder is used.
+#   int64_t chunk_feed(ChunkDecoder *decoder, const uint8_t *at, size_t bytes, Span *data,
+#                      bint *done) noexcept nogil
+#     >= 0        bytes consumed. data: content found in them, in place, maybe empty; at most one
+#                 run of it per call (the call ends behind it). Call again with the rest until all
+#                 is consumed or done is set; what follows then belongs to the next request.
+#     < 0         -REASON_*: the content is malformed here; all that was handed out before is good.
 #   Trailer lines are checked like field lines, bounded, and discarded.
 #
-# Rules: whoever adds a check asks which prefix shows the fault, and makes the fault visible at exactly that
-# prefix, whether the bytes came at once or one by one (tests/property/test_http1_properties.py).
+# Rules: whoever adds a check asks which prefix shows the fault, and makes the fault visible at
+# exactly that prefix, whether the bytes came at once or one by one
+# (tests/property/test_http1_properties.py).
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
@@ -65,10 +71,10 @@ ctypedef struct FieldLine:
 ctypedef struct RequestHead:
     Span method
     Span target                # as sent
-    Span path                  # within target, as sent; "/" when an absolute-form has none (then not within it)
+    Span path                  # within target, as sent; a constant "/" if an absolute-form has none
     Span query                 # within target, as sent, without "?"
     Span scheme                # of an absolute-form, as sent, else empty
-    Span host                  # host[:port]: the absolute-form's, else the Host field's; empty: none was given
+    Span host                  # host[:port]: the absolute-form's, else Host's; empty: none given
     FieldLine *fields          # the caller's room for limits.field_count lines
     uint64_t seen              # bit FIELD_x is set when a line with that known name is there
     int64_t content_length     # -1: none given
@@ -81,12 +87,12 @@ ctypedef struct RequestHead:
     bint is_chunked
     bint is_persistent         # by version and all Connection lines (RFC 9112 §9.3)
     bint expects_continue      # never in HTTP/1.0 (RFC 9110 §10.1.1)
-    bint has_upgrade           # Upgrade field, named in Connection, not in HTTP/1.0 (RFC 9110 §7.8)
+    bint has_upgrade           # named in Connection too, never in HTTP/1.0 (RFC 9110 §7.8)
     bint has_forwarding        # Forwarded or any X-Forwarded-* field is there
 
 ctypedef struct HeadLimits:
     uint32_t field_length      # bytes of a field line without its CR LF
-    uint32_t request_bytes     # bytes of the whole head, leading empty lines and closing empty line included
+    uint32_t request_bytes     # bytes of the whole head, with the empty lines before and behind it
     uint32_t target_bytes
     uint32_t field_count       # at most 65535
 
@@ -104,7 +110,8 @@ ctypedef struct HeadProgress:
 
 ctypedef struct ChunkDecoder:
     const HeadLimits *limits
-    uint64_t left              # of the chunk: its size while that is read, then the bytes still to come
+    # of the chunk: its size while that is read, then the bytes still to come
+    uint64_t left
     uint32_t extension_bytes   # of the whole content
     uint32_t trailer_bytes
     uint32_t line_bytes        # of the trailer line under way
@@ -171,14 +178,15 @@ ctypedef struct Framing:
 
 
 cdef inline bint head_is_started(const HeadProgress *progress) noexcept nogil:
-    # A byte of the request line was seen. Empty lines alone start no request: a connection that got only them
-    # is still idle.
+    # A byte of the request line was seen. Empty lines alone start no request: a connection that got
+    # only them is still idle.
     return progress.state > 0
 
 
 cdef inline bint list_take(Span *rest, Span *element) noexcept nogil:
-    # Cuts the next element of a comma-separated list (RFC 9110 §5.6.1), without the white space around it, which may
-    # leave it empty. False: there is no more. Start with all of the field value in rest.
+    # Cuts the next element of a comma-separated list (RFC 9110 §5.6.1), without the white space
+    # around it, which may leave it empty. False: there is no more. Start with all of the field
+    # value in rest.
     cdef size_t count = 0
     cdef const uint8_t *at = rest.at
     if at == NULL:

@@ -1,16 +1,18 @@
 # HTTP/1.x request heads and chunked content; the contract stands in http1.pxd.
 #
 # Rules
-# - A refusal may depend only on bytes up to and including the one that shows the fault. Length limits are therefore
-#   judged before the byte found behind the limit, and the field section as a whole only once it is complete.
-# - head_take_fast() knows no faults and no ends: a line that it does not like is left to head_take_line(), whose word
-#   is the definition.
+# - A refusal may depend only on bytes up to and including the one that shows the fault. Length
+#   limits are therefore judged before the byte found behind the limit, and the field section as a
+#   whole only once it is complete.
+# - head_take_fast() knows no faults and no ends: a line that it does not like is left to
+#   head_take_line(), whose word is the definition.
 # - Nothing is read at or behind cursor.end.
 #
-# Theory of operation: a head normally arrives in one piece and is parsed in one go. When it does not, progress keeps
-# where the check stopped; the next call checks only what is new, and once the end has come, the whole head is
-# parsed once more to fill the caller's structures. So each byte is looked at twice at most, and a connection that waits
-# for the rest of a head holds 28 bytes instead of a table of fields.
+# Theory of operation: a head normally arrives in one piece and is parsed in one go. When it does
+# not, progress keeps where the check stopped; the next call checks only what is new, and once the
+# end has come, the whole head is parsed once more to fill the caller's structures. So each byte is
+# looked at twice at most, and a connection that waits for the rest of a head holds 28 bytes instead
+# of a table of fields.
 
 from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memchr, memcmp, memset
@@ -154,7 +156,8 @@ cdef int head_skip_empty_lines(HeadCursor *cursor, HeadProgress *progress) noexc
 
 
 cdef int head_take_method(HeadCursor *cursor, HeadProgress *progress) noexcept nogil:
-    # method SP. Other tokens than the ones we know pass: an application may define its own (RFC 9110 §9.1).
+    # method SP. Other tokens than the ones we know pass: an application may define its own (RFC
+    # 9110 §9.1).
     cdef const uint8_t *method = cursor.base + progress.method_at
     cdef const uint8_t *stop = scan_class(cursor.at, cursor.end, CLASS_TOKEN)
     cursor.at = stop
@@ -175,11 +178,13 @@ cdef int head_take_method(HeadCursor *cursor, HeadProgress *progress) noexcept n
 
 cdef int head_take_target(HeadCursor *cursor, HeadProgress *progress,
                           const HeadLimits *limits) noexcept nogil:
-    # request-target SP. Its form is judged behind the version: "PRI * HTTP/2.0" is a matter of version.
+    # request-target SP. Its form is judged behind the version: "PRI * HTTP/2.0" is a matter of
+    # version.
     cdef const uint8_t *stop = scan_target(cursor.at, cursor.end)
     cursor.at = stop
     progress.target_bytes = <uint32_t> (stop - cursor.base) - progress.target_at
     if progress.target_bytes > limits.target_bytes:
+        progress.target_bytes = limits.target_bytes
         return -REASON_URL_LENGTH
     if stop == cursor.end:
         return STEP_MORE
@@ -195,7 +200,8 @@ cdef int head_take_target(HeadCursor *cursor, HeadProgress *progress,
 
 
 cdef int version_fault(const uint8_t *at, const uint8_t *end) noexcept nogil:
-    # What is wrong with the version and line end at this point: a reason, or STEP_MORE if nothing is so far.
+    # What is wrong with the version and line end at this point: a reason, or STEP_MORE if nothing
+    # is so far.
     cdef const char *shape = b"HTTP/0.0\r\n"
     cdef ptrdiff_t index
     for index in range(min(<ptrdiff_t> 10, end - at)):
@@ -248,24 +254,12 @@ cdef int head_take_request_line(HeadCursor *cursor, HeadProgress *progress,
 
 # ---- field lines ----
 
-cdef void head_keep_line(const HeadCursor *cursor, RequestHead *head, const uint8_t *name,
-                         size_t name_bytes, const uint8_t *stop, unsigned known) noexcept nogil:
-    # Enters a checked line: name ":" OWS value OWS, stop at its CR.
-    cdef const uint8_t *value = name + name_bytes + 1
+cdef inline void head_enter_line(RequestHead *head, const uint8_t *base, const uint8_t *name,
+                                 size_t name_bytes, const uint8_t *value, const uint8_t *stop,
+                                 unsigned known) noexcept nogil:
     cdef FieldLine *line = &head.fields[head.field_count]
-    while value < stop and (value[0] == c" " or value[0] == c"\t"):
-        value += 1
-    while value < stop and ((stop - 1)[0] == c" " or (stop - 1)[0] == c"\t"):
-        stop -= 1
-    if known == FIELD_UNKNOWN:
-        # An application sees "-" and "_" as the same letter: such a name would stand for another field.
-        if memchr(name, c"_", name_bytes) != NULL:
-            head.dropped_count += 1
-            return
-        if name_is_forwarding(name, name_bytes):
-            head.has_forwarding = True
-    line.name_at = <uint32_t> (name - cursor.base)
-    line.value_at = <uint32_t> (value - cursor.base)
+    line.name_at = <uint32_t> (name - base)
+    line.value_at = <uint32_t> (value - base)
     line.value_bytes = <uint32_t> (stop - value)
     line.name_bytes = <uint16_t> name_bytes
     line.known = <uint8_t> known
@@ -273,29 +267,64 @@ cdef void head_keep_line(const HeadCursor *cursor, RequestHead *head, const uint
     head.field_count += 1
 
 
+cdef inline bint is_space(uint8_t byte) noexcept nogil:
+    return byte == c" " or byte == c"\t"
+
+
+cdef void head_keep_line(const uint8_t *base, RequestHead *head, const uint8_t *name,
+                         size_t name_bytes, const uint8_t *stop, unsigned known) noexcept nogil:
+    # Enters a checked line: name ":" OWS value OWS, stop at its CR.
+    cdef const uint8_t *value = name + name_bytes + 1
+    while value < stop and is_space(value[0]):
+        value += 1
+    while value < stop and is_space((stop - 1)[0]):
+        stop -= 1
+    if known == FIELD_UNKNOWN:
+        # An application sees "-" and "_" as the same letter: such a name would stand for another
+        # field.
+        if memchr(name, c"_", name_bytes) != NULL:
+            head.dropped_count += 1
+            return
+        if name_is_forwarding(name, name_bytes):
+            head.has_forwarding = True
+    head_enter_line(head, base, name, name_bytes, value, stop, known)
+
+
 cdef void head_take_fast(HeadCursor *cursor, HeadProgress *progress, const HeadLimits *limits,
                          RequestHead *head) noexcept nogil:
-    # Takes whole, valid lines for as long as 32 bytes can be read. Whatever else it meets stays untouched.
+    # Takes whole, valid lines while more than 32 bytes can be read. What else it meets stays
+    # untouched.
+    cdef const uint8_t *end = cursor.end
     cdef const uint8_t *name = cursor.at
+    cdef const uint8_t *value
     cdef const uint8_t *stop
+    cdef ptrdiff_t longest = limits.field_length
+    cdef uint32_t room = limits.field_count - progress.line_count
     cdef size_t name_bytes
     cdef unsigned known
-    while cursor.end - name >= FIELD_NAME_MAX and progress.line_count < limits.field_count:
+    while end - name > FIELD_NAME_MAX and room > 0:
         name_bytes = name_bytes_32(name)
-        if name_bytes == 0 or name_bytes == FIELD_NAME_MAX:
+        if unlikely(name_bytes == 0 or name_bytes == FIELD_NAME_MAX):
             break
         known = field_find_wide(name, name_bytes)
         if known == FIELD_UNKNOWN:
             if scan_class(name, name + name_bytes, CLASS_TOKEN) != name + name_bytes:
                 break
-        stop = scan_value(name + name_bytes + 1, cursor.end)
-        if unlikely(cursor.end - stop < 2 or stop[0] != c"\r" or stop[1] != c"\n"):
+        # At most 32 bytes from the name on: one more can be read.
+        value = name + name_bytes + 1
+        if likely(value[0] == c" "):
+            value += 1
+        stop = scan_value(value, end)
+        if unlikely(end - stop < 2 or memcmp(stop, b"\r\n", 2) != 0 or stop - name > longest):
             break
-        if unlikely(stop - name > <ptrdiff_t> limits.field_length):
-            break
-        head_keep_line(cursor, head, name, name_bytes, stop, known)
-        progress.line_count += 1
+        # White space more than one SP, or no value at all.
+        if unlikely(known == FIELD_UNKNOWN or value[0] <= c" " or (stop - 1)[0] <= c" "):
+            head_keep_line(cursor.base, head, name, name_bytes, stop, known)
+        else:
+            head_enter_line(head, cursor.base, name, name_bytes, value, stop, known)
+        room -= 1
         name = stop + 2
+    progress.line_count = <uint16_t> (limits.field_count - room)
     cursor.at = name
 
 
@@ -323,8 +352,8 @@ cdef int head_begin_line(HeadCursor *cursor, HeadProgress *progress,
 
 cdef int head_take_name(HeadCursor *cursor, HeadProgress *progress,
                         const HeadLimits *limits) noexcept nogil:
-    # field-name ":". White space is no token character: this refuses obs-fold, white space between the request line
-    # and the first field (RFC 9112 §2.2), and white space before the colon (§5.1).
+    # field-name ":". White space is no token character: this refuses obs-fold, white space between
+    # the request line and the first field (RFC 9112 §2.2), and white space before the colon (§5.1).
     cdef const uint8_t *line = cursor.base + progress.line_at
     cdef const uint8_t *stop = scan_class(cursor.at, cursor.end, CLASS_TOKEN)
     cursor.at = stop
@@ -357,7 +386,7 @@ cdef int head_take_value(HeadCursor *cursor, HeadProgress *progress, const HeadL
     if stop[1] != c"\n":
         return -REASON_INVALID_CRLF
     name_bytes = <const uint8_t *> memchr(line, c":", stop - line) - line
-    head_keep_line(cursor, head, line, name_bytes, stop, field_find(line, name_bytes))
+    head_keep_line(cursor.base, head, line, name_bytes, stop, field_find(line, name_bytes))
     cursor.at = stop + 2
     progress.state = HeadState.HEAD_LINE
     return STEP_DONE
@@ -379,7 +408,8 @@ cdef int head_take_line(HeadCursor *cursor, HeadProgress *progress, const HeadLi
 # ---- what the field lines mean ----
 
 cdef bint name_is_forwarding(const uint8_t *name, size_t bytes) noexcept nogil:
-    # A name that is not in the table but belongs to the family: an application may trust X-Forwarded-Anything.
+    # A name that is not in the table but belongs to the family: an application may trust
+    # X-Forwarded-Anything.
     return bytes > 12 and span_is_nocase(span_of(name, 12), b"x-forwarded-", 12)
 
 
@@ -391,8 +421,8 @@ cdef bint field_is_forwarding(const FieldLine *line, const uint8_t *at) noexcept
 
 
 cdef int length_resolve(Span value, Framing *framing, RequestHead *head) noexcept nogil:
-    # RFC 9110 §8.6. A repeated field is refused even if both say the same, and so is the list "5, 5": the RFC
-    # lets a recipient choose, and two that choose differently frame differently.
+    # RFC 9110 §8.6. A repeated field is refused even if both say the same, and so is the list "5,
+    # 5": the RFC lets a recipient choose, and two that choose differently frame differently.
     cdef int64_t length = 0
     cdef size_t index
     framing.length_count += 1
@@ -409,8 +439,8 @@ cdef int length_resolve(Span value, Framing *framing, RequestHead *head) noexcep
 
 
 cdef int coding_resolve(Span value, Framing *framing) noexcept nogil:
-    # RFC 9112 §6.1. Empty elements and parameters, which lists in general may have, are refused: no client sends
-    # them here, and they are what attackers try.
+    # RFC 9112 §6.1. Empty elements and parameters, which lists in general may have, are refused: no
+    # client sends them here, and they are what attackers try.
     cdef Span element
     while list_take(&value, &element):
         if element.bytes == 0:
@@ -426,6 +456,10 @@ cdef int coding_resolve(Span value, Framing *framing) noexcept nogil:
 
 cdef int connection_resolve(Span value, Framing *framing) noexcept nogil:
     cdef Span element
+    if span_is(value, b"keep-alive", 10):
+        # What nearly every browser sends.
+        framing.is_keep_alive_named = True
+        return 0
     while list_take(&value, &element):
         if scan_class(element.at, element.at + element.bytes, CLASS_TOKEN) \
                 != element.at + element.bytes:
@@ -467,9 +501,9 @@ cdef int line_resolve(Span value, unsigned known, Framing *framing,
 
 
 cdef int host_resolve(const Framing *framing, RequestHead *head) noexcept nogil:
-    # RFC 9112 §3.2: exactly one in HTTP/1.1, even beside an absolute-form, which replaces it (§3.2.2). An empty
-    # value says that the target has no authority. That suits OPTIONS * and HTTP/1.0, which need none,
-    # but http://…/path has one (§3.3 lets a server refuse).
+    # RFC 9112 §3.2: exactly one in HTTP/1.1, even beside an absolute-form, which replaces it
+    # (§3.2.2). An empty value says that the target has no authority. That suits OPTIONS * and
+    # HTTP/1.0, which need none, but http://…/path has one (§3.3 lets a server refuse).
     if framing.host_count > 1 or (framing.host_count == 0 and head.version_minor > 0):
         return -REASON_HOSTNAME
     if framing.host.bytes > 0:
@@ -585,10 +619,6 @@ cdef void chunk_init(ChunkDecoder *decoder, const HeadLimits *limits) noexcept n
     decoder.limits = limits
 
 
-cdef inline bint is_space(uint8_t byte) noexcept nogil:
-    return byte == c" " or byte == c"\t"
-
-
 cdef int chunk_next_part(uint8_t byte) noexcept nogil:
     # Behind a complete size, extension name or value.
     if byte == c"\r":
@@ -607,8 +637,9 @@ cdef int chunk_name_end(uint8_t byte) noexcept nogil:
 
 
 cdef int chunk_extension_step(int state, uint8_t byte) noexcept nogil:
-    # chunk-ext = *( BWS ";" BWS chunk-ext-name [ BWS "=" BWS chunk-ext-val ] ), §7.1.1. The meaning is ignored, the
-    # grammar is not: what hides in an extension here may be a line end to somebody else.
+    # chunk-ext = *( BWS ";" BWS chunk-ext-name [ BWS "=" BWS chunk-ext-val ] ), §7.1.1. The meaning
+    # is ignored, the grammar is not: what hides in an extension here may be a line end to somebody
+    # else.
     cdef bint is_token = classes[byte] & CLASS_TOKEN
     if state == ChunkState.CHUNK_EXTENSION:
         return ChunkState.CHUNK_NAME if is_token else (

@@ -1,9 +1,10 @@
 # Finding the first byte that does not belong: the loops in which a parser spends its time.
 #
-# Each scan returns the first byte in [at, end) that stops it, or end; it never reads outside. The wide forms look at
-# 8, 16 or 32 bytes at a time and must answer exactly as the plain loop does (a property test compares them, with
-# the input before an unreadable page). scan_level says which may be used: the best that the machine has, found when
-# the module is loaded, because wheels are built for any x86-64. Only tests change it.
+# Each scan returns the first byte in [at, end) that stops it, or end; it never reads outside. The
+# wide forms look at 8, 16 or 32 bytes at a time and must answer exactly as the plain loop does (a
+# property test compares them, with the input before an unreadable page). scan_level says which may
+# be used: the best that the machine has, found when the module is loaded, because wheels are built
+# for any x86-64. Only tests change it.
 #
 # C and not Cython, because the instruction set is chosen function by function.
 
@@ -28,8 +29,8 @@ cdef extern from *:
 
     /* TOKEN   tchar (RFC 9110 5.6.2).
        VALUE   HTAB, SP, VCHAR, obs-text (RFC 9110 5.5).
-       TARGET  visible ASCII without "#". Wider than RFC 3986, which has no raw "|", "[", "{" and the like:
-               browsers send them (WHATWG URL), and nobody frames by them.
+       TARGET  visible ASCII without "#". Wider than RFC 3986, which has no raw "|", "[", "{" and
+               the like: browsers send them (WHATWG URL), and nobody frames by them.
        HOST    reg-name without its escapes: unreserved, sub-delims (RFC 3986 3.2.2).
        QUOTED  qdtext (RFC 9110 5.6.4). */
     static uint8_t kq_class_of(int byte) {
@@ -60,12 +61,13 @@ cdef extern from *:
         kq_scan_level = kq_scan_best();
     }
 
-    static inline const uint8_t *kq_scan_class(const uint8_t *at, const uint8_t *end, uint8_t wanted) {
+    static inline const uint8_t *kq_scan_class(const uint8_t *at, const uint8_t *end,
+                                               uint8_t wanted) {
         while (at < end && (kq_classes[*at] & wanted)) at++;
         return at;
     }
 
-    /* Eight bytes at a time. A true answer may be due to any of them: the plain loop then says which. */
+    /* Eight bytes at a time. A true answer may be due to any of them: the plain loop says which. */
     #define KQ_EACH(byte) (0x0101010101010101u * (uint8_t)(byte))
     #define KQ_BELOW(word, byte) (((word) - KQ_EACH(byte)) & ~(word) & KQ_EACH(0x80))
     #define KQ_EQUAL(word, byte) KQ_BELOW((word) ^ KQ_EACH(byte), 1)
@@ -77,11 +79,12 @@ cdef extern from *:
     static inline uint64_t kq_stops_target_8(const uint8_t *at) {
         uint64_t word;
         memcpy(&word, at, 8);
-        return KQ_BELOW(word, 0x21) | (word & KQ_EACH(0x80)) | KQ_EQUAL(word, 0x7f) | KQ_EQUAL(word, '#');
+        return KQ_BELOW(word, 0x21) | (word & KQ_EACH(0x80)) | KQ_EQUAL(word, 0x7f)
+            | KQ_EQUAL(word, '#');
     }
 
     #if defined(__x86_64__)
-    /* One bit for each byte that stops the scan; HTAB counts as a stop and is sorted out by the caller. */
+    /* One bit for each byte that stops the scan; HTAB is one, and is sorted out by the caller. */
     static inline unsigned kq_stops_value_16(const uint8_t *at) {
         __m128i bytes = _mm_loadu_si128((const __m128i *)at);
         __m128i below = _mm_cmpeq_epi8(_mm_min_epu8(bytes, _mm_set1_epi8(0x1f)), bytes);
@@ -109,66 +112,63 @@ cdef extern from *:
         __m256i hash = _mm256_cmpeq_epi8(bytes, _mm256_set1_epi8('#'));
         return (unsigned)_mm256_movemask_epi8(_mm256_or_si256(below, _mm256_or_si256(del, hash)));
     }
-    #define KQ_SKIP(width, attribute) \\
-        attribute static const uint8_t *kq_skip_value_##width(const uint8_t *at, const uint8_t *end) { \\
-            for (; end - at >= width; at += width) { \\
-                unsigned stops = kq_stops_value_##width(at); \\
-                if (stops) return at + __builtin_ctz(stops); \\
-            } \\
-            return at; \\
-        } \\
-        attribute static const uint8_t *kq_skip_target_##width(const uint8_t *at, const uint8_t *end) { \\
-            for (; end - at >= width; at += width) { \\
-                unsigned stops = kq_stops_target_##width(at); \\
-                if (stops) return at + __builtin_ctz(stops); \\
-            } \\
-            return at; \\
-        }
-    KQ_SKIP(16, )
-    KQ_SKIP(32, __attribute__((target("avx2"))))
     #endif
 
-    /* Wide steps up to the first byte that may be wrong; the plain loop judges it and goes on (over HTAB). */
-    #if defined(__x86_64__)
-    #define KQ_SKIP_WIDE(what) \\
-        if (kq_scan_level >= SCAN_32) at = kq_skip_##what##_32(at, end); \\
-        if (kq_scan_level >= SCAN_16 && end - at < 32) at = kq_skip_##what##_16(at, end);
-    #else
-    #define KQ_SKIP_WIDE(what)
-    #endif
-    #define KQ_SCAN_LONG(what, class) \\
-        static const uint8_t *kq_scan_long_##what(const uint8_t *at, const uint8_t *end) { \\
-            KQ_SKIP_WIDE(what) \\
+    /* Wide steps up to the first byte that may be wrong; the plain loop judges it and goes on. */
+    #define KQ_SCAN_REST(what, class) \\
+        static const uint8_t *kq_scan_rest_##what(const uint8_t *at, const uint8_t *end) { \\
             if (kq_scan_level >= SCAN_8) \\
                 while (end - at >= 8 && !kq_stops_##what##_8(at)) at += 8; \\
             return kq_scan_class(at, end, class); \\
         }
-    KQ_SCAN_LONG(value, CLASS_VALUE)
-    KQ_SCAN_LONG(target, CLASS_TARGET)
+    KQ_SCAN_REST(value, CLASS_VALUE)
+    KQ_SCAN_REST(target, CLASS_TARGET)
+    #if defined(__x86_64__)
+    /* leave: gcc forgets to clear the upper halves before the tail call; SSE code then waits on
+       them. */
+    #define KQ_SCAN_WIDE(what, class, width, narrower, leave) \\
+        static const uint8_t *kq_scan_##width##_##what(const uint8_t *at, const uint8_t *end) { \\
+            for (; end - at >= width; at += width) { \\
+                unsigned stops = kq_stops_##what##_##width(at); \\
+                if (stops == 0) continue; \\
+                at += __builtin_ctz(stops); \\
+                if (!(kq_classes[*at] & class)) return at; \\
+                break; \\
+            } \\
+            leave; \\
+            return kq_scan_##narrower##_##what(at, end); \\
+        }
+    KQ_SCAN_WIDE(value, CLASS_VALUE, 16, rest, (void)0)
+    KQ_SCAN_WIDE(target, CLASS_TARGET, 16, rest, (void)0)
+    __attribute__((target("avx2"))) KQ_SCAN_WIDE(value, CLASS_VALUE, 32, 16, _mm256_zeroupper())
+    __attribute__((target("avx2"))) KQ_SCAN_WIDE(target, CLASS_TARGET, 32, 16, _mm256_zeroupper())
+    #define KQ_SCAN_LONG(what, at, end) \\
+        (kq_scan_level >= SCAN_32 ? kq_scan_32_##what(at, end) : kq_scan_16_##what(at, end))
+    #endif
 
     /* The first 16 bytes inline: most values and targets end there. */
     static inline const uint8_t *kq_scan_value(const uint8_t *at, const uint8_t *end) {
     #if defined(__x86_64__)
         if (kq_scan_level >= SCAN_16 && end - at >= 16) {
             unsigned stops = kq_stops_value_16(at);
-            at += stops ? __builtin_ctz(stops) : 16;
-            if (stops && *at != '\\t') return at;
+            if (stops == 0) return KQ_SCAN_LONG(value, at + 16, end);
+            at += __builtin_ctz(stops);
+            return *at != '\\t' ? at : KQ_SCAN_LONG(value, at, end);
         }
     #endif
-        return kq_scan_long_value(at, end);
+        return kq_scan_rest_value(at, end);
     }
     static inline const uint8_t *kq_scan_target(const uint8_t *at, const uint8_t *end) {
     #if defined(__x86_64__)
         if (kq_scan_level >= SCAN_16 && end - at >= 16) {
             unsigned stops = kq_stops_target_16(at);
-            if (stops) return at + __builtin_ctz(stops);
-            at += 16;
+            return stops ? at + __builtin_ctz(stops) : KQ_SCAN_LONG(target, at + 16, end);
         }
     #endif
-        return kq_scan_long_target(at, end);
+        return kq_scan_rest_target(at, end);
     }
 
-    /* How many bytes stand before the first ":" of the 32 from at on, all of which may be read; 32: none. */
+    /* How many bytes stand before the first ":" of the 32 from at on, all readable; 32: none. */
     static inline size_t kq_name_bytes_32(const uint8_t *at) {
     #if defined(__x86_64__)
         __m128i colon = _mm_set1_epi8(':');
@@ -203,5 +203,6 @@ cdef extern from *:
     const uint8_t *scan_class "kq_scan_class"(const uint8_t *at, const uint8_t *end,
                                               uint8_t wanted) noexcept nogil
     const uint8_t *scan_value "kq_scan_value"(const uint8_t *at, const uint8_t *end) noexcept nogil
-    const uint8_t *scan_target "kq_scan_target"(const uint8_t *at, const uint8_t *end) noexcept nogil
+    const uint8_t *scan_target "kq_scan_target"(const uint8_t *at,
+                                                const uint8_t *end) noexcept nogil
     size_t name_bytes_32 "kq_name_bytes_32"(const uint8_t *at) noexcept nogil

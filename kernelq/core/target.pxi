@@ -1,10 +1,11 @@
 # Request targets and hosts; the contract stands in target.pxd.
 #
 # Facts
-# - "#" never reaches a server: a client that sends a fragment builds its targets by hand (refused, CLASS_TARGET).
-# - Escapes are checked in the path only. The path is decoded here and compared by routing, so "%zz" and the "%u0041"
-#   of old scripts are refused there, as HTTP.sys and nginx do. The query is the application's own text: it
-#   is handed on as sent, and links with a lone "%" in it are common.
+# - "#" never reaches a server: a client that sends a fragment builds its targets by hand (refused,
+#   CLASS_TARGET).
+# - Escapes are checked in the path only. The path is decoded here and compared by routing, so "%zz"
+#   and the "%u0041" of old scripts are refused there, as HTTP.sys and nginx do. The query is the
+#   application's own text: it is handed on as sent, and links with a lone "%" in it are common.
 # - A backslash is a plain byte. Nothing here turns it into "/".
 
 from libc.stdint cimport uint8_t, uint32_t
@@ -39,7 +40,8 @@ cdef inline bint escape_is_valid(const uint8_t *at, const uint8_t *end) noexcept
 
 
 cdef bint address_parse(int family, Span text, uint8_t *address) noexcept nogil:
-    # Fills 4 or 16 bytes of address. inet_pton() wants a C string: what is too long to be an address is none.
+    # Fills 4 or 16 bytes of address. inet_pton() wants a C string: what is too long to be an
+    # address is none.
     cdef char room[ADDRESS_ROOM]
     if text.bytes == 0 or text.bytes > ADDRESS_TEXT_MAX or memchr(text.at, 0, text.bytes) != NULL:
         return False
@@ -76,8 +78,8 @@ cdef bint future_literal_is_valid(const uint8_t *at, const uint8_t *end) noexcep
 
 
 cdef bint literal_is_valid(const uint8_t *at, const uint8_t *end) noexcept nogil:
-    # IP-literal = "[" ( IPv6address / IPvFuture ) "]", and the port behind it. Zone identifiers are local to the
-    # client (RFC 6874 §1) and not part of the grammar: refused.
+    # IP-literal = "[" ( IPv6address / IPvFuture ) "]", and the port behind it. Zone identifiers are
+    # local to the client (RFC 6874 §1) and not part of the grammar: refused.
     cdef uint8_t address[16]
     cdef const uint8_t *close = <const uint8_t *> memchr(at, c"]", end - at)
     if close == NULL or close == at + 1:
@@ -92,9 +94,10 @@ cdef bint literal_is_valid(const uint8_t *at, const uint8_t *end) noexcept nogil
 
 cdef bint host_is_valid(Span host) noexcept nogil:
     cdef const uint8_t *at = host.at
-    cdef const uint8_t *end = host.at + host.bytes
+    cdef const uint8_t *end
     if host.bytes == 0:
         return False
+    end = at + host.bytes
     if at[0] == c"[":
         return literal_is_valid(at, end)
     while True:
@@ -104,12 +107,14 @@ cdef bint host_is_valid(Span host) noexcept nogil:
         if not escape_is_valid(at, end):
             return False
         at += 3
-    # An empty host before a port is a reg-name by the grammar, but http has no empty host (RFC 9110 §4.2.1).
+    # An empty host before a port is a reg-name by the grammar, but http has no empty host (RFC 9110
+    # §4.2.1).
     return at > host.at and port_is_valid(at, end)
 
 
 cdef int target_split_absolute(RequestHead *head) noexcept nogil:
-    # absolute-form = scheme "://" host [ ":" port ] path-abempty [ "?" query ], http and https only.
+    # absolute-form = scheme "://" host [ ":" port ] path-abempty [ "?" query ], http and https
+    # only.
     cdef Span target = head.target
     cdef const uint8_t *end = target.at + target.bytes
     cdef const uint8_t *at
@@ -189,11 +194,11 @@ cdef inline size_t path_parent(const uint8_t *path, size_t bytes) noexcept nogil
 
 
 cdef int path_normalise(Span raw, uint8_t *out, size_t *out_bytes) noexcept nogil:
-    # Decoding comes first, because "%2e%2e" and "..%2f" are dot segments to whoever opens files by PATH_INFO, and it
-    # happens once, because "%252e" means the text "%2e" (RFC 3986 §2.4). Empty segments and a trailing
-    # slash stay: to an application "/a//b" and "/a/" are other resources than "/a/b" and "/a".
-    # NUL and control characters are refused even when escaped: no resource has them in its name, while
-    # C strings, logs and terminals stumble over them.
+    # Decoding comes first, because "%2e%2e" and "..%2f" are dot segments to whoever opens files by
+    # PATH_INFO, and it happens once, because "%252e" means the text "%2e" (RFC 3986 §2.4). Empty
+    # segments and a trailing slash stay: to an application "/a//b" and "/a/" are other resources
+    # than "/a/b" and "/a". NUL and control characters are refused even when escaped: no resource
+    # has them in its name, while C strings, logs and terminals stumble over them.
     cdef const uint8_t *at = raw.at
     cdef const uint8_t *end = raw.at + raw.bytes
     cdef size_t count = 1

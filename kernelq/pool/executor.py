@@ -158,6 +158,9 @@ class PoolExecutor:
         if member is None:
             return
         if name == "gone":
+            if self._spawner is not None and self._spawner.is_ended():
+                # It died first, and took this worker along; its end has not been read yet.
+                self.apply(Event(Kind.SPAWNER_LOST))
             self._end(member)
             return
         kind = _KINDS.get(name)
@@ -197,6 +200,8 @@ class PoolExecutor:
         self._by_number[number] = member
         numbers = (self._index, number, member.generation)
         passed = [*descriptors, theirs.fileno()]
+        ours.set_blocking(False)
+        self._host.watch(ours, lambda: self._on_control(member))
         try:
             self._spawner.send(ToSpawner.START, *numbers, descriptors=passed)
         except ConnectionError:
@@ -205,9 +210,6 @@ class PoolExecutor:
             theirs.close()
             for descriptor in descriptors:
                 os.close(descriptor)
-        if member.control is ours:
-            ours.set_blocking(False)
-            self._host.watch(ours, lambda: self._on_control(member))
 
     def _do_drain(self, action: Action) -> None:
         member = self._members[action.worker]
@@ -233,9 +235,9 @@ class PoolExecutor:
             self._spawner.try_send(ToSpawner.RETIRE, self._index, action.number)
 
     def _do_pool(self, action: Action) -> None:
+        self._core.set_pool_state(action.text)
         level = log.INFO if action.text == "online" else log.ERROR
         self._host.log(level, f"pool {self._settings.name} is {action.text}")
-        self._core.set_pool_state(action.text)
 
     def _do_log(self, action: Action) -> None:
         member = self._members.get(action.worker)
@@ -357,9 +359,9 @@ def describe_requests(executing: list[dict[str, Any]]) -> str:
     """The requests that a worker had started, the first few of them in full."""
     now = time.monotonic_ns()
     shown = [
-        f"{r.get('method')} {r.get('target')} of {r.get('client')} "
-        f"for {(now - r.get('started_ns', now)) / 1e9:.2f} s"
-        for r in executing[:REQUESTS_SHOWN_MAX]
+        f"{request['method']} {request['target']} of {request['client']} "
+        f"for {(now - request['handed_ns']) / 1e9:.2f} s"
+        for request in executing[:REQUESTS_SHOWN_MAX]
     ]
     more = len(executing) - len(shown)
     return "; ".join(shown) + (f"; and {more} more" if more else "")

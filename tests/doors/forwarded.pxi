@@ -18,5 +18,6 @@ def resolve_forwarded(HeadParser parser, bytes data, bytes peer, bytes packed):
         raise ValueError("not a whole and valid head")
     memset(&result, 0xa5, sizeof(result))
     forwarded_resolve(&parser.head, at, peer, len(peer), &networks, &result)
-    return (bool(result.is_trusted), {SCHEME_HTTP: "http", SCHEME_HTTPS: "https"}.get(result.scheme),
+    scheme = {SCHEME_HTTP: "http", SCHEME_HTTPS: "https"}.get(result.scheme)
+    return (bool(result.is_trusted), scheme,
             span_bytes(result.client), span_bytes(result.host))

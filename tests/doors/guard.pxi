@@ -1,8 +1,18 @@
-# Input whose last byte stands right before an unreadable page: reading one byte too far ends the test run.
+# Input whose last byte stands right before an unreadable page: reading one byte too far ends the
+# test run.
 
 from libc.stdint cimport uint8_t
 from libc.string cimport memcpy
-from posix.mman cimport MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, PROT_NONE, PROT_READ, PROT_WRITE, mmap, munmap
+from posix.mman cimport (
+    MAP_ANONYMOUS,
+    MAP_FAILED,
+    MAP_PRIVATE,
+    PROT_NONE,
+    PROT_READ,
+    PROT_WRITE,
+    mmap,
+    munmap,
+)
 
 cdef extern from "<sys/mman.h>":
     int mprotect(void *address, size_t bytes, int protection) nogil

@@ -1,4 +1,4 @@
-"""What must hold for any bytes: the cut does not matter, the scan's width does not matter, nothing is overread.
+"""What must hold for any bytes: neither the cut nor the scan's width matters, nothing is overread.
 
 Every input stands before an unreadable page (tests/doors/guard.pxi).
 """
@@ -17,79 +17,12 @@ from http1_cases import (
     parse_in_pieces,
     read_chunks,
 )
+from http1_strategies import KNOWN, any_chunked, any_head, heads, names, text
 from hypothesis import given
 from hypothesis import strategies as st
 
 from kernelq import _coretest
 
-TOKEN = "!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
-KNOWN = [wire for wire, _ in _coretest.known_fields() if wire]
-
-# ---- building blocks: mostly valid, so that the deep paths are reached ----
-
-
-def text(alphabet: str, **sizes: int) -> st.SearchStrategy[bytes]:
-    return st.text(alphabet, **sizes).map(lambda value: value.encode("latin-1"))
-
-
-@st.composite
-def odd_case(draw: st.DrawFn, name: str) -> bytes:
-    flips = draw(st.lists(st.booleans(), min_size=len(name), max_size=len(name)))
-    pairs = zip(name, flips, strict=True)
-    return "".join(byte.upper() if flip else byte for byte, flip in pairs).encode()
-
-
-names = st.one_of(
-    st.sampled_from(KNOWN).flatmap(odd_case),
-    text(TOKEN, min_size=1, max_size=40),
-    text("ab_-", min_size=1, max_size=5),
-)
-VALUE_BYTES = "\t " + "".join(map(chr, [*range(0x21, 0x7F), *range(0x80, 0x100)]))
-values = st.one_of(
-    text(VALUE_BYTES, max_size=80),
-    st.sampled_from([b"", b"close", b"keep-alive", b"chunked", b"5", b"a.example", b"100-continue"]),
-)
-lines = st.tuples(
-    names, st.sampled_from([b":", b": ", b":\t ", b" :"]), values, st.sampled_from([b"", b" ", b"\t"])
-).map(b"".join)
-methods = st.one_of(
-    st.sampled_from([b"GET", b"POST", b"OPTIONS", b"CONNECT"]), text(TOKEN, min_size=1, max_size=70)
-)
-TARGET_BYTES = "".join(chr(byte) for byte in range(0x21, 0x7F) if chr(byte) != "#")
-targets = st.one_of(
-    text(TARGET_BYTES, max_size=80).map(lambda rest: b"/" + rest),
-    st.sampled_from([b"*", b"http://a.example", b"https://[::1]:8/x?y", b"/", b"/%41?%", b"/%4"]),
-    text("/.%2eEfFa?", max_size=30).map(lambda rest: b"/" + rest),
-    text(TARGET_BYTES, max_size=10),
-)
-versions = st.sampled_from([b"HTTP/1.1"] * 6 + [b"HTTP/1.0", b"HTTP/1.2", b"HTTP/2.0", b"HTTP/x.1"])
-line_ends = st.sampled_from([b"\r\n"] * 30 + [b"\n", b"\r", b"\r\r\n"])
-
-
-@st.composite
-def heads(draw: st.DrawFn) -> bytes:
-    start = b" ".join([draw(methods), draw(targets), draw(versions)])
-    section = draw(st.lists(lines, max_size=6))
-    if draw(st.integers(0, 4)):
-        section.insert(draw(st.integers(0, len(section))), b"Host: a.example")
-    parts = [draw(st.sampled_from([b"", b"", b"\r\n"])), start, draw(line_ends)]
-    for line in section:
-        parts += [line, draw(line_ends)]
-    return b"".join([*parts, b"\r\n"])
-
-
-@st.composite
-def damaged(draw: st.DrawFn, whole: st.SearchStrategy[bytes]) -> bytes:
-    """The same with a few bytes replaced, left out or put in."""
-    data = bytearray(draw(whole))
-    for _ in range(draw(st.integers(0, 3))):
-        at = draw(st.integers(0, max(0, len(data) - 1)))
-        put = draw(st.sampled_from([b"", b"\x00", b"\r", b"\n", b" ", b"\t", b":", b"\x7f", b"\x80"]))
-        data[at : at + draw(st.integers(0, 2))] = put
-    return bytes(data)
-
-
-any_head = st.one_of(damaged(heads()), st.binary(max_size=60))
 tight = st.fixed_dictionaries(
     {
         "field_length": st.integers(1, 60),
@@ -147,7 +80,8 @@ def test_accepted_heads_are_what_was_sent(data: bytes) -> None:
     method, target, version = start.split(b" ")
     assert (head["method"], head["target"]) == (method, target)
     assert head["version_minor"] == min(1, int(version[-1:]))
-    expected = [(name, value.strip(b" \t")) for name, _, value in (x.partition(b":") for x in section)]
+    pairs = [line.split(b":", 1) for line in section]
+    expected = [(name, value.strip(b" \t")) for name, value in pairs]
     assert [line[:2] for line in head["fields"]] == [x for x in expected if b"_" not in x[0]]
     assert head["dropped_count"] == sum(b"_" in name for name, _ in expected)
     for name, _, known in head["fields"]:
@@ -161,7 +95,7 @@ def test_accepted_heads_are_what_was_sent(data: bytes) -> None:
 @pytest.mark.parametrize("level", _coretest.SCAN_LEVELS)
 @pytest.mark.parametrize("find", [_coretest.find_value_end, _coretest.find_target_end])
 def test_each_byte_at_each_place(level: int, find: Any) -> None:
-    """Every byte value, at every place of a run that spans several steps of each width, and the run's end."""
+    """Every byte value at every place of runs that span several steps of each width."""
     is_value = find is _coretest.find_value_end
     stops = [*range(9), *range(10, 32), 127] if is_value else [*range(33), 35, *range(127, 256)]
     former = _coretest.set_scan_level(level)
@@ -178,7 +112,7 @@ def test_each_byte_at_each_place(level: int, find: Any) -> None:
         _coretest.set_scan_level(former)
 
 
-@given(st.text("a\t\x80 ", max_size=200), st.sampled_from("\x00\r\n\x7f\x1f"), st.binary(max_size=80))
+@given(st.text("a\t\x80 ", max_size=200), st.sampled_from("\0\r\n\x7f\x1f"), st.binary(max_size=80))
 def test_scan_goes_on_over_tabs(start: str, stop: str, rest: bytes) -> None:
     data = start.encode("latin-1") + stop.encode() + rest
     former = _coretest.set_scan_level(0)
@@ -216,22 +150,6 @@ def test_known_name_with_one_bit_wrong(name: str) -> None:
 
 
 # ---- chunked content ----
-
-CHUNK_EXTENSIONS = [b""] * 8 + [b";a", b";a=b", b';a="b;\\""', b" ;\ta = b;c", b";", b" ", b";a=\x00"]
-
-
-@st.composite
-def chunked(draw: st.DrawFn) -> bytes:
-    parts = []
-    for size in draw(st.lists(st.integers(1, 40), max_size=4)):
-        digits = f"{size:0{draw(st.integers(0, 5))}x}".encode()
-        parts += [digits, draw(st.sampled_from(CHUNK_EXTENSIONS)), b"\r\n"]
-        parts += [draw(st.binary(min_size=size, max_size=size)), b"\r\n"]
-    trailers = draw(st.lists(lines, max_size=3))
-    return b"".join([*parts, b"0\r\n", *(line + b"\r\n" for line in trailers), b"\r\n"])
-
-
-any_chunked = st.one_of(damaged(chunked()), st.binary(max_size=30))
 
 
 @given(any_chunked)
@@ -285,12 +203,10 @@ def normalise(raw: bytes) -> bytes | None:
     return b"/" + b"/".join(output)
 
 
+PATH_PARTS = b"/ / . .. a %2e %2F %25 %00 %7f %c3".split()
 paths = st.one_of(
     text("/.%2eEfa", max_size=40).map(lambda rest: b"/" + rest),
-    st.lists(
-        st.sampled_from([b"/", b"/", b".", b"..", b"a", b"%2e", b"%2F", b"%25", b"%00", b"%7f", b"%c3"]),
-        max_size=20,
-    ).map(lambda parts: b"/" + b"".join(parts)),
+    st.lists(st.sampled_from(PATH_PARTS), max_size=20).map(lambda parts: b"/" + b"".join(parts)),
     st.binary(max_size=30),
 )
 

@@ -1,4 +1,4 @@
-"""Every file of the corpus is read as its .expect says: whole, byte by byte, and with bytes behind it."""
+"""Every file of the corpus is read as its .expect says, however its bytes arrive."""
 
 from __future__ import annotations
 

@@ -16,9 +16,7 @@ class Play:
         self.actions: list[Action] = []
 
     def tell(self, kind: Kind, worker: int = -1, number: int = 0, text: str = "") -> list[Action]:
-        self.pool, self.actions = plan_step(
-            self.pool, Event(kind, worker, number, text), self.now
-        )
+        self.pool, self.actions = plan_step(self.pool, Event(kind, worker, number, text), self.now)
         return self.actions
 
     def wait(self, seconds: float) -> list[Action]:

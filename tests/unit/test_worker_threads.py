@@ -9,7 +9,6 @@ from wsgiref.validate import validator
 
 import pytest
 from fake_core import FLAG_END, STREAMED, Rig, answering, served
-
 from kernelq._coretest import request_record
 
 
@@ -221,7 +220,9 @@ def echoing(environ: dict[str, Any], start_response: Any) -> Any:
     return iter([data])
 
 
-@pytest.mark.parametrize("application", [answering(headers=[("Content-Type", "a/b")]), writing, echoing])
+@pytest.mark.parametrize(
+    "application", [answering(headers=[("Content-Type", "a/b")]), writing, echoing]
+)
 @pytest.mark.parametrize("method", ["GET", "POST", "HEAD"])
 def test_wsgiref_validate(application: Any, method: str, capfd: Any) -> None:
     content = b"content\nof two lines" if method == "POST" else None

@@ -1,0 +1,242 @@
+"""The executor between a fake core and a spawner that the test plays, with real links."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+from fakes import FakeCore, FakeHost
+
+from kernelq.config import PoolSettings
+from kernelq.letters import Control, FromSpawner, ToSpawner
+from kernelq.link import Link, Message, link_from, link_pair
+from kernelq.pool.executor import PoolExecutor
+from kernelq.pool.model import Event, Kind, State
+
+SIGKILL_STATUS = 9
+
+
+class Stage:
+    """An executor, its fake neighbours, and the spawner's end of its link."""
+
+    def __init__(self, workers: int = 1, **settings: int) -> None:
+        self.core = FakeCore()
+        self.host = FakeHost()
+        self.executor = PoolExecutor(
+            self.core, self.host, 0, PoolSettings(workers=workers, **settings)
+        )
+        self.spawner: Link | None = None
+        self.links: list[Link] = []
+        self.controls: dict[int, Link] = {}
+
+    def bring_spawner(self) -> None:
+        ours, theirs = link_pair()
+        ours.set_blocking(False)
+        self.links += [ours, theirs]
+        self.spawner = ours
+        self.executor.set_spawner(theirs)
+
+    def asked(self) -> list[Message]:
+        """What the spawner was asked; a START's control link is kept open for the worker."""
+        assert self.spawner is not None
+        messages = []
+        while self.spawner.is_readable():
+            message = self.spawner.receive()
+            assert message is not None
+            if message.kind == ToSpawner.START:
+                self.controls[message.numbers[1]] = link_from(message.descriptors.pop())
+            message.close_descriptors()
+            messages.append(message)
+        return messages
+
+    def started(self) -> list[int]:
+        return [m.numbers[1] for m in self.asked() if m.kind == ToSpawner.START]
+
+    def answer(self, kind: int, *numbers: int, text: str = "", pidfd: bool = False) -> None:
+        descriptors = [os.open(os.devnull, os.O_RDONLY)] if pidfd else []
+        self.executor.on_spawner_message(Message(kind, numbers, text, descriptors))
+
+    def confirm(self, number: int) -> None:
+        self.answer(FromSpawner.STARTED, number, 1000 + number, pidfd=True)
+
+    def serve(self, number: int) -> None:
+        self.confirm(number)
+        self.executor.on_core_event("ready", number)
+        self.executor.on_core_event("first_answer", number)
+
+    def die(self, number: int, status: int = SIGKILL_STATUS) -> None:
+        self.executor.on_core_event("gone", number)
+        self.answer(FromSpawner.DIED, number, status, 20480, 0)
+
+    def close(self) -> None:
+        ours = [member.control for member in self.executor._members.values()]
+        for link in (*self.links, *self.controls.values(), *ours):
+            if link is not None:
+                link.close()
+
+
+@pytest.fixture
+def stage() -> Iterator[Stage]:
+    made = Stage()
+    made.bring_spawner()
+    yield made
+    made.close()
+
+
+def states(stage: Stage) -> list[State]:
+    return [worker.state for worker in stage.executor.state.workers]
+
+
+def test_start_passes_the_channel_and_a_control_link(stage: Stage) -> None:
+    stage.executor.apply(Event(Kind.START))
+    (message,) = stage.asked()
+    assert (message.kind, message.numbers) == (ToSpawner.START, (0, 1, 0))
+    stage.serve(1)
+    assert stage.host.told == ["serving"]
+    assert states(stage) == [State.READY]
+
+
+def test_death_is_replaced_at_gone_and_logged_when_the_status_is_known(stage: Stage) -> None:
+    stage.executor.apply(Event(Kind.START))
+    assert stage.started() == [1]
+    stage.serve(1)
+    stage.executor.on_core_event("gone", 1)
+    assert stage.started() == [2]
+    assert not any("died" in line for line in stage.host.lines)
+    stage.answer(FromSpawner.DIED, 1, SIGKILL_STATUS, 20480, 0)
+    (line,) = [line for line in stage.host.lines if "died" in line]
+    assert "worker 1 (pid 1001) died: signal 9 (SIGKILL), 20.0 MiB at most" in line
+    assert "GET /x of 192.0.2.1" in line
+    assert ("forget", 1) in stage.core.calls
+    assert len(stage.host.watched) == 1
+
+
+def test_status_may_come_before_gone(stage: Stage) -> None:
+    stage.executor.apply(Event(Kind.START))
+    stage.started()
+    stage.serve(1)
+    stage.answer(FromSpawner.DIED, 1, 0, 20480, 0)
+    assert stage.started() == []
+    stage.executor.on_core_event("gone", 1)
+    assert stage.started() == [2]
+    assert any("exit status 0" in line for line in stage.host.lines)
+
+
+def test_failed_start_is_aborted_and_its_reason_reaches_the_plan(stage: Stage) -> None:
+    stage.executor.apply(Event(Kind.START))
+    stage.started()
+    stage.answer(FromSpawner.FAILED, 1, text="no module named app")
+    assert stage.host.told == ["given up: no module named app", "stopped"]
+    assert stage.core.known == set()
+    assert not stage.host.watched
+
+
+def test_worker_says_itself_why_it_refuses(stage: Stage) -> None:
+    stage.executor.apply(Event(Kind.START))
+    stage.started()
+    stage.confirm(1)
+    stage.controls[1].send(Control.REFUSED, text="no such attribute")
+    stage.executor.on_core_event("gone", 1)  # before the message was looked at
+    assert stage.host.told[0] == "given up: no such attribute"
+
+
+def test_stacks_are_asked_for_and_their_end_kills(stage: Stage) -> None:
+    stage.executor.apply(Event(Kind.START))
+    stage.started()
+    stage.serve(1)
+    stage.executor.apply(Event(Kind.STOP))
+    stage.executor.apply(Event(Kind.TICK))
+    message = stage.controls[1].receive()
+    assert message is not None
+    assert message.kind == Control.STACKS
+    stage.controls[1].send(Control.STACKS_DONE)
+    (on_readable,) = stage.host.watched.values()
+    on_readable()
+    assert [m.numbers for m in stage.asked() if m.kind == ToSpawner.SIGNAL] == [(1, 9)]
+
+
+def test_without_spawner_starts_wait_for_one() -> None:
+    stage = Stage(workers=2)
+    stage.executor.apply(Event(Kind.START))
+    assert stage.core.known == set()
+    stage.bring_spawner()
+    assert stage.started() == [1, 2]
+    stage.close()
+
+
+def test_spawner_death_repeats_unconfirmed_starts_and_excuses_deaths() -> None:
+    stage = Stage(workers=2, rapid_fail_count=1)
+    stage.bring_spawner()
+    stage.executor.apply(Event(Kind.START))
+    assert stage.started() == [1, 2]
+    stage.serve(1)
+    stage.executor.set_spawner(None)
+    assert stage.core.known == {1}
+    stage.executor.on_core_event("gone", 1)
+    assert any("died with its spawner" in line for line in stage.host.lines)
+    stage.bring_spawner()
+    assert stage.started() == [3, 4]
+    assert not stage.executor.state.is_tripped
+    stage.close()
+
+
+def test_deaths_seen_before_the_end_of_their_spawner_are_excused_too() -> None:
+    stage = Stage(workers=2, rapid_fail_count=1)
+    stage.bring_spawner()
+    stage.executor.apply(Event(Kind.START))
+    stage.started()
+    for number in (1, 2):
+        stage.confirm(number)
+        stage.executor.on_core_event("ready", number)
+    assert stage.spawner is not None
+    stage.spawner.close()
+    for number in (1, 2):
+        stage.executor.on_core_event("gone", number)
+    stage.executor.set_spawner(None)
+    assert not stage.executor.state.is_tripped
+    assert len(stage.host.watched) == 0
+    stage.bring_spawner()
+    assert len(stage.started()) == 2
+    stage.close()
+
+
+def test_no_channel_is_a_death_that_counts(stage: Stage) -> None:
+    stage.executor.apply(Event(Kind.START))
+    stage.started()
+    stage.serve(1)
+    stage.core.is_full = True
+    stage.die(1)
+    assert stage.started() == []
+    assert any("no channel" in line for line in stage.host.lines)
+    assert stage.executor.state.hopeless.stamps
+
+
+def test_messages_about_the_unknown_are_dropped(stage: Stage) -> None:
+    stage.executor.apply(Event(Kind.START))
+    stage.started()
+    stage.answer(FromSpawner.STARTED, 77, 5, pidfd=True)
+    stage.answer(FromSpawner.DIED, 77, 0, 0, 0)
+    stage.executor.on_core_event("gone", 77)
+    assert states(stage) == [State.STARTING]
+
+
+def test_stop_ends_with_everybody_buried(stage: Stage) -> None:
+    stage.executor.apply(Event(Kind.START))
+    stage.started()
+    stage.serve(1)
+    stage.executor.apply(Event(Kind.STOP, number=10**9))
+    assert ("drain", 1) in stage.core.calls
+    stage.executor.on_core_event("gone", 1)
+    assert stage.host.told[-1] == "stopped"
+    assert not stage.executor.is_buried
+    stage.answer(FromSpawner.DIED, 1, 0, 20480, 0)
+    assert stage.executor.is_buried
+
+
+def test_kill_of_a_start_that_waits_for_a_spawner_removes_it() -> None:
+    stage = Stage()
+    stage.executor.apply(Event(Kind.START))
+    stage.executor.apply(Event(Kind.STOP_NOW))
+    assert stage.host.told[-1] == "stopped"
+    stage.bring_spawner()
+    assert stage.started() == []
+    stage.close()
