@@ -241,19 +241,31 @@ cdef void suspects_dispatch(Loop *loop) noexcept nogil:
 
 
 cdef Worker *worker_for_suspect(Loop *loop, Exchange *exchange) noexcept nogil:
-    # The worker that is kept for it already, else the one with least in hand.
+    # The worker with least in hand; once chosen it is kept, unless another one has become idle
+    # sooner. NULL: none now. Suspects never take the last of several workers: one that runs for
+    # long would stop all others.
     cdef Worker *worker = loop.core.pool.workers
     cdef Worker *best = NULL
+    cdef Worker *kept = NULL
+    cdef uint32_t usable = 0
+    cdef uint32_t taken = 0
     while worker != NULL:
-        if worker.waiting_suspect == exchange:
-            if (worker.state == WORKER_READY and not worker.is_unhealthy
-                    and not worker.has_timed_out):
-                return worker
+        if worker.state == WORKER_READY and not worker.is_unhealthy and not worker.has_timed_out:
+            usable += 1
+            taken += worker.is_solo or worker.waiting_suspect != NULL
+            if worker.waiting_suspect == exchange:
+                kept = worker
+        elif worker.waiting_suspect == exchange:
             worker.waiting_suspect = NULL
-        elif worker_takes(worker, loop) and (best == NULL or worker.in_hand < best.in_hand):
+        if worker_takes(worker, loop) and (best == NULL or worker.in_hand < best.in_hand):
             best = worker
         worker = worker.next
-    return best
+    if kept != NULL:
+        if kept.in_hand == 0 or best == NULL or best.in_hand != 0:
+            return kept
+        kept.waiting_suspect = NULL
+        return best
+    return best if taken == 0 or taken + 1 < usable else NULL
 
 
 cdef void suspect_release(Pool *pool, Exchange *exchange) noexcept nogil:

@@ -154,6 +154,10 @@ cdef enum:                         # counters; the names are in stats.pxi
 
 cdef enum:
     EVENTS_MAX = 1024
+    CASUALTIES_MAX = 8             # requests that the line about a death names
+    CASUALTY_METHOD_MAX = 24
+    CASUALTY_TARGET_MAX = 300
+    CASUALTY_CLIENT_MAX = 46
     STATUS_NONE = 1                # Exchange.status of a response that never had one
     HEALTH_TICK_NS = 134217728
     PING_EVERY_NS = 30000000000
@@ -332,6 +336,11 @@ cdef struct Parked:                # a descriptor without its FILE record, or th
     int fd
     bint is_expected               # the record came first
 
+cdef struct Casualty:              # a request that its worker was executing when it died
+    uint64_t handed_ns
+    uint16_t method_bytes, target_bytes, client_bytes
+    char text[384]                 # method, target, client; cut to fit
+
 cdef struct Bell:
     Source source
     Worker *worker
@@ -387,6 +396,8 @@ cdef struct Worker:
     uint64_t ping_sent_ns          # 0: none is under way
     uint64_t latency_ns            # of the last PONG
     uint32_t loops_done            # after its death
+    Casualty casualties[CASUALTIES_MAX]  # [pool lock] for the line about its death
+    uint32_t casualty_count        # [pool lock] of all, also of those beyond the array
     uint32_t loops_forgotten
     Parked parked[64]              # [receiver lock]
     uint32_t parked_count
