@@ -357,6 +357,14 @@ cdef void response_end(Loop *loop, Exchange *exchange) noexcept nogil:
         conn_on_response_sent(loop, conn)
 
 
+cdef bint response_is_whole(const Exchange *exchange) noexcept nogil:
+    # Every byte that its head has promised has been given to the connection.
+    if not exchange.head_sent or exchange.file_left:
+        return False
+    return exchange.framing == FRAMING_NONE or (
+        exchange.framing == FRAMING_LENGTH and exchange.response_left == 0)
+
+
 cdef void response_cut(Loop *loop, Exchange *exchange) noexcept nogil:
     # The application broke off, or sent less than its Content-Length: the client must see an
     # incomplete message.
