@@ -87,7 +87,7 @@ class Server:
 
     def kill_all(self) -> None:
         """For the end of a test that has failed."""
-        for process in [*descendants(self.pid), self.pid]:
+        for process in [self.pid, *descendants(self.pid)]:
             try:
                 os.kill(process, signal.SIGKILL)
             except ProcessLookupError:

@@ -262,6 +262,10 @@ cdef void answer_complete(Loop *loop, Worker *worker, uint32_t index, Exchange *
     pool.service_ns += <uint64_t> (<int64_t> (loop.now_ns - since - pool.service_ns) // 16)
     if pool.service_ns == 0 or <int64_t> pool.service_ns < 0:
         pool.service_ns = 1
+    if exchange != NULL:
+        pool.answer_bytes += <uint64_t> (
+            <int64_t> (min(exchange.response_bytes, <uint64_t> SCRATCH_BYTES) - pool.answer_bytes)
+            // 16)
     worker.served += 1
     is_first = worker.served == 1
     place_free(loop, worker, index)

@@ -468,10 +468,13 @@ cdef void place_bury(Loop *loop, Worker *worker, uint32_t index) noexcept nogil:
         if was_started:
             loop.counters[COUNT_REDISPATCHED] += 1
             log_exchange_as(loop, LOG_WARNING, exchange, REASON_NONE, <uint32_t> worker.pid,
-                            b"the worker process ended while it executed this request; it is executed again, alone")
+                            b"its worker ended while executing it; it is executed again, alone")
     elif exchange.conn == NULL:
         exchange.state = EXCHANGE_DONE
         exchange_free_unless_held(loop, exchange)
+    elif response_is_whole(exchange):
+        exchange.is_complete = True
+        response_end(loop, exchange)
     else:
         exchange.state = EXCHANGE_DONE
         exchange_refuse(loop, exchange, REASON_WORKER_DISTRUSTED

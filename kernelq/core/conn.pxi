@@ -20,9 +20,10 @@ cdef enum:
     # per connection: one that sends as fast as we read does not hold the loop
     READS_PER_TURN = 8
     INPUT_ROOM_MIN = 2048
-    LINGER_NS = 5000000000         # how long the rest is read before a close
+    LINGER_NS = 5000000000         # before a close the rest is read as long as some comes in this
+    LINGER_MOST_NS = 30000000000   # and for this long at most
     PROBE_AFTER_NS = 1000000000
-    TIMER_OFF_NS = 864000000000000 # ten days
+    TIMER_OFF_NS = 864000000000000  # ten days
     SMALL_CONTENT_BYTES = 8192     # copied behind the head: one send() of one buffer
 
 
@@ -43,6 +44,7 @@ cdef Conn *conn_new(Loop *loop) noexcept nogil:
 cdef void conn_open(Loop *loop, Listener *listener, int fd,
                     const sockaddr_storage *address) noexcept nogil:
     cdef Conn *conn = conn_new(loop)
+    cdef bint is_one_too_many
     if conn == NULL:
         linux.close(fd)
         return
@@ -53,11 +55,13 @@ cdef void conn_open(Loop *loop, Listener *listener, int fd,
     loop.conn_count += 1
     loop.counters[COUNT_CONNECTIONS] += 1
     loop.counters[COUNT_CONNECTIONS_NOW] += 1
+    is_one_too_many = (atomic.add_u32(&loop.core.connections, 1)
+                       > loop.core.settings.connection_limit)
     if not epoll_watch(loop, fd, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, conn):
         conn_close(loop, conn)
         return
     conn_start_timer(loop, conn, loop.core.settings.header_timeout_ns)
-    if atomic.add_u32(&loop.core.connections, 1) > loop.core.settings.connection_limit:
+    if is_one_too_many:
         conn_refuse(loop, conn, REASON_CONN_LIMIT)
 
 
@@ -84,9 +88,10 @@ cdef uint32_t conn_address_bytes(const Conn *conn) noexcept nogil:
 
 cdef void conn_start_timer(Loop *loop, Conn *conn, uint64_t limit_ns) noexcept nogil:
     # One timer per connection; what it means follows from the state (conn_on_timer).
-    # A limit that is off is far away: every idle connection can be found in the wheel (loop_close_idle).
+    # A limit that is off is far away: every idle connection can be found in the wheel
+    # (loop_close_idle).
     conn.since_ns = loop.now_ns
-    conn.since_bytes = conn.total_bytes
+    conn.since_bytes = conn_progress(conn)
     timer_set(&loop.wheel, &conn.timer, loop.now_ns + (limit_ns if limit_ns else TIMER_OFF_NS))
 
 
@@ -109,7 +114,7 @@ cdef void conn_break(Loop *loop, Conn *conn) noexcept nogil:
 cdef void conn_on_event(Loop *loop, Conn *conn, uint32_t events) noexcept nogil:
     if conn.state == CONN_CLOSED:
         return
-    if events & (EPOLLERR | EPOLLHUP):
+    if events & EPOLLERR or (events & EPOLLHUP and conn.state != CONN_LINGER):
         conn_on_gone(loop, conn)
         return
     if events & EPOLLRDHUP and not conn.has_fin:
@@ -124,9 +129,9 @@ cdef void conn_on_event(Loop *loop, Conn *conn, uint32_t events) noexcept nogil:
 
 
 cdef void conn_on_half_close(Loop *loop, Conn *conn) noexcept nogil:
-    # The client's FIN while its request is with us: half-closed and waiting for the answer, or
-    # closed. It looks the same; see conn_probe().
-    if conn.state != CONN_WAIT or conn.exchange == NULL:
+    # The client's FIN while its request is with us, or before it was whole: half-closed and waiting
+    # for the answer, or closed. It looks the same; see conn_probe().
+    if not conn.has_fin or conn.state != CONN_WAIT or conn.exchange == NULL:
         return
     if loop.core.settings.half_close == HALF_CLOSE_DROP:
         conn_break(loop, conn)
@@ -149,6 +154,8 @@ cdef void conn_on_gone(Loop *loop, Conn *conn) noexcept nogil:
     # Reset, or closed both ways: nobody is there.
     cdef Exchange *exchange = conn.exchange
     if exchange != NULL:
+        if exchange.status != 0:
+            log_access(loop, conn, exchange)
         conn.exchange = NULL
         loop.counters[COUNT_CLIENT_GONE] += 1
         exchange_leave(loop, exchange)
@@ -171,16 +178,22 @@ cdef void conn_close(Loop *loop, Conn *conn) noexcept nogil:
 
 
 cdef void conns_free_closed(Loop *loop) noexcept nogil:
-    cdef Conn *conn
-    while loop.closed != NULL:
-        conn = loop.closed
-        loop.closed = conn.next_closed
-        if loop.spare_conn_count < SPARE_CONNS:
+    # One that was closed with work left is named by the list of those: it stays for another turn.
+    cdef Conn *conn = loop.closed
+    cdef Conn *following
+    loop.closed = NULL
+    while conn != NULL:
+        following = conn.next_closed
+        if conn.is_again:
+            conn.next_closed = loop.closed
+            loop.closed = conn
+        elif loop.spare_conn_count < SPARE_CONNS:
             conn.next_closed = loop.spare_conns
             loop.spare_conns = conn
             loop.spare_conn_count += 1
         else:
             free(conn)
+        conn = following
 
 
 cdef void conn_drop_input(Conn *conn) noexcept nogil:
@@ -205,8 +218,18 @@ cdef void conn_linger(Loop *loop, Conn *conn) noexcept nogil:
     conn.state = CONN_LINGER
     conn_drop_input(conn)
     conn_start_timer(loop, conn, LINGER_NS)
-    if conn.can_read or conn.has_fin:
+    if conn.has_fin:
+        conn.can_read = True
+    if conn.can_read:
         conn_again(loop, conn)
+
+
+cdef void conn_linger_on(Loop *loop, Conn *conn) noexcept nogil:
+    if conn.total_bytes == conn.since_bytes or loop.now_ns >= conn.since_ns + LINGER_MOST_NS:
+        conn_close(loop, conn)
+        return
+    conn.since_bytes = conn.total_bytes
+    timer_set(&loop.wheel, &conn.timer, loop.now_ns + LINGER_NS)
 
 
 cdef void conn_reset(Loop *loop, Conn *conn) noexcept nogil:
@@ -364,7 +387,7 @@ cdef int64_t conn_take_head(Loop *loop, Conn *conn, const uint8_t *at, size_t by
         return 0
     if used < 0:
         log_head(loop, conn, &head, <int> -used)
-        conn_refuse_logged(loop, conn, <int> -used)
+        conn_refuse_logged(loop, conn, <int> -used, span_is(head.method, b"HEAD", 4))
         return 0
     memset(&conn.progress, 0, sizeof(conn.progress))
     conn.requests += 1
@@ -393,6 +416,9 @@ cdef void conn_on_end(Loop *loop, Conn *conn) noexcept nogil:
         return
     if conn.out_bytes == 0:
         conn_close(loop, conn)
+        return
+    conn.is_last = True
+    conn.state = CONN_FLUSH
 
 
 # --- writing --------------------------------------------------------------------------------------
@@ -615,7 +641,7 @@ cdef void conn_on_again(Loop *loop, Conn *conn) noexcept nogil:
 cdef void conn_on_timer(Loop *loop, Conn *conn) noexcept nogil:
     cdef const Settings *settings = &loop.core.settings
     if conn.state == CONN_LINGER:
-        conn_close(loop, conn)
+        conn_linger_on(loop, conn)
     elif conn.is_slow:
         conn_check_rate(loop, conn, REASON_TIMER_MIN_SEND_RATE)
     elif conn.state == CONN_HEAD:
@@ -642,19 +668,26 @@ cdef void conn_check_rate(Loop *loop, Conn *conn, int reason) noexcept nogil:
     # have moved, so a client that dribbles a byte now and then is caught like one that stands
     # still.
     cdef const Settings *settings = &loop.core.settings
-    cdef uint64_t least = settings.min_send_rate * (settings.entity_timeout_ns // 1000000) // 1000
-    if conn.total_bytes > conn.since_bytes and conn.total_bytes - conn.since_bytes >= least:
+    cdef int64_t least = settings.min_send_rate * (settings.entity_timeout_ns // 1000000) // 1000
+    cdef int64_t moved = <int64_t> (conn_progress(conn) - conn.since_bytes)
+    cdef bint may_stand = reason == REASON_TIMER_MIN_SEND_RATE and settings.min_send_rate == 0
+    if may_stand or (moved > 0 and moved >= least):
         conn_start_timer(loop, conn, settings.entity_timeout_ns)
-        return
-    if (reason == REASON_TIMER_MIN_SEND_RATE and conn.total_bytes > conn.since_bytes
-            and settings.min_send_rate == 0):
-        conn_start_timer(loop, conn, settings.entity_timeout_ns)
-        return
-    if conn.exchange != NULL:
+    elif conn.exchange != NULL:
         exchange_refuse(loop, conn.exchange, reason)
     else:
         loop.reasons[reason] += 1
-        conn_on_gone(loop, conn)
+        log_conn(loop, LOG_INFO, conn, reason)
+        conn_reset(loop, conn)
+
+
+cdef uint64_t conn_progress(const Conn *conn) noexcept nogil:
+    # What the client has sent, or of what we send: taken. The socket takes megabytes ahead and then
+    # nothing until a third of them has gone, so its own progress says little about a slow client.
+    cdef int waiting = 0
+    if conn.is_slow:
+        linux.ioctl(conn.fd, SIOCOUTQ, &waiting)
+    return conn.total_bytes - <uint64_t> waiting
 
 
 # --- refusals -------------------------------------------------------------------------------------
@@ -662,13 +695,14 @@ cdef void conn_check_rate(Loop *loop, Conn *conn, int reason) noexcept nogil:
 cdef void conn_refuse(Loop *loop, Conn *conn, int reason) noexcept nogil:
     # A refusal before there is an exchange, or instead of one: answered and closed.
     log_conn(loop, LOG_INFO, conn, reason)
-    conn_refuse_logged(loop, conn, reason)
+    conn_refuse_logged(loop, conn, reason, False)
 
 
-cdef void conn_refuse_logged(Loop *loop, Conn *conn, int reason) noexcept nogil:
+cdef void conn_refuse_logged(Loop *loop, Conn *conn, int reason, bint is_head) noexcept nogil:
     cdef Exchange *exchange = conn.exchange
     if exchange != NULL:
         conn.exchange = NULL
+        exchange.is_refused = True
         exchange_leave(loop, exchange)
     else:
         loop.counters[COUNT_REQUESTS] += 1
@@ -678,7 +712,7 @@ cdef void conn_refuse_logged(Loop *loop, Conn *conn, int reason) noexcept nogil:
     if reasons[reason].status == 0:
         conn_linger(loop, conn)
     else:
-        answer_with_text(loop, conn, False, True, reasons[reason].status, reasons[reason].text)
+        answer_with_text(loop, conn, is_head, True, reasons[reason].status, reasons[reason].text)
 
 
 cdef void answer_with_text(Loop *loop, Conn *conn, bint is_head, bint is_11, uint32_t status,

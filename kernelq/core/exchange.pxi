@@ -93,7 +93,9 @@ cdef void exchange_leave(Loop *loop, Exchange *exchange) noexcept nogil:
         else:
             reason = REASON_CONNECTION_DROPPED
     pthread_mutex_unlock(&pool.lock)
-    if exchange.conn != NULL and exchange.status == 0:
+    if exchange.status != 0:
+        reason = REASON_CONNECTION_DROPPED
+    if exchange.conn != NULL and not exchange.is_refused:
         loop.reasons[reason] += 1
         log_exchange(loop, LOG_DEBUG, exchange, reason, worker)
     arrivals_unlink(loop, exchange)
@@ -161,7 +163,7 @@ cdef void exchange_abort(Loop *loop, Exchange *exchange, int reason) noexcept no
     cdef Conn *conn = exchange.conn
     cdef uint8_t framing = exchange.framing
     cdef bint head_sent = exchange.head_sent
-    cdef bint is_whole = response_is_whole(exchange)
+    cdef bint is_whole = response_is_whole(exchange) and exchange.file_left == 0
     log_exchange(loop, LOG_WARNING, exchange, reason, exchange.worker)
     loop.reasons[reason] += 1
     loop.counters[COUNT_ANSWERED if is_whole else COUNT_REFUSED] += 1
@@ -209,7 +211,7 @@ cdef void request_accept(Loop *loop, Conn *conn, const uint8_t *at,
     if reason != REASON_NONE:
         if exchange.image == NULL:
             log_head(loop, conn, head, reason)
-            conn_refuse_logged(loop, conn, reason)
+            conn_refuse_logged(loop, conn, reason, exchange.is_head)
         else:
             exchange_refuse(loop, exchange, reason)
         return
@@ -267,6 +269,7 @@ cdef void request_complete(Loop *loop, Conn *conn, Exchange *exchange) noexcept 
     conn.state = CONN_WAIT
     if exchange.is_streamed:
         content_stream_end(loop, exchange, 0)
+        conn_on_half_close(loop, conn)
         return
     record.content_length = <int64_t> exchange.content_received
     if exchange.spill_fd >= 0:
@@ -274,6 +277,7 @@ cdef void request_complete(Loop *loop, Conn *conn, Exchange *exchange) noexcept 
     elif exchange.content != NULL:
         record.head.flags = FLAG_CONTENT_INLINE
     conn_quiet_timer(conn)
+    conn_on_half_close(loop, conn)
     arrivals_push(loop, exchange)
 
 

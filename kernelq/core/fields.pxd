@@ -11,8 +11,8 @@
 # letter, bit 5 may differ. A name that equals a row is thereby known to be a token. The tables are
 # filled when the module is loaded; a collision aborts.
 #
-# Rules: at most 63 rows (RequestHead.seen has one bit for each) and 32 bytes a name. A new row that
-# collides needs new factors in kq_field_slot.
+# Rules: at most 63 rows (RequestHead.seen has one bit for each) and 31 bytes a name. A new row that
+# collides needs another factor in kq_field_slot().
 
 from libc.stdint cimport uint8_t, uint16_t, uint64_t
 
@@ -100,7 +100,7 @@ cdef extern from *:
     enum { FIELD_FRAMING_LAST = FIELD_UPGRADE, FIELD_FORWARDING_LAST = FIELD_X_FORWARDED_PREFIX };
     _Static_assert(FIELD_COUNT <= 64, "one bit of a 64-bit word for each known field");
     #define KQ_FIELD_FITS(id, wire, environ) \\
-        _Static_assert(sizeof(wire) - 1 <= KQ_FIELD_NAME_MAX, "a known field name is too long");
+        _Static_assert(sizeof(wire) - 1 < KQ_FIELD_NAME_MAX, "a known field name is too long");
     KQ_FIELDS(KQ_FIELD_FITS)
 
     typedef struct { const char *wire, *environ; uint8_t wire_bytes, environ_bytes; } KqField;
@@ -113,8 +113,9 @@ cdef extern from *:
     static uint8_t kq_field_slots[256];
 
     static inline uint8_t kq_field_slot(const uint8_t *name, size_t bytes) {
-        return (uint8_t)(bytes * 4 + (name[0] | 32u) * 29 + (name[bytes - 1] | 32u) * 10
-                         + (name[bytes * 3 >> 2] | 32u) * 26);
+        uint32_t key = name[0] | (uint32_t)name[bytes * 3 >> 2] << 8 | (uint32_t)name[bytes - 1] << 16
+            | (uint32_t)bytes << 24;
+        return (uint8_t)((key | 0x202020) * 0xb2d643a3u >> 24);
     }
 
     __attribute__((constructor)) static void kq_fields_fill(void) {
@@ -126,6 +127,8 @@ cdef extern from *:
                 shape->lower[at] = byte;
                 shape->strict[at] = byte >= 'a' && byte <= 'z' ? 0xdf : 0xff;
             }
+            shape->lower[field->wire_bytes] = ':';
+            shape->strict[field->wire_bytes] = 0xff;
             uint8_t *slot = &kq_field_slots[kq_field_slot(shape->lower, field->wire_bytes)];
             if (*slot != 0) abort();
             *slot = (uint8_t)id;
@@ -142,11 +145,10 @@ cdef extern from *:
         return id;
     }
 
-    /* The same for at most 32 bytes when the 32 bytes from name on may be read. */
+    /* The same for a name before a ":" when the 32 bytes from name on may be read. */
     static inline unsigned kq_field_find_wide(const uint8_t *name, size_t bytes) {
     #if defined(__SSE2__)
         unsigned id = kq_field_slots[kq_field_slot(name, bytes)];
-        if (kq_fields[id].wire_bytes != bytes) return 0;
         const KqFieldShape *shape = &kq_field_shapes[id];
         const __m128i *lower = (const __m128i *)shape->lower;
         const __m128i *strict = (const __m128i *)shape->strict;
@@ -155,7 +157,7 @@ cdef extern from *:
                                      _mm_loadu_si128(lower + 1));
         __m128i wrong = _mm_or_si128(_mm_and_si128(low, _mm_loadu_si128(strict)),
                                      _mm_and_si128(high, _mm_loadu_si128(strict + 1)));
-        /* Behind the name strict is 0: what stands there does not count. */
+        /* The shape ends with the ":", so that it cannot fit a longer name; behind it anything goes. */
         return _mm_movemask_epi8(_mm_cmpeq_epi8(wrong, _mm_setzero_si128())) == 0xffff ? id : 0;
     #else
         return kq_field_find(name, bytes);

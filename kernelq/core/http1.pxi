@@ -254,25 +254,12 @@ cdef int head_take_request_line(HeadCursor *cursor, HeadProgress *progress,
 
 # ---- field lines ----
 
-cdef void head_keep_line(const HeadCursor *cursor, RequestHead *head, const uint8_t *name,
-                         size_t name_bytes, const uint8_t *stop, unsigned known) noexcept nogil:
-    # Enters a checked line: name ":" OWS value OWS, stop at its CR.
-    cdef const uint8_t *value = name + name_bytes + 1
+cdef inline void head_enter_line(RequestHead *head, const uint8_t *base, const uint8_t *name,
+                                 size_t name_bytes, const uint8_t *value, const uint8_t *stop,
+                                 unsigned known) noexcept nogil:
     cdef FieldLine *line = &head.fields[head.field_count]
-    while value < stop and (value[0] == c" " or value[0] == c"\t"):
-        value += 1
-    while value < stop and ((stop - 1)[0] == c" " or (stop - 1)[0] == c"\t"):
-        stop -= 1
-    if known == FIELD_UNKNOWN:
-        # An application sees "-" and "_" as the same letter: such a name would stand for another
-        # field.
-        if memchr(name, c"_", name_bytes) != NULL:
-            head.dropped_count += 1
-            return
-        if name_is_forwarding(name, name_bytes):
-            head.has_forwarding = True
-    line.name_at = <uint32_t> (name - cursor.base)
-    line.value_at = <uint32_t> (value - cursor.base)
+    line.name_at = <uint32_t> (name - base)
+    line.value_at = <uint32_t> (value - base)
     line.value_bytes = <uint32_t> (stop - value)
     line.name_bytes = <uint16_t> name_bytes
     line.known = <uint8_t> known
@@ -280,30 +267,62 @@ cdef void head_keep_line(const HeadCursor *cursor, RequestHead *head, const uint
     head.field_count += 1
 
 
+cdef inline bint is_space(uint8_t byte) noexcept nogil:
+    return byte == c" " or byte == c"\t"
+
+
+cdef void head_keep_line(const uint8_t *base, RequestHead *head, const uint8_t *name,
+                         size_t name_bytes, const uint8_t *stop, unsigned known) noexcept nogil:
+    # Enters a checked line: name ":" OWS value OWS, stop at its CR.
+    cdef const uint8_t *value = name + name_bytes + 1
+    while value < stop and is_space(value[0]):
+        value += 1
+    while value < stop and is_space((stop - 1)[0]):
+        stop -= 1
+    if known == FIELD_UNKNOWN:
+        # An application sees "-" and "_" as the same letter: such a name would stand for another field.
+        if memchr(name, c"_", name_bytes) != NULL:
+            head.dropped_count += 1
+            return
+        if name_is_forwarding(name, name_bytes):
+            head.has_forwarding = True
+    head_enter_line(head, base, name, name_bytes, value, stop, known)
+
+
 cdef void head_take_fast(HeadCursor *cursor, HeadProgress *progress, const HeadLimits *limits,
                          RequestHead *head) noexcept nogil:
-    # Takes whole, valid lines for as long as 32 bytes can be read. Whatever else it meets stays
-    # untouched.
+    # Takes whole, valid lines while more than 32 bytes can be read. What else it meets stays untouched.
+    cdef const uint8_t *end = cursor.end
     cdef const uint8_t *name = cursor.at
+    cdef const uint8_t *value
     cdef const uint8_t *stop
+    cdef ptrdiff_t longest = limits.field_length
+    cdef uint32_t room = limits.field_count - progress.line_count
     cdef size_t name_bytes
     cdef unsigned known
-    while cursor.end - name >= FIELD_NAME_MAX and progress.line_count < limits.field_count:
+    while end - name > FIELD_NAME_MAX and room > 0:
         name_bytes = name_bytes_32(name)
-        if name_bytes == 0 or name_bytes == FIELD_NAME_MAX:
+        if unlikely(name_bytes == 0 or name_bytes == FIELD_NAME_MAX):
             break
         known = field_find_wide(name, name_bytes)
         if known == FIELD_UNKNOWN:
             if scan_class(name, name + name_bytes, CLASS_TOKEN) != name + name_bytes:
                 break
-        stop = scan_value(name + name_bytes + 1, cursor.end)
-        if unlikely(cursor.end - stop < 2 or stop[0] != c"\r" or stop[1] != c"\n"):
+        # At most 32 bytes from the name on: one more can be read.
+        value = name + name_bytes + 1
+        if likely(value[0] == c" "):
+            value += 1
+        stop = scan_value(value, end)
+        if unlikely(end - stop < 2 or memcmp(stop, b"\r\n", 2) != 0 or stop - name > longest):
             break
-        if unlikely(stop - name > <ptrdiff_t> limits.field_length):
-            break
-        head_keep_line(cursor, head, name, name_bytes, stop, known)
-        progress.line_count += 1
+        # White space more than one SP, or no value at all.
+        if unlikely(known == FIELD_UNKNOWN or value[0] <= c" " or (stop - 1)[0] <= c" "):
+            head_keep_line(cursor.base, head, name, name_bytes, stop, known)
+        else:
+            head_enter_line(head, cursor.base, name, name_bytes, value, stop, known)
+        room -= 1
         name = stop + 2
+    progress.line_count = <uint16_t> (limits.field_count - room)
     cursor.at = name
 
 
@@ -365,7 +384,7 @@ cdef int head_take_value(HeadCursor *cursor, HeadProgress *progress, const HeadL
     if stop[1] != c"\n":
         return -REASON_INVALID_CRLF
     name_bytes = <const uint8_t *> memchr(line, c":", stop - line) - line
-    head_keep_line(cursor, head, line, name_bytes, stop, field_find(line, name_bytes))
+    head_keep_line(cursor.base, head, line, name_bytes, stop, field_find(line, name_bytes))
     cursor.at = stop + 2
     progress.state = HeadState.HEAD_LINE
     return STEP_DONE
@@ -435,6 +454,10 @@ cdef int coding_resolve(Span value, Framing *framing) noexcept nogil:
 
 cdef int connection_resolve(Span value, Framing *framing) noexcept nogil:
     cdef Span element
+    if span_is(value, b"keep-alive", 10):
+        # What nearly every browser sends.
+        framing.is_keep_alive_named = True
+        return 0
     while list_take(&value, &element):
         if scan_class(element.at, element.at + element.bytes, CLASS_TOKEN) \
                 != element.at + element.bytes:
@@ -592,10 +615,6 @@ cdef int64_t http1_parse_head(const uint8_t *at, size_t bytes, HeadProgress *pro
 cdef void chunk_init(ChunkDecoder *decoder, const HeadLimits *limits) noexcept nogil:
     memset(decoder, 0, sizeof(ChunkDecoder))
     decoder.limits = limits
-
-
-cdef inline bint is_space(uint8_t byte) noexcept nogil:
-    return byte == c" " or byte == c"\t"
 
 
 cdef int chunk_next_part(uint8_t byte) noexcept nogil:

@@ -13,7 +13,7 @@ cdef enum:
     MAX_TRAILER_BYTES = 16384         # bytes of a trailer section
 
 cdef enum:                            # constants, not settings
-    RING_BYTES_MAX = 524288           # of one ring; records are at most half of it
+    RING_BYTES_MAX = 1048576          # of one ring; records are at most half of it
     RING_BYTES_MIN = 262144           # below, a large head with its content would not fit
     RING_BYTES_ALL = 1048576          # of all rings in one memory, as far as RING_BYTES_MIN allows
     CONTENT_WINDOW = 65536            # bytes of streamed content a worker may be behind

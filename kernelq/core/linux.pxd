@@ -23,7 +23,9 @@ cdef extern from *:
     #include <stdlib.h>
     #include <string.h>
     #include <sys/epoll.h>
+    #include <linux/sockios.h>
     #include <sys/eventfd.h>
+    #include <sys/ioctl.h>
     #include <sys/mman.h>
     #include <sys/prctl.h>
     #include <sys/resource.h>
@@ -221,6 +223,7 @@ cdef extern from *:
     int setsockopt(int fd, int level, int name, const void *value, socklen_t bytes) noexcept nogil
     int socketpair(int family, int type, int protocol, int *ends) noexcept nogil
     int shutdown(int fd, int how) noexcept nogil
+    int ioctl(int fd, unsigned long request, ...) noexcept nogil
     ssize_t recv(int fd, void *at, size_t bytes, int flags) noexcept nogil
     ssize_t send(int fd, const void *at, size_t bytes, int flags) noexcept nogil
     ssize_t sendmsg(int fd, const msghdr *message, int flags) noexcept nogil
@@ -264,5 +267,5 @@ cdef extern from *:
     int EPOLLOUT, EPOLLERR, EPOLLHUP, EPOLLRDHUP, EPOLLET, EPOLLONESHOT, EPOLLEXCLUSIVE
     int F_DUPFD_CLOEXEC, F_GETFL, F_SETFL, IPPROTO_TCP, MSG_DONTWAIT, MSG_NOSIGNAL, O_ACCMODE
     int O_CLOEXEC, O_NONBLOCK, O_PATH, O_RDONLY, O_RDWR, O_TMPFILE, O_WRONLY, RWF_NOWAIT, SHUT_WR
-    int SIGKILL, SIG_BLOCK, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_SEQPACKET, SOL_SOCKET, SO_LINGER
-    int TCP_NODELAY
+    int SIGKILL, SIG_BLOCK, SIOCOUTQ, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_SEQPACKET, SOL_SOCKET
+    int SO_LINGER, TCP_NODELAY

@@ -223,8 +223,10 @@ cdef void loop_on_shutdown(Loop *loop) noexcept nogil:
 
 cdef void loop_check_quiet(Loop *loop) noexcept nogil:
     # Draining: idle connections end after their grace; the managers hear when nothing is left.
-    if loop.now_ns >= loop.drain_until_ns and not loop.idle_closed:
-        loop.idle_closed = True
+    # Looked at again and again: a response that began before the order to stop promised to keep
+    # its connection.
+    if loop.now_ns >= loop.drain_until_ns:
+        loop.drain_until_ns = loop.now_ns + HEALTH_TICK_NS
         loop_close_idle(loop)
     if loop.conn_count == 0 and loop.exchange_count == 0 and not loop.is_quiet:
         loop.is_quiet = True
@@ -243,10 +245,14 @@ cdef void loop_close_idle(Loop *loop) noexcept nogil:
         while timer != &loop.wheel.slots[slot]:
             following = timer.next
             conn = conn_of_timer(timer)
-            if (conn.state == CONN_HEAD and not head_is_started(&conn.progress)
-                    and conn.in_start == conn.in_end):
+            if conn_is_idle(conn):
                 conn_linger(loop, conn)
             timer = following
+
+
+cdef inline bint conn_is_idle(const Conn *conn) noexcept nogil:
+    return (conn.state == CONN_HEAD and not head_is_started(&conn.progress)
+            and conn.in_start == conn.in_end and not conn.can_read)
 
 
 cdef inline Conn *conn_of_timer(Timer *timer) noexcept nogil:
@@ -327,8 +333,7 @@ cdef int loop_timeout_ms(Loop *loop) noexcept nogil:
     at = earlier(at, loop.accept_at_ns)
     at = earlier(at, loop.rebalance_at_ns)
     if loop.is_draining and not loop.is_quiet:
-        at = earlier(at, loop.now_ns + HEALTH_TICK_NS if loop.idle_closed
-                     else loop.drain_until_ns)
+        at = earlier(at, loop.drain_until_ns)
     if at == 0:
         return -1
     if at <= loop.now_ns:

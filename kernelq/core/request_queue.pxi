@@ -91,10 +91,14 @@ cdef bint worker_takes(const Worker *worker, const Loop *loop) noexcept nogil:
             and lane.full_turn != loop.counters[COUNT_TURNS])
 
 
-cdef uint32_t prefetch_depth(const Pool *pool, uint32_t most) noexcept nogil:
+cdef uint32_t prefetch_depth(const Pool *pool, const Settings *settings) noexcept nogil:
+    # As many as a worker executes while it would otherwise sleep and be woken, and no more than have
+    # room in its response ring beside the answers of its slots: a full ring stops every thread.
     cdef uint64_t service_ns = pool.service_ns if pool.service_ns else SERVICE_UNKNOWN_NS
     cdef uint64_t depth = PREFETCH_NS // service_ns
-    return <uint32_t> (depth if depth < most else most)
+    cdef uint64_t room = settings.ring_bytes // 4 * 3 // (pool.answer_bytes + 1)
+    depth = min(depth, settings.place_count - settings.slot_count)
+    return <uint32_t> min(depth, room - settings.slot_count if room > settings.slot_count else 0)
 
 
 cdef Worker *worker_pick(Loop *loop) noexcept nogil:
@@ -112,7 +116,7 @@ cdef Worker *worker_pick(Loop *loop) noexcept nogil:
         worker = worker.next
     if best == NULL or worker_active(best) < settings.slot_count:
         return best
-    most = settings.slot_count + prefetch_depth(pool, settings.place_count - settings.slot_count)
+    most = settings.slot_count + prefetch_depth(pool, settings)
     return best if worker_active(best) < most else NULL
 
 

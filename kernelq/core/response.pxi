@@ -358,8 +358,9 @@ cdef void response_end(Loop *loop, Exchange *exchange) noexcept nogil:
 
 
 cdef bint response_is_whole(const Exchange *exchange) noexcept nogil:
-    # Every byte that its head has promised has been given to the connection.
-    if not exchange.head_sent or exchange.file_left:
+    # All that its head promises is out, or in a file that we have: for the client only END is
+    # missing.
+    if not exchange.head_sent:
         return False
     return exchange.framing == FRAMING_NONE or (
         exchange.framing == FRAMING_LENGTH and exchange.response_left == 0)
@@ -370,6 +371,10 @@ cdef void response_cut(Loop *loop, Exchange *exchange) noexcept nogil:
     # incomplete message.
     if not exchange.head_sent:
         exchange_refuse(loop, exchange, REASON_RESPONSE_MISSING)
+        return
+    if response_is_whole(exchange):
+        exchange.is_complete = True
+        response_end(loop, exchange)
         return
     exchange_abort(loop, exchange, REASON_RESPONSE_CUT)
 

@@ -112,58 +112,59 @@ cdef extern from *:
         __m256i hash = _mm256_cmpeq_epi8(bytes, _mm256_set1_epi8('#'));
         return (unsigned)_mm256_movemask_epi8(_mm256_or_si256(below, _mm256_or_si256(del, hash)));
     }
-    #define KQ_SKIP(what, width) \\
-        static const uint8_t *kq_skip_##what##_##width(const uint8_t *at, const uint8_t *end) { \\
-            for (; end - at >= width; at += width) { \\
-                unsigned stops = kq_stops_##what##_##width(at); \\
-                if (stops) return at + __builtin_ctz(stops); \\
-            } \\
-            return at; \\
-        }
-    KQ_SKIP(value, 16)
-    KQ_SKIP(target, 16)
-    __attribute__((target("avx2"))) KQ_SKIP(value, 32)
-    __attribute__((target("avx2"))) KQ_SKIP(target, 32)
     #endif
 
     /* Wide steps up to the first byte that may be wrong; the plain loop judges it and goes on. */
-    #if defined(__x86_64__)
-    #define KQ_SKIP_WIDE(what) \\
-        if (kq_scan_level >= SCAN_32) at = kq_skip_##what##_32(at, end); \\
-        if (kq_scan_level >= SCAN_16 && end - at < 32) at = kq_skip_##what##_16(at, end);
-    #else
-    #define KQ_SKIP_WIDE(what)
-    #endif
-    #define KQ_SCAN_LONG(what, class) \\
-        static const uint8_t *kq_scan_long_##what(const uint8_t *at, const uint8_t *end) { \\
-            KQ_SKIP_WIDE(what) \\
+    #define KQ_SCAN_REST(what, class) \\
+        static const uint8_t *kq_scan_rest_##what(const uint8_t *at, const uint8_t *end) { \\
             if (kq_scan_level >= SCAN_8) \\
                 while (end - at >= 8 && !kq_stops_##what##_8(at)) at += 8; \\
             return kq_scan_class(at, end, class); \\
         }
-    KQ_SCAN_LONG(value, CLASS_VALUE)
-    KQ_SCAN_LONG(target, CLASS_TARGET)
+    KQ_SCAN_REST(value, CLASS_VALUE)
+    KQ_SCAN_REST(target, CLASS_TARGET)
+    #if defined(__x86_64__)
+    /* leave: gcc forgets to clear the upper halves before the tail call; SSE code then waits on them. */
+    #define KQ_SCAN_WIDE(what, class, width, narrower, leave) \\
+        static const uint8_t *kq_scan_##width##_##what(const uint8_t *at, const uint8_t *end) { \\
+            for (; end - at >= width; at += width) { \\
+                unsigned stops = kq_stops_##what##_##width(at); \\
+                if (stops == 0) continue; \\
+                at += __builtin_ctz(stops); \\
+                if (!(kq_classes[*at] & class)) return at; \\
+                break; \\
+            } \\
+            leave; \\
+            return kq_scan_##narrower##_##what(at, end); \\
+        }
+    KQ_SCAN_WIDE(value, CLASS_VALUE, 16, rest, (void)0)
+    KQ_SCAN_WIDE(target, CLASS_TARGET, 16, rest, (void)0)
+    __attribute__((target("avx2"))) KQ_SCAN_WIDE(value, CLASS_VALUE, 32, 16, _mm256_zeroupper())
+    __attribute__((target("avx2"))) KQ_SCAN_WIDE(target, CLASS_TARGET, 32, 16, _mm256_zeroupper())
+    #define KQ_SCAN_LONG(what, at, end) \\
+        (kq_scan_level >= SCAN_32 ? kq_scan_32_##what(at, end) : kq_scan_16_##what(at, end))
+    #endif
 
     /* The first 16 bytes inline: most values and targets end there. */
     static inline const uint8_t *kq_scan_value(const uint8_t *at, const uint8_t *end) {
     #if defined(__x86_64__)
         if (kq_scan_level >= SCAN_16 && end - at >= 16) {
             unsigned stops = kq_stops_value_16(at);
-            at += stops ? __builtin_ctz(stops) : 16;
-            if (stops && *at != '\\t') return at;
+            if (stops == 0) return KQ_SCAN_LONG(value, at + 16, end);
+            at += __builtin_ctz(stops);
+            return *at != '\\t' ? at : KQ_SCAN_LONG(value, at, end);
         }
     #endif
-        return kq_scan_long_value(at, end);
+        return kq_scan_rest_value(at, end);
     }
     static inline const uint8_t *kq_scan_target(const uint8_t *at, const uint8_t *end) {
     #if defined(__x86_64__)
         if (kq_scan_level >= SCAN_16 && end - at >= 16) {
             unsigned stops = kq_stops_target_16(at);
-            if (stops) return at + __builtin_ctz(stops);
-            at += 16;
+            return stops ? at + __builtin_ctz(stops) : KQ_SCAN_LONG(target, at + 16, end);
         }
     #endif
-        return kq_scan_long_target(at, end);
+        return kq_scan_rest_target(at, end);
     }
 
     /* How many bytes stand before the first ":" of the 32 from at on, all readable; 32: none. */

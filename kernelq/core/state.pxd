@@ -410,6 +410,7 @@ cdef struct Pool:
     uint32_t worker_number
     uint32_t ready_count
     uint64_t service_ns            # moving average over the workers: prefetch depth
+    uint64_t answer_bytes          # likewise, of what an answer takes in a response ring
 
 cdef struct Event:
     uint8_t kind
@@ -459,7 +460,6 @@ cdef struct Loop:
     bint deaths_are_due
     bint ring_is_due               # records were published and not announced
     uint32_t turns_unrung          # for so many turns
-    bint idle_closed               # draining: the idle connections have been closed
     bint is_quiet                  # draining: nothing is left
     bint worker_is_watched         # a worker is unhealthy: look at it even without requests
     bint log_is_due                # records were written this turn

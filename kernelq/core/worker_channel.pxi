@@ -141,6 +141,7 @@ cdef class Channel:
             lane_put_at_last(self.link, lane_of(self.link, 0), &record)
             # Whether the core sleeps or not: before this bell it does not look at our memory.
             thread.bell_ring(self.link.lanes[0].bell)
+        FAULT(b"worker-ready-said")
 
     def serve(self, application, int threads, settings=None):
         """Start so many serving threads that run application; return at once."""

@@ -174,6 +174,7 @@ cdef void control_take(Link *link, LinkLane *lane, const RecordHead *head,
         ping_answer(link, lane, head, value)
         return
     if head.kind == RECORD_DRAIN:
+        FAULT(b"worker-drains")
         atomic.store_seq_u32(&link.is_draining, 1)
         return
     if head.kind not in (RECORD_CONTENT, RECORD_CLIENT_GONE, RECORD_RELEASED):
@@ -243,8 +244,9 @@ cdef void taken_skip(Link *link, Taken *taken) noexcept nogil:
     record_init(&skipped, sizeof(RecordHead), RECORD_SKIPPED, taken.head.place, taken.head.dispatch)
     taken_release(taken)
     if is_revoked:
-        FAULT(b"worker-skipped")
+        FAULT(b"worker-skips")
         lane_put_at_last(link, lane_of(link, skipped.dispatch), &skipped)
+        FAULT(b"worker-skipped")
 
 
 cdef void pending_put(Link *link, Taken *taken) noexcept nogil:
@@ -255,6 +257,7 @@ cdef void pending_put(Link *link, Taken *taken) noexcept nogil:
     memcpy(copy, taken.record, taken.head.bytes)
     copy[0] = taken.head
     taken_release(taken)
+    FAULT(b"worker-pending")
     thread.mutex_take(&link.pending_lock)
     if link.pending_count == link.sizes.place_count:
         link_end(b"the core handed over more requests than there are places")

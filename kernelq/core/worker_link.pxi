@@ -75,6 +75,7 @@ cdef bint link_map(Link *link, int core_fd, int own_fd) noexcept nogil:
     head[0] = link.sizes
     head.owner = OWNER_WORKER
     head.creator_pid = thread.getpid()
+    FAULT(b"worker-mapped")
     return linux.seal(own_fd) == 0
 
 
@@ -297,6 +298,7 @@ cdef int file_send(Link *link, uint16_t place, uint64_t dispatch, int fd) noexce
     message.kind = RECORD_FILE
     while True:
         error = linux.send_fd(link.side_socket, &message, sizeof(message), fd)
+        FAULT(b"worker-file-sent")
         if error != -thread.EAGAIN and error != -thread.ETOOMANYREFS:
             return error
         link_wait_room(link, &wait_ns)

@@ -236,14 +236,15 @@ cdef class Response:
 
     cdef int grow_texts(self, size_t bytes) except -1:
         cdef uint8_t *grown
+        cdef size_t room = min(max(bytes, self.texts_room * 2), <size_t> self.link.piece_bytes)
         if bytes > self.link.piece_bytes:
             raise ValueError(
                 f"the headers of a response have more than {self.link.piece_bytes} bytes")
-        grown = <uint8_t *> realloc(self.texts, max(bytes, self.texts_room * 2))
+        grown = <uint8_t *> realloc(self.texts, room)
         if grown == NULL:
             raise MemoryError
         self.texts = grown
-        self.texts_room = max(bytes, self.texts_room * 2)
+        self.texts_room = room
         return 0
 
     # -- records
@@ -302,6 +303,7 @@ cdef class Response:
         else:
             memcpy(self.put_head(record, piece, flags), at, piece)
         lane_publish(self.lane, start + piece)
+        FAULT(b"worker-published")
         self.is_sent = True
         self.is_ended = flags != 0
         self.sent += piece
@@ -347,6 +349,7 @@ cdef class Response:
             raise ClientGone("the channel belongs to the parent process")
         record_init(&record, sizeof(RecordHead), RECORD_END, self.place_index, self.dispatch)
         record.flags = FLAG_END | FLAG_CUT if is_cut else FLAG_END
+        FAULT(b"worker-ends")
         if unlikely(not lane_put(self.link, self.lane, &record, 0)):
             with nogil:
                 lane_put_at_last(self.link, self.lane, &record)
@@ -425,7 +428,8 @@ cdef class Response:
         if not self.is_started:
             raise AssertionError("the application did not call start_response()")
         bytes = PyBytes_GET_SIZE(block)
-        if self.content_length < 0 and not self.has_no_content and not self.is_sent:
+        if self.content_length < 0 and not self.is_sent and (
+                not self.has_no_content or (self.is_head_request and bytes > 0 and self.status not in (204, 304))):
             self.content_length = bytes
         fits = self.fitting(bytes)
         if (self.has_no_content or self.content_length < 0
@@ -468,34 +472,47 @@ cdef class Response:
 
     cdef bint send_file(self, FileWrapper wrapper) except -1:
         # A regular file goes to the core as a descriptor. False: it has to be read block by block.
-        cdef FileRecord record
         cdef Py_ssize_t left
-        cdef uint8_t *at
-        cdef uint64_t wait_ns = 0
+        cdef uint64_t offset, wait_ns = 0
         cdef int fd, error
         found = regular_file(wrapper.filelike)
         if found is None or not self.is_started or self.has_no_content:
             return False
-        fd, record.offset, left = found
+        fd, offset, left = found
         if self.content_length < 0 and not self.is_sent:
             self.content_length = left
         left = min(left, max(0, self.fitting(left)))
         if left == 0:
             return True
-        if not self.is_sent:
-            self.send(NULL, 0, False)
+        if unlikely(self.link.is_closed):
+            raise ClientGone("the channel belongs to the parent process")
         with nogil:
             error = file_send(self.link, self.place_index, self.dispatch, fd)
-        if error < 0:
-            return False
-        record_init(&record.head, sizeof(FileRecord), RECORD_FILE, self.place_index, self.dispatch)
-        record.bytes = left
-        record.head.flags = FLAG_END
-        with nogil:
-            while not lane_put(self.link, self.lane, &record.head, self.link.reserve_bytes):
+            if error < 0:
+                return False
+            while not self.put_file(offset, left):
                 link_wait_room(self.link, &wait_ns)
-        self.sent += left
+        return True
+
+    cdef bint put_file(self, uint64_t offset, uint64_t bytes) noexcept nogil:
+        # The FILE record, which ends the response, published together with the head if that is
+        # due: a worker that dies has sent both or nothing. False: no room now.
+        cdef uint64_t head = 0 if self.is_sent else align8(self.head_bytes(False))
+        cdef uint8_t *at = lane_claim(self.link, self.lane, head + sizeof(FileRecord),
+                                      self.link.reserve_bytes)
+        cdef FileRecord *record = <FileRecord *> (at + head)
+        if at == NULL:
+            return False
+        if not self.is_sent:
+            self.put_head(at, 0, 0)
+        record_init(&record.head, sizeof(FileRecord), RECORD_FILE, self.place_index, self.dispatch)
+        record.head.flags = FLAG_END
+        record.offset = offset
+        record.bytes = bytes
+        lane_publish(self.lane, head + sizeof(FileRecord))
+        self.is_sent = True
         self.is_ended = True
+        self.sent += bytes
         return True
 
 

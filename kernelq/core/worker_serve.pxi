@@ -22,6 +22,7 @@ cdef inline bint request_begin(LinkThread *self, const Taken *taken) noexcept no
     atomic.store_relaxed(&link.started[taken.head.place], taken.head.dispatch)
     # STARTED is visible before we look whether it was revoked; the core does the reverse
     atomic.fence_seq()
+    FAULT(b"worker-stored")
     if unlikely(atomic.load_relaxed(&link.revoked[taken.head.place]) == taken.head.dispatch):
         request_end(self)
         return False
@@ -156,6 +157,7 @@ cdef class Runner:
 
     cdef int call(self) except -1:
         cdef object result = self.application(self.environ, self.starter)
+        FAULT(b"worker-returned")
         if likely(PyList_CheckExact(result) or PyTuple_CheckExact(result)):
             return self.response.send_blocks(result)
         try:

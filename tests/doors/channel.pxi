@@ -78,7 +78,7 @@ cdef class FakeCore:
     cdef const uint8_t *peer_memory
     cdef uint64_t head_bytes
     cdef FakeLane lanes[LOOPS_MAX]
-    cdef uint64_t serial
+    cdef readonly uint64_t serial
     cdef readonly object side_socket
     cdef readonly list doorbells, bells, worker_fds
     cdef readonly dict dispatches

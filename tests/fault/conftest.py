@@ -1,7 +1,7 @@
 """What the fault tests share."""
 
 import pytest
-from harness import Server, running
+from harness import Server, debug_build, running
 
 
 @pytest.fixture
@@ -15,3 +15,28 @@ def serve(tmp_path):
             return stack.enter_context(running(tmp_path, *options, **how))
 
         yield start
+
+
+@pytest.fixture(scope="session")
+def debug_root():
+    """The debug build: its fault points are compiled in."""
+    return debug_build()
+
+
+@pytest.fixture
+def serve_with_fault(serve, debug_root, tmp_path):
+    """`serve_with_fault("worker-taken:kill", *options)`: the process that first comes by the fault
+    point while `server.token` exists dies there. `armed`: from the start.
+    """
+
+    def start(fault: str, *options: str, armed: bool = False, **how: object) -> Server:
+        token = tmp_path / "token"
+        token.touch()
+        environment = {"KERNELQ_FAULT": fault, "KERNELQ_FAULT_TOKEN": str(token)}
+        if not armed:
+            token.unlink()
+        server = serve(*options, environment=environment, root=debug_root, **how)
+        server.token = token
+        return server
+
+    yield start

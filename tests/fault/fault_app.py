@@ -40,8 +40,10 @@ def application(environ, start_response):
         ("X-Number", str(number)),
         ("X-Version", str(VERSION)),
     ]
-    start_response("200 OK", [*headers, ("Content-Length", str(len(body)))])
-    if "blocks" in environ["PATH_INFO"]:
+    if "chunked" not in environ["PATH_INFO"]:
+        headers.append(("Content-Length", str(len(body))))
+    start_response("200 OK", headers)
+    if "blocks" in environ["PATH_INFO"] or "chunked" in environ["PATH_INFO"]:
         return (body[at : at + 1000] for at in range(0, len(body), 1000))
     if "file" in environ["PATH_INFO"]:
         return environ["wsgi.file_wrapper"](_file_of(body))
@@ -51,7 +53,7 @@ def application(environ, start_response):
 def _file_of(body):
     import tempfile
 
-    file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115: the server closes it
+    file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
     file.write(body)
     file.seek(0)
     return file
@@ -87,8 +89,7 @@ def kill_unless(value):
 
 def eat(value):
     """So many MiB, and never give them back."""
-    for _ in range(int(value)):
-        _blocked.append(bytearray(1 << 20))
+    _blocked.extend(bytearray(1 << 20) for _ in range(int(value)))
 
 
 def limit(value):
@@ -101,6 +102,7 @@ def limit(value):
 DOES = {
     "": lambda value: None,
     "blocks": lambda value: None,
+    "chunked": lambda value: None,
     "file": lambda value: None,
     "sleep": sleep,
     "kill": kill,

@@ -6,6 +6,7 @@ are there for a server that hangs, and are far beyond what a good one needs.
 """
 
 import ctypes
+import fcntl
 import os
 import re
 import select
@@ -30,6 +31,19 @@ _PR_SET_CHILD_SUBREAPER = 36
 def adopt_orphans(wanted: bool) -> None:
     """Processes whose parent ends become ours, so that none can slip away."""
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, int(wanted), 0, 0, 0)
+
+
+def debug_build() -> Path:
+    """Where kernelq stands with its fault points; built when missing or stale."""
+    target = ROOT / "build" / "debug"
+    target.mkdir(parents=True, exist_ok=True)
+    with open(target / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        environment = {**os.environ, "KERNELQ_DEBUG": "1", "KERNELQ_TESTS": "1"}
+        command = [sys.executable, "setup.py", "-q", "build", "--build-lib", str(target)]
+        made = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert made.returncode == 0, made.stdout + made.stderr
+    return target
 
 
 class Log:
@@ -101,11 +115,13 @@ class Server:
     def pid(self) -> int:
         return self.process.pid
 
-    def wait_until_ready(self) -> "Server":
+    def wait_until_bound(self) -> None:
         port = self.log.wait_for(r"listening on http://127\.0\.0\.1:(\d+)")[1]
         self.address = ("127.0.0.1", int(port))
+
+    def wait_until_ready(self) -> None:
+        self.wait_until_bound()
         self.log.wait_for("ready: the first worker serves")
-        return self
 
     # Its processes.
 

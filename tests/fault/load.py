@@ -11,6 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
 from fault_app import filler
 from harness import PATIENCE
@@ -37,7 +38,7 @@ class Request:
     number: int
     method: str = "GET"
     path: str = "/"
-    content: bytes = b""
+    content: bytes = field(default=b"", repr=False)
 
     def encode(self) -> bytes:
         lines = [f"{self.method} {self.path}?n={self.number} HTTP/1.1", "Host: kernelq.test"]
@@ -65,11 +66,12 @@ class Client:
         self._socket = socket.create_connection(address, PATIENCE)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._input = b""
+        self._last: Request | None = None
 
     def close(self) -> None:
         self._socket.close()
 
-    def __enter__(self) -> "Client":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *what: object) -> None:
@@ -78,7 +80,14 @@ class Client:
     def ask(self, request: Request) -> Answer:
         began = time.monotonic()
         self.send(request)
-        answer = self.read_answer()
+        try:
+            answer = self.read_answer()
+        except Broken as found:
+            what = f"{request.method} {request.path} {request.number} behind {self._last}"
+            raise Broken(f"{what}: {found}") from None
+        self._last = request
+        if answer.fields.get("connection") == "close":
+            raise Broken(f"closes behind {request}: {answer}")
         answer.seconds = time.monotonic() - began
         request.check(answer)
         return answer
@@ -130,17 +139,17 @@ class Client:
 
     def _read(self, count: int) -> bytes:
         while len(self._input) < count:
-            self._receive()
+            self._receive(f" of {count} bytes of content")
         data, self._input = self._input[:count], self._input[count:]
         return data
 
-    def _receive(self) -> None:
+    def _receive(self, of: str = " of a head") -> None:
         try:
             data = self._socket.recv(65536)
         except OSError as found:
-            raise Broken(f"connection lost: {found!r} after {self._input[:80]!r}") from None
+            raise Broken(f"connection lost after {len(self._input)}{of}: {found!r}") from None
         if not data:
-            raise Broken(f"connection closed after {self._input[:80]!r}")
+            raise Broken(f"connection closed after {len(self._input)}{of}")
         self._input += data
 
 

@@ -227,6 +227,45 @@ def test_second_interrupt_ends_at_once(start: Start, application: Path) -> None:
     connection.close()
 
 
+def test_drain_delay_is_not_ready_but_serves(start: Start, application: Path) -> None:
+    server = start(
+        "app:application", "--health-path", "on", "--drain-delay", "300ms", "--workers", "1"
+    ).ready()
+    assert status_of(server, "/.kernelq/ready") == 200
+    server.process.send_signal(signal.SIGTERM)
+    server.expect("not ready any more, serving for 0.3 s")
+    assert status_of(server, "/.kernelq/ready") == 503
+    assert status_of(server, "/.kernelq/live") == 200
+    assert server.get().startswith("one ")
+    assert server.end(None) == 0
+
+
+def status_of(server: Server, path: str) -> int:
+    connection = server.connect()
+    connection.request("GET", path)
+    status = connection.getresponse().status
+    connection.close()
+    return status
+
+
+def test_worker_told_to_end_is_replaced(start: Start, application: Path) -> None:
+    server = start("app:application", "--workers", "1").ready()
+    pid = int(server.get().split()[1])
+    os.kill(pid, signal.SIGINT)  # means nothing to a worker
+    assert int(server.get().split()[1]) == pid
+    os.kill(pid, signal.SIGTERM)
+    assert "exit status 0" in server.expect(f"(pid {pid}) died")
+    assert int(server.get().split()[1]) != pid
+    assert server.end() == 0
+
+
+def test_order_to_stop_before_anybody_is_ready(start: Start, application: Path) -> None:
+    application.write_text("import threading\nthreading.Event().wait()\n")
+    server = start("app:application")
+    server.expect("stop with Ctrl-C")
+    assert server.end() == 0
+
+
 def test_quit_ends_at_once(start: Start, application: Path) -> None:
     server = start("app:application", "--workers", "2").ready()
     assert server.end(signal.SIGQUIT) == 0

@@ -36,6 +36,7 @@ class Spawner:
         os.set_inheritable(theirs.fileno(), True)
         code = SPAWNER.format(folder=str(folder), preload=preload, descriptor=theirs.fileno())
         self.errors = folder / "errors"
+        self.expected_status = 0
         with self.errors.open("w") as errors:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", code],
@@ -87,7 +88,7 @@ def spawn(tmp_path: Path) -> Iterator[Callable[..., Spawner]]:
 
     yield spawn_one
     for spawner in made:
-        assert spawner.end() == 0
+        assert spawner.end() == spawner.expected_status
 
 
 @pytest.fixture
@@ -150,7 +151,8 @@ def test_nonsense_ends_it_and_its_workers(spawner: Spawner) -> None:
     spawner.start(1)
     spawner.expect(FromSpawner.STARTED, 1)
     spawner.link._socket.send(b"x")
-    assert spawner.process.wait(PATIENCE_SECONDS) == 0
+    spawner.expected_status = 1
+    assert spawner.process.wait(PATIENCE_SECONDS) == 1
 
 
 @pytest.mark.parametrize("code", ["", "raise SystemExit(7)\n"])
