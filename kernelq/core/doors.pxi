@@ -261,7 +261,7 @@ cdef class Core:
         figures["workers_ready"] = self.core.pool.ready_count
         figures["service_ns"] = self.core.pool.service_ns
         pthread_mutex_unlock(&self.core.pool.lock)
-        for index in range(1, REASON_COUNT):
+        for index in range(1, <uint32_t> REASON_COUNT):
             name = "reason_" + reasons[index].name.decode().lower()
             figures[name] = reason_count(self.core, index)
         return figures
@@ -326,7 +326,7 @@ cdef void listener_name(Listener *listener) noexcept:
 
 cdef copy_text(str name, str value, char *room, size_t most):
     data = value.encode()
-    if len(data) >= most:
+    if <size_t> len(data) >= most:
         raise ValueError(f"{name}: {value!r} is longer than {most - 1} bytes")
     memcpy(room, <const char *> data, len(data))
     room[len(data)] = 0
