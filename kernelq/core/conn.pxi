@@ -363,6 +363,8 @@ cdef void conn_advance(Loop *loop, Conn *conn, const uint8_t *at, size_t bytes) 
     conn.is_advancing = False
     if conn.state == CONN_CLOSED or conn.state == CONN_LINGER:
         return
+    if bytes == 0 and conn.state == CONN_CONTENT:
+        request_say_continue(loop, conn, conn.exchange)
     if bytes == 0:
         conn_drop_input(conn)
     elif conn.input != NULL and at >= conn.input and at < conn.input + conn.in_room:
@@ -628,8 +630,8 @@ cdef void conn_on_again(Loop *loop, Conn *conn) noexcept nogil:
     if conn.exchange != NULL and conn.exchange.file_left and conn.out_bytes == 0:
         response_send_file(loop, conn.exchange)
         return
-    if conn.state == CONN_CONTENT and conn.exchange.is_streamed:
-        content_stream(loop, conn)
+    if conn.state == CONN_CONTENT and conn.in_start == conn.in_end:
+        request_say_continue(loop, conn, conn.exchange)
     if conn.in_start < conn.in_end and (conn.state == CONN_HEAD or conn.state == CONN_CONTENT):
         conn_advance_input(loop, conn)
     if conn.state != CONN_CLOSED and conn.can_read:
@@ -659,6 +661,7 @@ cdef void conn_on_timer(Loop *loop, Conn *conn) noexcept nogil:
             conn_check_rate(loop, conn, REASON_TIMER_ENTITY_BODY)
         else:
             conn_start_timer(loop, conn, settings.entity_timeout_ns)
+            conn_again(loop, conn)
     elif conn.state == CONN_WAIT and conn.has_fin:
         conn_probe(loop, conn)
 

@@ -36,6 +36,7 @@ cdef class Content:
     cdef int64_t left              # bytes that are still to be fetched; -1: not known
     cdef uint64_t fetched          # SOURCE_STREAM: bytes taken from the core
     cdef uint64_t consumed         # SOURCE_STREAM: told to the core
+    cdef bint is_wanted            # SOURCE_STREAM: told to the core, which sends nothing unasked
     cdef LinkThread *thread
     cdef LinkPlace *place
     cdef uint16_t place_index
@@ -139,7 +140,7 @@ cdef class Content:
         # Opens the window again. When there is no room for the record, a later one says as much.
         cdef NumberRecord record
         cdef Link *link = self.thread.link
-        if self.consumed == self.fetched:
+        if self.is_wanted and self.consumed == self.fetched:
             return
         record_init(&record.head, sizeof(NumberRecord), RECORD_CONSUMED, self.place_index,
                     self.dispatch)
@@ -147,6 +148,7 @@ cdef class Content:
         FAULT(b"worker-consumes")
         if lane_put(link, lane_of(link, self.dispatch), &record.head, 0):
             self.consumed = self.fetched
+            self.is_wanted = True
 
     # -- handing out -------------------------------------------------------------------------------
 
