@@ -123,7 +123,7 @@ cdef int worker_open(Core_ *core, Worker **given, int *side_end) noexcept nogil:
 cdef void worker_fds_init(Worker *worker) noexcept nogil:
     cdef uint32_t index
     worker.pidfd = worker.core_fd = worker.worker_fd = worker.side_fd = -1
-    for index in range(LOOPS_MAX):
+    for index in range(<uint32_t> LOOPS_MAX):
         worker.doorbells[index] = worker.bells[index] = worker.doorbell_ends[index] = -1
 
 
@@ -148,7 +148,7 @@ cdef void worker_free(Core_ *core, Worker *worker) noexcept nogil:
         linux.munmap(worker.core_memory, worker.head_bytes)
     if worker.worker_memory != NULL:
         linux.munmap(<void *> worker.worker_memory, worker.head_bytes)
-    for index in range(LOOPS_MAX):
+    for index in range(<uint32_t> LOOPS_MAX):
         fd_close(&worker.doorbells[index])
         fd_close(&worker.doorbell_ends[index])
         fd_close(&worker.bells[index])
@@ -188,7 +188,7 @@ cdef int worker_attach(Core_ *core, Worker *worker, int pid, int pidfd) noexcept
     cdef uint32_t index
     worker.pid = pid
     worker.pidfd = pidfd
-    for index in range(LOOPS_MAX):
+    for index in range(<uint32_t> LOOPS_MAX):
         fd_close(&worker.doorbell_ends[index])
     pthread_mutex_lock(&core.pool.lock)
     atomic.store_relaxed_u8(&worker.state, WORKER_STARTING)

@@ -269,7 +269,7 @@ cdef class Core:
         figures.update(queued=queued, workers_ready=ready_count, service_ns=service_ns)
         if bug.DEBUG:
             figures["turn_ns_max"] = turn_ns_max(self.core)
-        for index in range(1, REASON_COUNT):
+        for index in range(1, <uint32_t> REASON_COUNT):
             name = "reason_" + reasons[index].name.decode().lower()
             figures[name] = reason_count(self.core, index)
         return figures
@@ -391,7 +391,7 @@ cdef void listener_name(Listener *listener) noexcept:
 
 cdef copy_text(str name, str value, char *room, size_t most):
     data = value.encode()
-    if len(data) >= most:
+    if <size_t> len(data) >= most:
         raise ValueError(f"{name}: {value!r} is longer than {most - 1} bytes")
     memcpy(room, <const char *> data, len(data))
     room[len(data)] = 0

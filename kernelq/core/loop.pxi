@@ -240,7 +240,7 @@ cdef void loop_close_idle(Loop *loop) noexcept nogil:
     cdef Timer *timer
     cdef Timer *following
     cdef Conn *conn
-    for slot in range(TIMER_SLOTS):
+    for slot in range(<uint32_t> TIMER_SLOTS):
         timer = loop.wheel.slots[slot].next
         while timer != &loop.wheel.slots[slot]:
             following = timer.next

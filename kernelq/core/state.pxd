@@ -19,8 +19,7 @@
 #
 # Life of an Exchange
 #     RECEIVING ─▶ QUEUED ─▶ HANDED ─▶ STARTED ─▶ (END) freed
-#                    ▲          │ revoked     │ the worker died: by promise 2 back into the queue,
-#                               or refused
+#                    ▲          │ revoked     │ the worker died: back by promise 2, or refused
 #                    └──────────┴─────────────┘
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
@@ -53,16 +52,13 @@ cdef enum:
     SPARE_EXCHANGES = 64           # kept per loop for reuse
     SPARE_CHUNKS = 16
     SPARE_CONNS = 64
-    # spill buffers of one request on their way to the disk before reading pauses
-    SPILL_JOBS_MAX = 2
-    # bytes of a request ring that REQUEST and CONTENT leave to control records
-    CONTROL_RESERVE_PER_PLACE = 256
+    SPILL_JOBS_MAX = 2             # spill buffers of one request on their way before reading pauses
+    CONTROL_RESERVE_PER_PLACE = 256  # bytes of a request ring that are left to control records
 
 cdef enum:                         # Conn.state
     CONN_HEAD = 0                  # waiting for or receiving a request head
     CONN_CONTENT = 1               # receiving content; the request is not dispatched yet
-    # the exchange is queued or executing (streamed content may still arrive)
-    CONN_WAIT = 2
+    CONN_WAIT = 2                  # the exchange is queued or executing; content may still arrive
     CONN_FLUSH = 3                 # the response is complete but not all sent
     CONN_LINGER = 4                # our side is shut; reading until the client closes
     CONN_CLOSED = 5                # freed at the end of the turn
@@ -75,8 +71,7 @@ cdef enum:                         # Exchange.state
     EXCHANGE_QUEUED = 1            # [pool lock] in the request queue
     EXCHANGE_HANDED = 2            # [pool lock] in a worker's place, as far as we know not started
     EXCHANGE_STARTED = 3           # its worker answered or was seen to have started it
-    # [pool lock] out of the queue; a letter with the reason is on its way
-    EXCHANGE_REFUSED = 4
+    EXCHANGE_REFUSED = 4           # [pool lock] out of the queue; a letter says why
     EXCHANGE_DONE = 5
 
 cdef enum:                         # how the end of a response is told
@@ -213,8 +208,7 @@ cdef struct SpillFile:             # shared by an exchange and the jobs that wri
     bint has_failed
 
 cdef struct Exchange:
-    # [pool lock] request queue; or the loop's arrivals, or its spare list
-    Exchange *next
+    Exchange *next                 # [pool lock] in the queue; or the loop's arrivals, spare list
     Exchange *previous
     Conn *conn                     # NULL: the client has gone
     Worker *worker                 # [pool lock]

@@ -18,14 +18,13 @@ from kernelq.core.http1 cimport (
     TARGET_ORIGIN,
     RequestHead,
 )
+from kernelq.core.linux cimport AF_INET, AF_INET6
 from kernelq.core.reason cimport REASON_HOSTNAME, REASON_URL
 from kernelq.core.scan cimport CLASS_DIGIT, CLASS_HEX, CLASS_HOST, classes, scan_class
 from kernelq.core.span cimport Span, span_is_nocase, span_of
 from kernelq.core.target cimport ADDRESS_ROOM, ADDRESS_TEXT_MAX, PORT_MAX
 
 cdef extern from "<arpa/inet.h>":
-    int AF_INET
-    int AF_INET6
     int inet_pton(int family, const char *text, void *address) nogil
 
 
