@@ -2,7 +2,7 @@
 
 KERNELQ_DEBUG=1     -O1 -g, BUG_ON's dear checks, fault points
 KERNELQ_SANITIZE=x  build with -fsanitize=x (address,undefined or thread); implies the debug checks
-KERNELQ_TESTS=1     also build _coretest, which reaches the core's inner functions and is never shipped
+KERNELQ_TESTS=1     also build _coretest, which reaches the core's inner functions; never shipped
 """
 
 import os

@@ -38,7 +38,14 @@ def translate(source: Path, target: Path) -> None:
 def compile_harness(source: Path, target: Path) -> None:
     library = sysconfig.get_config_var("LIBDIR")
     version = sysconfig.get_config_var("LDVERSION")
-    command = ["clang", *FLAGS, f"-I{sysconfig.get_paths()['include']}", str(source), "-o", str(target)]
+    command = [
+        "clang",
+        *FLAGS,
+        f"-I{sysconfig.get_paths()['include']}",
+        str(source),
+        "-o",
+        str(target),
+    ]
     command += [f"-L{library}", f"-Wl,-rpath,{library}", f"-lpython{version}"]
     subprocess.run(command, check=True)
 

@@ -1,8 +1,9 @@
 """libFuzzer harness for the parser: heads, chunked content, targets and trusted proxies.
 
-The invariant, checked for any bytes: the outcome does not depend on how they were cut into pieces nor
-on the width of the scan; what is handed out lies within the input; a normalised path has no dot
-segments and does not grow. The sanitizers see to the rest (every piece is a block of its exact size).
+The invariant, checked for any bytes: the outcome does not depend on how they were cut into pieces
+nor on the width of the scan; what is handed out lies within the input; a normalised path has no dot
+segments and does not grow. The sanitizers see to the rest (every piece is a block of its exact
+size).
 
 The first byte of the input chooses the parser, the second the place of the cut and tight limits.
 """
@@ -12,6 +13,7 @@ from libc.stdlib cimport abort, free, malloc
 from libc.string cimport memcmp, memcpy, memset
 
 from kernelq.core.forwarded cimport ForwardedResult, TrustedNetworks
+from kernelq.core cimport scan
 from kernelq.core.http1 cimport (
     ChunkDecoder,
     FieldLine,
@@ -20,7 +22,7 @@ from kernelq.core.http1 cimport (
     RequestHead,
 )
 from kernelq.core.limits cimport MAX_FIELD_COUNT
-from kernelq.core.scan cimport SCAN_PLAIN, scan_best, scan_level
+from kernelq.core.scan cimport SCAN_PLAIN, scan_best
 from kernelq.core.span cimport Span, span_of
 
 include "../kernelq/core/target.pxi"
@@ -50,8 +52,7 @@ cdef const uint8_t *piece_copy(const uint8_t *at, size_t bytes) noexcept nogil:
 
 
 cdef void scan_set(int level) noexcept nogil:
-    global scan_level
-    scan_level = level
+    scan.scan_level = level
 
 
 # ---- heads ----

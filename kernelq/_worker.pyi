@@ -1,4 +1,4 @@
-"""The doors of the worker process's extension, typed."""
+# The doors of the worker process's extension, typed.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any

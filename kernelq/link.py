@@ -64,6 +64,12 @@ class Link:
         poll.register(self._socket, select.POLLIN)
         return bool(poll.poll(0))
 
+    def is_ended(self) -> bool:
+        """Whether the other end has gone; what it sent before may still be there to receive."""
+        poll = select.poll()
+        poll.register(self._socket, 0)
+        return bool(poll.poll(0))
+
     def send(
         self, kind: int, *numbers: int, text: str = "", descriptors: Sequence[int] = ()
     ) -> None:

@@ -209,15 +209,19 @@ class Service:
     # The spawner.
 
     def _take_spawner(self, link: Link) -> None:
-        if self._spawner is not None:
-            self._drop_spawner()
+        while self._spawner is not None:
+            self._on_spawner()  # the old one is dead: what it still said, and its end
         self._spawner = link
         self._register(link.fileno(), self._on_spawner)
         self._pool.set_spawner(link)
 
     def _on_spawner(self) -> None:
         assert self._spawner is not None
-        message = self._spawner.receive()
+        try:
+            message = self._spawner.receive()
+        except ValueError as found:
+            self.log(log.ERROR, f"what the spawner sent is no message: {found}")
+            message = None
         if message is None:
             self._drop_spawner()
             return
@@ -246,8 +250,8 @@ class Service:
         if not delay_ns:
             self._begin_finish()
             return
-        self.log(log.INFO, f"stopping: not ready any more, serving for {delay_ns / SECOND:g} s")
         self._core.begin_drain()
+        self.log(log.INFO, f"stopping: not ready any more, serving for {delay_ns / SECOND:g} s")
         self._phase = Phase.DELAYING
         self._phase_deadline = time.monotonic_ns() + delay_ns
 

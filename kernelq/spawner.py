@@ -21,6 +21,7 @@ from typing import NoReturn
 import kernelq
 from kernelq import linux, log
 from kernelq.config import PoolSettings
+from kernelq.errors import FAILED
 from kernelq.identity import Identity, find_identity
 from kernelq.letters import (
     EXIT_ORPHANED,
@@ -102,6 +103,7 @@ class Spawner:
         self._selector = selectors.DefaultSelector()
         self._pid = os.getpid()
         self._is_serving = True
+        self._status = 0
         self._signals = SignalQueue([signal.SIGCHLD], ignored=_IGNORED)
 
     def run(self) -> int:
@@ -113,7 +115,7 @@ class Spawner:
             for key, _ in self._selector.select():
                 key.data(key.fileobj)
         self._end_all()
-        return 0
+        return self._status
 
     # What the service asks.
 
@@ -122,6 +124,7 @@ class Spawner:
             message = link.receive()
         except ValueError as found:
             log.error(f"spawner: what the service sent is no message: {found}")
+            self._status = FAILED  # the supervisor starts another one
             message = None
         if message is None:
             self._is_serving = False

@@ -95,7 +95,6 @@ def serve(
     channel.serve(application, settings["threads"], settings)
     channel.ready()
     _control(link, control, signals, channel)
-    channel.close()
     sys.exit(0)
 
 

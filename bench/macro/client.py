@@ -142,7 +142,7 @@ class IdleConnections:
     """Many persistent connections; each has had one answer and then keeps silent."""
 
     BATCH = 64  # asked together: fewer than any server's backlog
-    PATIENCE = 60.0  # seconds for all of them together
+    PATIENCE = 90.0  # seconds for all of them together; servers keep them for 120
 
     def __init__(self, port: int, count: int) -> None:
         self.connections: list[Connection] = []

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from kernelq._coretest import FakeCore, control_record, request_record
+
 from kernelq._worker import Channel
 
 WRK = [("Host", "127.0.0.1:8000")]

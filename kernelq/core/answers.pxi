@@ -1,13 +1,15 @@
 # What workers say: records from their response rings, checked, and applied to exchanges.
 #
 # Rules
-#  1. A record is believed only as far as it was checked here. -1 from any function: the worker broke the protocol
-#     and is distrusted; a fault of the application alone (an invalid response head) costs only its own request.
-#  2. A record names a place and a dispatch; it reaches an exchange only if the place still has that dispatch, which
-#     was never used before and whose low byte says that the exchange is this loop's.
+#  1. A record is believed only as far as it was checked here. -1 from any function: the worker
+#     broke the protocol and is distrusted; a fault of the application alone (an invalid response
+#     head) costs only its own request.
+#  2. A record names a place and a dispatch; it reaches an exchange only if the place still has that
+#     dispatch, which was never used before and whose low byte says that the exchange is this
+#     loop's.
 #
-# Fairness: a lane is drained to what was published when its turn came, at most one ring; a worker that writes as
-# fast as we read cannot hold the loop.
+# Fairness: a lane is drained to what was published when its turn came, at most one ring; a worker
+# that writes as fast as we read cannot hold the loop.
 
 cdef enum:
     RECORDS_PER_DRAIN = 512        # per lane and turn
@@ -43,7 +45,8 @@ cdef void lanes_drain(Loop *loop) noexcept nogil:
         index += 1
 
 
-cdef int answer_on_record(Loop *loop, Worker *worker, const RecordHead *head, const uint8_t *body) noexcept nogil:
+cdef int answer_on_record(Loop *loop, Worker *worker, const RecordHead *head,
+                          const uint8_t *body) noexcept nogil:
     cdef Exchange *exchange = NULL
     if head.kind == RECORD_READY:
         worker_on_ready(loop, worker)
@@ -67,8 +70,10 @@ cdef int answer_on_record(Loop *loop, Worker *worker, const RecordHead *head, co
     return answer_on_consumed(loop, worker, exchange, head, body)
 
 
-cdef bint place_find(Loop *loop, Worker *worker, const RecordHead *head, Exchange **exchange) noexcept nogil:
-    # The record's place must hold its dispatch, and be of this loop. Fills exchange, NULL if its client has gone.
+cdef bint place_find(Loop *loop, Worker *worker, const RecordHead *head,
+                     Exchange **exchange) noexcept nogil:
+    # The record's place must hold its dispatch, and be of this loop. Fills exchange, NULL if its
+    # client has gone.
     cdef Pool *pool = &loop.core.pool
     cdef Place *place
     cdef bint is_right = False
@@ -76,7 +81,8 @@ cdef bint place_find(Loop *loop, Worker *worker, const RecordHead *head, Exchang
         return False
     pthread_mutex_lock(&pool.lock)
     place = &worker.places[head.place]
-    if place.dispatch == head.dispatch and (place.state == PLACE_HANDED or place.state == PLACE_STARTED):
+    if (place.dispatch == head.dispatch
+            and (place.state == PLACE_HANDED or place.state == PLACE_STARTED)):
         is_right = True
         exchange[0] = place.exchange
         if place.state == PLACE_HANDED:
@@ -88,7 +94,8 @@ cdef bint place_find(Loop *loop, Worker *worker, const RecordHead *head, Exchang
 
 
 cdef int place_on_skipped(Loop *loop, Worker *worker, const RecordHead *head) noexcept nogil:
-    # A revoked request was passed over. If we thought it started (both sides saw the other), it is requeued now.
+    # A revoked request was passed over. If we thought it started (both sides saw the other), it is
+    # requeued now.
     cdef Pool *pool = &loop.core.pool
     cdef Exchange *exchange
     cdef Place *place
@@ -116,7 +123,8 @@ cdef int place_on_skipped(Loop *loop, Worker *worker, const RecordHead *head) no
     return outcome
 
 
-cdef int worker_on_pong(Loop *loop, Worker *worker, const RecordHead *head, const uint8_t *body) noexcept nogil:
+cdef int worker_on_pong(Loop *loop, Worker *worker, const RecordHead *head,
+                        const uint8_t *body) noexcept nogil:
     cdef NumberRecord record
     if head.bytes != sizeof(NumberRecord):
         return -1
@@ -166,18 +174,23 @@ cdef int answer_on_head(Loop *loop, Worker *worker, Exchange *exchange, const Re
 cdef int answer_on_data(Loop *loop, Worker *worker, Exchange *exchange, const RecordHead *head,
                         const uint8_t *body) noexcept nogil:
     if exchange != NULL and exchange.conn != NULL:
-        if exchange.status == 0 or exchange.is_complete or exchange.file_left or exchange.file_is_due:
+        if (exchange.status == 0 or exchange.is_complete or exchange.file_left
+                or exchange.file_is_due):
             return -1
-        response_content(loop, worker, exchange, body + sizeof(RecordHead), head.bytes - <uint32_t> sizeof(RecordHead))
-        if exchange.response_bytes > exchange.released_bytes + loop.core.settings.response_takeover + SCRATCH_BYTES * 2:
+        response_content(loop, worker, exchange, body + sizeof(RecordHead),
+                         head.bytes - <uint32_t> sizeof(RecordHead))
+        if (exchange.response_bytes > exchange.released_bytes
+                + loop.core.settings.response_takeover + SCRATCH_BYTES * 2):
             return -1
     if head.flags & FLAG_END:
         answer_complete(loop, worker, head.place, exchange, False)
     return 0
 
 
-cdef int answer_on_end(Loop *loop, Worker *worker, Exchange *exchange, const RecordHead *head) noexcept nogil:
-    if exchange != NULL and exchange.conn != NULL and exchange.status == 0 and not head.flags & FLAG_CUT:
+cdef int answer_on_end(Loop *loop, Worker *worker, Exchange *exchange,
+                       const RecordHead *head) noexcept nogil:
+    if (exchange != NULL and exchange.conn != NULL and exchange.status == 0
+            and not head.flags & FLAG_CUT):
         return -1
     answer_complete(loop, worker, head.place, exchange, (head.flags & FLAG_CUT) != 0)
     return 0
@@ -185,7 +198,8 @@ cdef int answer_on_end(Loop *loop, Worker *worker, Exchange *exchange, const Rec
 
 cdef int answer_on_file(Loop *loop, Worker *worker, Exchange *exchange, const RecordHead *head,
                         const uint8_t *body) noexcept nogil:
-    # The descriptor comes by the receiver thread; the exchange waits for it while the worker is free already.
+    # The descriptor comes by the receiver thread; the exchange waits for it while the worker is
+    # free already.
     cdef FileRecord record
     if head.bytes != sizeof(record):
         return -1
@@ -193,7 +207,8 @@ cdef int answer_on_file(Loop *loop, Worker *worker, Exchange *exchange, const Re
     if record.bytes > FILE_BYTES_MAX or record.offset > FILE_BYTES_MAX:
         return -1
     if exchange != NULL and exchange.conn != NULL:
-        if exchange.status == 0 or exchange.is_complete or exchange.file_is_due or exchange.file_left:
+        if (exchange.status == 0 or exchange.is_complete or exchange.file_is_due
+                or exchange.file_left):
             return -1
         response_file(loop, exchange, record.offset, record.bytes)
     receiver_expect(loop, worker, head.dispatch, exchange)
@@ -210,7 +225,8 @@ cdef int answer_on_consumed(Loop *loop, Worker *worker, Exchange *exchange, cons
     memcpy(&record, body, sizeof(record))
     if exchange == NULL or exchange.conn == NULL:
         return 0
-    if not exchange.is_streamed or record.value > exchange.content_streamed or record.value < exchange.content_consumed:
+    if (not exchange.is_streamed or record.value > exchange.content_streamed
+            or record.value < exchange.content_consumed):
         return -1
     exchange.content_consumed = record.value
     exchange.content_is_wanted = True
@@ -218,7 +234,8 @@ cdef int answer_on_consumed(Loop *loop, Worker *worker, Exchange *exchange, cons
     return 0
 
 
-cdef void answer_complete(Loop *loop, Worker *worker, uint32_t index, Exchange *exchange, bint is_cut) noexcept nogil:
+cdef void answer_complete(Loop *loop, Worker *worker, uint32_t index, Exchange *exchange,
+                          bint is_cut) noexcept nogil:
     # The worker has done its part: the place is free, the worker's counters move on.
     cdef Pool *pool = &loop.core.pool
     cdef Place *place = &worker.places[index]
@@ -229,6 +246,10 @@ cdef void answer_complete(Loop *loop, Worker *worker, uint32_t index, Exchange *
     pool.service_ns += <uint64_t> (<int64_t> (loop.now_ns - since - pool.service_ns) // 16)
     if pool.service_ns == 0 or <int64_t> pool.service_ns < 0:
         pool.service_ns = 1
+    if exchange != NULL:
+        pool.answer_bytes += <uint64_t> (
+            <int64_t> (min(exchange.response_bytes, <uint64_t> SCRATCH_BYTES) - pool.answer_bytes)
+            // 16)
     worker.served += 1
     place_free(loop, worker, index)
     if exchange != NULL:

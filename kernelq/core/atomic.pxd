@@ -1,6 +1,6 @@
-# The only place that spells a memory order. Fields stay plain integers; they are touched by two threads or two
-# processes only through these calls. Every release has an acquire of the same SYNC name (checked by
-# tests/test_tidy.py).
+# The only place that spells a memory order. Fields stay plain integers; they are touched by two
+# threads or two processes only through these calls. Every release has an acquire of the same SYNC
+# name (checked by tests/test_tidy.py).
 
 from libc.stdint cimport uint32_t, uint64_t
 

@@ -1,11 +1,14 @@
 # Assertions, branch hints and fault points.
 #
-# Rules: BUG_ON states what this process alone guarantees. Bytes from a client or from a worker never reach a
-# BUG_ON: they are checked and refused with a reason. A failed BUG_ON prints one line and aborts: the
-# supervisor reports it and the service is started anew with nothing half-written.
+# Rules: BUG_ON states what this process alone guarantees. Bytes from a client or from a worker
+# never reach a BUG_ON: they are checked and refused with a reason. A failed BUG_ON prints one line
+# and aborts: the supervisor reports it and the service is started anew with nothing half-written.
 #
-# FAULT(name) is a named place at which a test may end or stop the process (KERNELQ_FAULT="name:kill" or
-# "name:stop", optionally "name:kill:3" for the third passage). Compiled out of release builds.
+# FAULT(name) is a named place at which a test may end or stop the process
+# (KERNELQ_FAULT="name:kill" or "name:stop", optionally "name:kill:3" for the third passage of each
+# process). With KERNELQ_FAULT_TOKEN=PATH only the process that can remove that file is meant, from
+# the given passage on: one death, whichever process comes by, and another when the file is back.
+# Compiled out of release builds.
 
 cdef extern from *:
     """
@@ -21,7 +24,8 @@ cdef extern from *:
     #define KQ_LIKELY(x) __builtin_expect(!!(x), 1)
     #define KQ_UNLIKELY(x) __builtin_expect(!!(x), 0)
 
-    __attribute__((cold, noreturn)) static void kq_bug(const char *what, const char *file, int line) {
+    __attribute__((cold, noreturn)) static void kq_bug(const char *what, const char *file,
+                                                       int line) {
         dprintf(2, "kernelq: bug: %s at %s:%d; the process aborts\\n", what, file, line);
         abort();
     }
@@ -36,7 +40,9 @@ cdef extern from *:
         const char *action = plan + length + 1;
         const char *count = strchr(action, ':');
         int due = count ? atoi(count + 1) : 1;
-        if (atomic_fetch_add(&passages, 1) + 1 != due) return;
+        int passage = atomic_fetch_add(&passages, 1) + 1;
+        const char *token = getenv("KERNELQ_FAULT_TOKEN");
+        if (token == NULL ? passage != due : passage < due || unlink(token) < 0) return;
         kill(getpid(), strncmp(action, "stop", 4) == 0 ? SIGSTOP : SIGKILL);
     }
     #define FAULT(name) kq_fault(name)

@@ -1,15 +1,18 @@
 # A worker as the core sees it: its memory, its lanes, its death.
 #
 # Rules
-#  1. worker_open, worker_attach, worker_drain, worker_forget come from the managers' thread; all else runs on loops.
-#  2. Nothing of the worker's memory is read before its seals are checked (worker_map), and each word once.
+#  1. worker_open, worker_attach, worker_drain, worker_forget come from the managers' thread; all
+#     else runs on loops.
+#  2. Nothing of the worker's memory is read before its seals are checked (worker_map), and each
+#     word once.
 #  3. A worker is unlinked and freed only when every loop has let go of its lane (LETTER_FORGET).
 #
 # Facts that shaped this
-#  A memfd that its other side may still shrink turns a read into SIGBUS: hence F_SEAL_SHRINK before the first
-#  look. A pidfd becomes readable when the process has ended, before it is reaped, and stays so. An eventfd written
-#  by the worker is watched edge-triggered and never read: each write is an edge. Towards the worker a pipe is
-#  used, since an eventfd shares its O_NONBLOCK with the worker, who could clear it and block our write.
+#  A memfd that its other side may still shrink turns a read into SIGBUS: hence F_SEAL_SHRINK before
+#  the first look. A pidfd becomes readable when the process has ended, before it is reaped, and
+#  stays so. An eventfd written by the worker is watched edge-triggered and never read: each write
+#  is an edge. Towards the worker a pipe is used, since an eventfd shares its O_NONBLOCK with the
+#  worker, who could clear it and block our write.
 
 cdef uint32_t worker_side_reserve(const Core_ *core) noexcept nogil:
     return core.settings.place_count * CONTROL_RESERVE_PER_PLACE
@@ -199,13 +202,16 @@ cdef int worker_attach(Core_ *core, Worker *worker, int pid, int pidfd) noexcept
 cdef bint worker_memory_is_good(const Core_ *core, const Worker *worker, const ChannelHead *mine,
                                 const ChannelHead *head) noexcept nogil:
     # head: a copy of what the worker wrote.
-    return (head.magic == LAYOUT_MAGIC and head.version == LAYOUT_VERSION and head.owner == OWNER_WORKER
-            and head.bytes == mine.bytes and head.loop_count == core.settings.loop_count
-            and head.ring_bytes == core.settings.ring_bytes and head.place_count == core.settings.place_count)
+    return (head.magic == LAYOUT_MAGIC and head.version == LAYOUT_VERSION
+            and head.owner == OWNER_WORKER and head.bytes == mine.bytes
+            and head.loop_count == core.settings.loop_count
+            and head.ring_bytes == core.settings.ring_bytes
+            and head.place_count == core.settings.place_count)
 
 
 cdef bint worker_map(Core_ *core, Worker *worker) noexcept nogil:
-    # First look at the worker's memory. False: not sealed yet, or not what it must be (then it stays unmapped).
+    # First look at the worker's memory. False: not sealed yet, or not what it must be (then it
+    # stays unmapped).
     cdef ChannelHead head
     cdef uint32_t index
     cdef Lane *lane
@@ -275,8 +281,8 @@ cdef void lane_ring(Loop *loop, Worker *worker) noexcept nogil:
     cdef uint32_t armed
     cdef uint8_t byte = 1
     lane.unrung = 0
-    atomic.fence_seq()
-    armed = atomic.load_seq_u32(lane.worker_armed)
+    atomic.fence_seq()  # SYNC worker-armed
+    armed = atomic.load_seq_u32(lane.worker_armed)  # SYNC worker-armed
     if armed & 1 == 0 or armed == lane.rung_for:
         return
     lane.rung_for = armed
@@ -296,9 +302,10 @@ cdef void lanes_ring(Loop *loop, uint32_t patience) noexcept nogil:
         loop.ring_is_due |= worker.lanes[loop.index].unrung > 0
 
 
-cdef bint lane_tell(Loop *loop, Worker *worker, uint8_t kind, uint8_t flags, uint32_t place, uint64_t dispatch,
-                    uint64_t value) noexcept nogil:
-    # A control record; it uses the room that REQUEST and CONTENT leave free. False: the worker does not drain.
+cdef bint lane_tell(Loop *loop, Worker *worker, uint8_t kind, uint8_t flags, uint32_t place,
+                    uint64_t dispatch, uint64_t value) noexcept nogil:
+    # A control record; it uses the room that REQUEST and CONTENT leave free. False: the worker does
+    # not drain.
     cdef Lane *lane = &worker.lanes[loop.index]
     cdef NumberRecord *record
     if not lane.is_open or worker.state >= WORKER_DISTRUSTED:
@@ -339,7 +346,8 @@ cdef void worker_leave_ready(Pool *pool, Worker *worker, uint8_t state) noexcept
 
 
 cdef void worker_distrust(Loop *loop, Worker *worker) noexcept nogil:
-    # It wrote what it must not: its rings are closed for good, it is killed, and its death does the rest.
+    # It wrote what it must not: its rings are closed for good, it is killed, and its death does the
+    # rest.
     cdef bint is_new
     pthread_mutex_lock(&loop.core.pool.lock)
     is_new = worker.state < WORKER_DISTRUSTED
@@ -348,7 +356,8 @@ cdef void worker_distrust(Loop *loop, Worker *worker) noexcept nogil:
     if not is_new:
         return
     loop.counters[COUNT_DISTRUSTED] += 1
-    log_worker(loop, LOG_ERROR, worker, b"sent malformed data and is no longer trusted (event 5127); it is killed")
+    log_worker(loop, LOG_ERROR, worker,
+               b"sent malformed data and is no longer trusted (event 5127); it is killed")
     syscall(SYS_pidfd_send_signal, worker.pidfd, SIGKILL, NULL, 0)
     event_post(loop.core, EVENT_DISTRUSTED, worker.number, 0)
 
@@ -370,7 +379,8 @@ cdef void worker_on_drain(Loop *loop, Worker *worker) noexcept nogil:
 
 
 cdef void worker_on_death(Loop *loop, Worker *worker) noexcept nogil:
-    # Each loop: first what the worker still said, then what became of the rest of this loop's requests.
+    # Each loop: first what the worker still said, then what became of the rest of this loop's
+    # requests.
     cdef Core_ *core = loop.core
     cdef Lane *lane = &worker.lanes[loop.index]
     cdef uint32_t index
@@ -411,7 +421,8 @@ cdef void place_bury(Loop *loop, Worker *worker, uint32_t index) noexcept nogil:
         pthread_mutex_unlock(&core.pool.lock)
         return
     was_started = place.state == PLACE_STARTED or (
-        worker.started != NULL and atomic.load_acquire(&worker.started[index]) == place.dispatch)
+        worker.started != NULL
+        and atomic.load_acquire(&worker.started[index]) == place.dispatch)  # SYNC started
     place_free(loop, worker, index)
     exchange.worker = NULL
     if was_started:
@@ -427,14 +438,17 @@ cdef void place_bury(Loop *loop, Worker *worker, uint32_t index) noexcept nogil:
         if was_started:
             loop.counters[COUNT_REDISPATCHED] += 1
             log_exchange_as(loop, LOG_WARNING, exchange, REASON_NONE, <uint32_t> worker.pid,
-                            b"the worker process ended while it executed this request; it is executed again, alone")
+                            b"its worker ended while executing it; it is executed again, alone")
     elif exchange.conn == NULL:
         exchange.state = EXCHANGE_DONE
         exchange_free_unless_held(loop, exchange)
+    elif response_is_whole(exchange):
+        exchange.is_complete = True
+        response_end(loop, exchange)
     else:
         exchange.state = EXCHANGE_DONE
-        exchange_refuse(loop, exchange,
-                        REASON_WORKER_DISTRUSTED if worker.state == WORKER_DISTRUSTED else REASON_WORKER_DIED)
+        exchange_refuse(loop, exchange, REASON_WORKER_DISTRUSTED
+                        if worker.state == WORKER_DISTRUSTED else REASON_WORKER_DIED)
 
 
 cdef bint exchange_may_repeat(const Core_ *core, const Exchange *exchange) noexcept nogil:
@@ -447,7 +461,8 @@ cdef bint exchange_may_repeat(const Core_ *core, const Exchange *exchange) noexc
 
 
 cdef void worker_forget(Core_ *core, Worker *worker) noexcept nogil:
-    # Managers' thread, after EVENT_GONE (or before worker_attach): frees it once every loop has let go.
+    # Managers' thread, after EVENT_GONE (or before worker_attach): frees it once every loop has let
+    # go.
     cdef uint32_t index
     if worker.state == WORKER_OPEN:
         worker_unlink(core, worker)
@@ -473,8 +488,9 @@ cdef void lane_forget(Loop *loop, Worker *worker) noexcept nogil:
 
 
 cdef void worker_check_health(Loop *loop, Worker *worker) noexcept nogil:
-    # Under the pool's lock, once per tick on loop 0. Unhealthy: a slot is free and yet a request handed over is
-    # not started within a second. Running application code is never unhealthy by itself.
+    # Under the pool's lock, once per tick on loop 0. Unhealthy: a slot is free and yet a request
+    # handed over is not started within a second. Running application code is never unhealthy by
+    # itself.
     cdef const Settings *settings = &loop.core.settings
     cdef uint32_t index
     cdef uint32_t started = 0
@@ -485,7 +501,8 @@ cdef void worker_check_health(Loop *loop, Worker *worker) noexcept nogil:
         if place.state == PLACE_FREE or place.state == PLACE_REVOKED:
             waiting += place.state == PLACE_REVOKED
             continue
-        if place.state == PLACE_STARTED or atomic.load_acquire(&worker.started[index]) == place.dispatch:
+        if (place.state == PLACE_STARTED
+                or atomic.load_acquire(&worker.started[index]) == place.dispatch):  # SYNC started
             started += 1
             if place.exchange != NULL and place.exchange.started_ns == 0:
                 place.exchange.started_ns = loop.now_ns
@@ -535,7 +552,8 @@ cdef void pool_check_health(Loop *loop) noexcept nogil:
     worker = pool.workers
     loop.worker_is_watched = False
     while worker != NULL:
-        if worker.started != NULL and (worker.state == WORKER_READY or worker.state == WORKER_DRAINING):
+        if (worker.started != NULL
+                and (worker.state == WORKER_READY or worker.state == WORKER_DRAINING)):
             if worker.in_hand or worker.is_unhealthy:
                 worker_check_health(loop, worker)
             worker_ping(loop, worker)
@@ -573,7 +591,8 @@ cdef void loop_check_timeouts(Loop *loop) noexcept nogil:
 
 
 cdef void worker_time_out(Loop *loop, Worker *worker, Exchange *exchange) noexcept nogil:
-    # 504 at once; the worker gets nothing more, its other requests may finish; the managers replace it.
+    # 504 at once; the worker gets nothing more, its other requests may finish; the managers replace
+    # it.
     cdef bint is_first
     pthread_mutex_lock(&loop.core.pool.lock)
     is_first = not worker.has_timed_out
@@ -581,7 +600,8 @@ cdef void worker_time_out(Loop *loop, Worker *worker, Exchange *exchange) noexce
     worker.waiting_suspect = NULL
     worker_revoke_all(loop, worker)
     pthread_mutex_unlock(&loop.core.pool.lock)
-    lane_tell(loop, worker, RECORD_CLIENT_GONE, 0, exchange.place, worker.places[exchange.place].dispatch, 0)
+    lane_tell(loop, worker, RECORD_CLIENT_GONE, 0, exchange.place,
+              worker.places[exchange.place].dispatch, 0)
     exchange.is_told = True
     exchange_refuse(loop, exchange, REASON_TIMER_RESPONSE)
     if is_first:

@@ -1,24 +1,29 @@
 # A connection: reading, its requests one after the other, writing, timers, closing.
 #
 # Rules
-#  1. Nothing here frees a Conn while a caller may still use it: conn_close() unlinks, the end of the turn frees.
+#  1. Nothing here frees a Conn while a caller may still use it: conn_close() unlinks, the end of
+#     the turn frees.
 #     A send that fails marks the connection broken (conn_break); the turn cleans up.
-#  2. Input is read only while somebody wants it: a head, content with room for it, or the rest before a close.
-#  3. Whatever is not consumed at once is kept in conn.input, which exists only while it holds something: an idle
-#     connection owns no buffer.
+#  2. Input is read only while somebody wants it: a head, content with room for it, or the rest
+#     before a close.
+#  3. Whatever is not consumed at once is kept in conn.input, which exists only while it holds
+#     something: an idle connection owns no buffer.
 #
 # Facts that shaped this
-#  epoll is edge-triggered and armed once per connection. A recv() that fills less than it was offered has emptied
-#  the socket, so the next one waits for the next edge (can_read); a FIN behind the bytes shows as EPOLLRDHUP, and
-#  then one more recv() is made. close() with unread bytes sends RST, which can overtake and destroy the answer
-#  on its way: so our side is shut first and the rest is read (CONN_LINGER).
+#  epoll is edge-triggered and armed once per connection. A recv() that fills less than it was
+#  offered has emptied the socket, so the next one waits for the next edge (can_read); a FIN behind
+#  the bytes shows as EPOLLRDHUP, and then one more recv() is made. close() with unread bytes sends
+#  RST, which can overtake and destroy the answer on its way: so our side is shut first and the rest
+#  is read (CONN_LINGER).
 
 cdef enum:
-    READS_PER_TURN = 8             # per connection: one that sends as fast as we read does not hold the loop
+    # per connection: one that sends as fast as we read does not hold the loop
+    READS_PER_TURN = 8
     INPUT_ROOM_MIN = 2048
-    LINGER_NS = 5000000000         # how long the rest is read before a close
+    LINGER_NS = 5000000000         # before a close the rest is read as long as some comes in this
+    LINGER_MOST_NS = 30000000000   # and for this long at most
     PROBE_AFTER_NS = 1000000000
-    TIMER_OFF_NS = 864000000000000 # ten days
+    TIMER_OFF_NS = 864000000000000  # ten days
     SMALL_CONTENT_BYTES = 8192     # copied behind the head: one send() of one buffer
 
 
@@ -36,8 +41,10 @@ cdef Conn *conn_new(Loop *loop) noexcept nogil:
     return conn
 
 
-cdef void conn_open(Loop *loop, Listener *listener, int fd, const sockaddr_storage *address) noexcept nogil:
+cdef void conn_open(Loop *loop, Listener *listener, int fd,
+                    const sockaddr_storage *address) noexcept nogil:
     cdef Conn *conn = conn_new(loop)
+    cdef bint is_one_too_many
     if conn == NULL:
         linux.close(fd)
         return
@@ -48,11 +55,13 @@ cdef void conn_open(Loop *loop, Listener *listener, int fd, const sockaddr_stora
     loop.conn_count += 1
     loop.counters[COUNT_CONNECTIONS] += 1
     loop.counters[COUNT_CONNECTIONS_NOW] += 1
+    is_one_too_many = (atomic.add_u32(&loop.core.connections, 1)
+                       > loop.core.settings.connection_limit)
     if not epoll_watch(loop, fd, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, conn):
         conn_close(loop, conn)
         return
     conn_start_timer(loop, conn, loop.core.settings.header_timeout_ns)
-    if atomic.add_u32(&loop.core.connections, 1) > loop.core.settings.connection_limit:
+    if is_one_too_many:
         conn_refuse(loop, conn, REASON_CONN_LIMIT)
 
 
@@ -79,9 +88,10 @@ cdef uint32_t conn_address_bytes(const Conn *conn) noexcept nogil:
 
 cdef void conn_start_timer(Loop *loop, Conn *conn, uint64_t limit_ns) noexcept nogil:
     # One timer per connection; what it means follows from the state (conn_on_timer).
-    # A limit that is off is far away: every idle connection can be found in the wheel (loop_close_idle).
+    # A limit that is off is far away: every idle connection can be found in the wheel
+    # (loop_close_idle).
     conn.since_ns = loop.now_ns
-    conn.since_bytes = conn.total_bytes
+    conn.since_bytes = conn_progress(conn)
     timer_set(&loop.wheel, &conn.timer, loop.now_ns + (limit_ns if limit_ns else TIMER_OFF_NS))
 
 
@@ -99,12 +109,12 @@ cdef void conn_break(Loop *loop, Conn *conn) noexcept nogil:
     conn_again(loop, conn)
 
 
-# --- events ---------------------------------------------------------------------------------------------------------
+# --- events ---------------------------------------------------------------------------------------
 
 cdef void conn_on_event(Loop *loop, Conn *conn, uint32_t events) noexcept nogil:
     if conn.state == CONN_CLOSED:
         return
-    if events & (EPOLLERR | EPOLLHUP):
+    if events & EPOLLERR or (events & EPOLLHUP and conn.state != CONN_LINGER):
         conn_on_gone(loop, conn)
         return
     if events & EPOLLRDHUP and not conn.has_fin:
@@ -119,9 +129,9 @@ cdef void conn_on_event(Loop *loop, Conn *conn, uint32_t events) noexcept nogil:
 
 
 cdef void conn_on_half_close(Loop *loop, Conn *conn) noexcept nogil:
-    # The client's FIN while its request is with us: half-closed and waiting for the answer, or closed. It looks
-    # the same; see conn_probe().
-    if conn.state != CONN_WAIT or conn.exchange == NULL:
+    # The client's FIN while its request is with us, or before it was whole: half-closed and waiting
+    # for the answer, or closed. It looks the same; see conn_probe().
+    if not conn.has_fin or conn.state != CONN_WAIT or conn.exchange == NULL:
         return
     if loop.core.settings.half_close == HALF_CLOSE_DROP:
         conn_break(loop, conn)
@@ -130,8 +140,8 @@ cdef void conn_on_half_close(Loop *loop, Conn *conn) noexcept nogil:
 
 
 cdef void conn_probe(Loop *loop, Conn *conn) noexcept nogil:
-    # A client that has closed answers any byte with RST, and leaves; a half-closed one reads an interim response,
-    # which every HTTP/1.1 client must take (RFC 9110 §15.2).
+    # A client that has closed answers any byte with RST, and leaves; a half-closed one reads an
+    # interim response, which every HTTP/1.1 client must take (RFC 9110 §15.2).
     cdef iovec part
     if conn.exchange.is_11 and not conn.exchange.head_sent and not conn.exchange.is_probed:
         conn.exchange.is_probed = True
@@ -144,6 +154,8 @@ cdef void conn_on_gone(Loop *loop, Conn *conn) noexcept nogil:
     # Reset, or closed both ways: nobody is there.
     cdef Exchange *exchange = conn.exchange
     if exchange != NULL:
+        if exchange.status != 0:
+            log_access(loop, conn, exchange)
         conn.exchange = NULL
         loop.counters[COUNT_CLIENT_GONE] += 1
         exchange_leave(loop, exchange)
@@ -166,16 +178,22 @@ cdef void conn_close(Loop *loop, Conn *conn) noexcept nogil:
 
 
 cdef void conns_free_closed(Loop *loop) noexcept nogil:
-    cdef Conn *conn
-    while loop.closed != NULL:
-        conn = loop.closed
-        loop.closed = conn.next_closed
-        if loop.spare_conn_count < SPARE_CONNS:
+    # One that was closed with work left is named by the list of those: it stays for another turn.
+    cdef Conn *conn = loop.closed
+    cdef Conn *following
+    loop.closed = NULL
+    while conn != NULL:
+        following = conn.next_closed
+        if conn.is_again:
+            conn.next_closed = loop.closed
+            loop.closed = conn
+        elif loop.spare_conn_count < SPARE_CONNS:
             conn.next_closed = loop.spare_conns
             loop.spare_conns = conn
             loop.spare_conn_count += 1
         else:
             free(conn)
+        conn = following
 
 
 cdef void conn_drop_input(Conn *conn) noexcept nogil:
@@ -200,8 +218,18 @@ cdef void conn_linger(Loop *loop, Conn *conn) noexcept nogil:
     conn.state = CONN_LINGER
     conn_drop_input(conn)
     conn_start_timer(loop, conn, LINGER_NS)
-    if conn.can_read or conn.has_fin:
+    if conn.has_fin:
+        conn.can_read = True
+    if conn.can_read:
         conn_again(loop, conn)
+
+
+cdef void conn_linger_on(Loop *loop, Conn *conn) noexcept nogil:
+    if conn.total_bytes == conn.since_bytes or loop.now_ns >= conn.since_ns + LINGER_MOST_NS:
+        conn_close(loop, conn)
+        return
+    conn.since_bytes = conn.total_bytes
+    timer_set(&loop.wheel, &conn.timer, loop.now_ns + LINGER_NS)
 
 
 cdef void conn_reset(Loop *loop, Conn *conn) noexcept nogil:
@@ -213,7 +241,7 @@ cdef void conn_reset(Loop *loop, Conn *conn) noexcept nogil:
     conn_close(loop, conn)
 
 
-# --- reading --------------------------------------------------------------------------------------------------------
+# --- reading --------------------------------------------------------------------------------------
 
 cdef bint conn_wants_input(const Loop *loop, const Conn *conn) noexcept nogil:
     cdef const Exchange *exchange = conn.exchange
@@ -227,7 +255,8 @@ cdef bint conn_wants_input(const Loop *loop, const Conn *conn) noexcept nogil:
 
 
 cdef bint conn_reserve_input(const Loop *loop, Conn *conn, uint32_t bytes) noexcept nogil:
-    # Room for so many more bytes behind what is there; the input's bound is a head's, plus one receive.
+    # Room for so many more bytes behind what is there; the input's bound is a head's, plus one
+    # receive.
     cdef uint32_t held = conn.in_end - conn.in_start
     cdef uint32_t room = conn.in_room
     cdef uint8_t *grown
@@ -282,7 +311,8 @@ cdef void conn_read(Loop *loop, Conn *conn) noexcept nogil:
 
 
 cdef bint conn_receive_room(Loop *loop, Conn *conn, uint8_t **at, size_t *room) noexcept nogil:
-    # Where the next bytes go: behind kept input, straight into a spill buffer, or into the loop's scratch.
+    # Where the next bytes go: behind kept input, straight into a spill buffer, or into the loop's
+    # scratch.
     cdef Exchange *exchange = conn.exchange
     cdef uint64_t left
     at[0] = loop.scratch
@@ -333,6 +363,8 @@ cdef void conn_advance(Loop *loop, Conn *conn, const uint8_t *at, size_t bytes) 
     conn.is_advancing = False
     if conn.state == CONN_CLOSED or conn.state == CONN_LINGER:
         return
+    if bytes == 0 and conn.state == CONN_CONTENT:
+        request_say_continue(loop, conn, conn.exchange)
     if bytes == 0:
         conn_drop_input(conn)
     elif conn.input != NULL and at >= conn.input and at < conn.input + conn.in_room:
@@ -357,7 +389,7 @@ cdef int64_t conn_take_head(Loop *loop, Conn *conn, const uint8_t *at, size_t by
         return 0
     if used < 0:
         log_head(loop, conn, &head, <int> -used)
-        conn_refuse_logged(loop, conn, <int> -used)
+        conn_refuse_logged(loop, conn, <int> -used, span_is(head.method, b"HEAD", 4))
         return 0
     memset(&conn.progress, 0, sizeof(conn.progress))
     conn.requests += 1
@@ -386,9 +418,12 @@ cdef void conn_on_end(Loop *loop, Conn *conn) noexcept nogil:
         return
     if conn.out_bytes == 0:
         conn_close(loop, conn)
+        return
+    conn.is_last = True
+    conn.state = CONN_FLUSH
 
 
-# --- writing --------------------------------------------------------------------------------------------------------
+# --- writing --------------------------------------------------------------------------------------
 
 cdef Chunk *chunk_new(Loop *loop, Conn *conn) noexcept nogil:
     cdef Chunk *chunk = loop.spare_chunks
@@ -433,7 +468,8 @@ cdef void conn_sent(Loop *loop, Conn *conn, uint64_t bytes) noexcept nogil:
 
 
 cdef void conn_send(Loop *loop, Conn *conn, iovec *parts, int count) noexcept nogil:
-    # Sends at once what the socket takes, keeps a copy of the rest. The parts are borrowed for this call.
+    # Sends at once what the socket takes, keeps a copy of the rest. The parts are borrowed for this
+    # call.
     cdef msghdr message
     cdef ssize_t sent = 0
     cdef uint64_t skip
@@ -442,7 +478,8 @@ cdef void conn_send(Loop *loop, Conn *conn, iovec *parts, int count) noexcept no
         return
     if conn.out_bytes == 0 and conn.can_write:
         if count == 1:
-            sent = linux.send(conn.fd, parts[0].iov_base, parts[0].iov_len, MSG_DONTWAIT | MSG_NOSIGNAL)
+            sent = linux.send(conn.fd, parts[0].iov_base, parts[0].iov_len,
+                              MSG_DONTWAIT | MSG_NOSIGNAL)
         else:
             memset(&message, 0, sizeof(message))
             message.msg_iov = parts
@@ -459,7 +496,8 @@ cdef void conn_send(Loop *loop, Conn *conn, iovec *parts, int count) noexcept no
         if skip >= parts[index].iov_len:
             skip -= parts[index].iov_len
             continue
-        conn_keep(loop, conn, <const uint8_t *> parts[index].iov_base + skip, parts[index].iov_len - skip)
+        conn_keep(loop, conn, <const uint8_t *> parts[index].iov_base + skip,
+                  parts[index].iov_len - skip)
         skip = 0
 
 
@@ -592,20 +630,20 @@ cdef void conn_on_again(Loop *loop, Conn *conn) noexcept nogil:
     if conn.exchange != NULL and conn.exchange.file_left and conn.out_bytes == 0:
         response_send_file(loop, conn.exchange)
         return
-    if conn.state == CONN_CONTENT and conn.exchange.is_streamed:
-        content_stream(loop, conn)
+    if conn.state == CONN_CONTENT and conn.in_start == conn.in_end:
+        request_say_continue(loop, conn, conn.exchange)
     if conn.in_start < conn.in_end and (conn.state == CONN_HEAD or conn.state == CONN_CONTENT):
         conn_advance_input(loop, conn)
     if conn.state != CONN_CLOSED and conn.can_read:
         conn_read(loop, conn)
 
 
-# --- timers ---------------------------------------------------------------------------------------------------------
+# --- timers ---------------------------------------------------------------------------------------
 
 cdef void conn_on_timer(Loop *loop, Conn *conn) noexcept nogil:
     cdef const Settings *settings = &loop.core.settings
     if conn.state == CONN_LINGER:
-        conn_close(loop, conn)
+        conn_linger_on(loop, conn)
     elif conn.is_slow:
         conn_check_rate(loop, conn, REASON_TIMER_MIN_SEND_RATE)
     elif conn.state == CONN_HEAD:
@@ -623,40 +661,51 @@ cdef void conn_on_timer(Loop *loop, Conn *conn) noexcept nogil:
             conn_check_rate(loop, conn, REASON_TIMER_ENTITY_BODY)
         else:
             conn_start_timer(loop, conn, settings.entity_timeout_ns)
+            conn_again(loop, conn)
     elif conn.state == CONN_WAIT and conn.has_fin:
         conn_probe(loop, conn)
 
 
 cdef void conn_check_rate(Loop *loop, Conn *conn, int reason) noexcept nogil:
-    # HTTP.sys EntityBody and MinSendRate in one: in each period at least rate x period bytes must have moved, so a
-    # client that dribbles a byte now and then is caught like one that stands still.
+    # HTTP.sys EntityBody and MinSendRate in one: in each period at least rate x period bytes must
+    # have moved, so a client that dribbles a byte now and then is caught like one that stands
+    # still.
     cdef const Settings *settings = &loop.core.settings
-    cdef uint64_t least = settings.min_send_rate * (settings.entity_timeout_ns // 1000000) // 1000
-    if conn.total_bytes > conn.since_bytes and conn.total_bytes - conn.since_bytes >= least:
+    cdef int64_t least = settings.min_send_rate * (settings.entity_timeout_ns // 1000000) // 1000
+    cdef int64_t moved = <int64_t> (conn_progress(conn) - conn.since_bytes)
+    cdef bint may_stand = reason == REASON_TIMER_MIN_SEND_RATE and settings.min_send_rate == 0
+    if may_stand or (moved > 0 and moved >= least):
         conn_start_timer(loop, conn, settings.entity_timeout_ns)
-        return
-    if reason == REASON_TIMER_MIN_SEND_RATE and conn.total_bytes > conn.since_bytes and settings.min_send_rate == 0:
-        conn_start_timer(loop, conn, settings.entity_timeout_ns)
-        return
-    if conn.exchange != NULL:
+    elif conn.exchange != NULL:
         exchange_refuse(loop, conn.exchange, reason)
     else:
         loop.reasons[reason] += 1
-        conn_on_gone(loop, conn)
+        log_conn(loop, LOG_INFO, conn, reason)
+        conn_reset(loop, conn)
 
 
-# --- refusals -------------------------------------------------------------------------------------------------------
+cdef uint64_t conn_progress(const Conn *conn) noexcept nogil:
+    # What the client has sent, or of what we send: taken. The socket takes megabytes ahead and then
+    # nothing until a third of them has gone, so its own progress says little about a slow client.
+    cdef int waiting = 0
+    if conn.is_slow:
+        linux.ioctl(conn.fd, SIOCOUTQ, &waiting)
+    return conn.total_bytes - <uint64_t> waiting
+
+
+# --- refusals -------------------------------------------------------------------------------------
 
 cdef void conn_refuse(Loop *loop, Conn *conn, int reason) noexcept nogil:
     # A refusal before there is an exchange, or instead of one: answered and closed.
     log_conn(loop, LOG_INFO, conn, reason)
-    conn_refuse_logged(loop, conn, reason)
+    conn_refuse_logged(loop, conn, reason, False)
 
 
-cdef void conn_refuse_logged(Loop *loop, Conn *conn, int reason) noexcept nogil:
+cdef void conn_refuse_logged(Loop *loop, Conn *conn, int reason, bint is_head) noexcept nogil:
     cdef Exchange *exchange = conn.exchange
     if exchange != NULL:
         conn.exchange = NULL
+        exchange.is_refused = True
         exchange_leave(loop, exchange)
     else:
         loop.counters[COUNT_REQUESTS] += 1
@@ -666,7 +715,7 @@ cdef void conn_refuse_logged(Loop *loop, Conn *conn, int reason) noexcept nogil:
     if reasons[reason].status == 0:
         conn_linger(loop, conn)
     else:
-        answer_with_text(loop, conn, False, True, reasons[reason].status, reasons[reason].text)
+        answer_with_text(loop, conn, is_head, True, reasons[reason].status, reasons[reason].text)
 
 
 cdef void answer_with_text(Loop *loop, Conn *conn, bint is_head, bint is_11, uint32_t status,

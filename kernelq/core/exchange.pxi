@@ -2,12 +2,14 @@
 #
 # Rules
 #  1. An exchange is freed when nothing names it: exchange_is_held() is the whole list.
-#  2. What a record says is fixed when the head is complete; only content_length is patched, for chunked content
-#     that is held whole (its applications see a length, never the chunks).
-#  3. Every refusal goes through exchange_refuse(): one reason, one log line, one counter, one answer.
+#  2. What a record says is fixed when the head is complete; only content_length is patched, for
+#     chunked content that is held whole (its applications see a length, never the chunks).
+#  3. Every refusal goes through exchange_refuse(): one reason, one log line, one counter, one
+#     answer.
 
 cdef enum:
     SPILL_GROW_BYTES = 4096        # first allocation for held content of unknown length
+    RETRY_NS = 1000000             # a worker's ring was full of other requests: look again after
 
 
 cdef Exchange *exchange_new(Loop *loop, Conn *conn) noexcept nogil:
@@ -32,8 +34,9 @@ cdef Exchange *exchange_new(Loop *loop, Conn *conn) noexcept nogil:
 
 
 cdef bint exchange_is_held(const Exchange *exchange) noexcept nogil:
-    return (exchange.conn != NULL or exchange.worker != NULL or exchange.is_posted or exchange.spill_jobs > 0
-            or exchange.file_is_warming or exchange.file_is_due or exchange.state == EXCHANGE_QUEUED)
+    return (exchange.conn != NULL or exchange.worker != NULL or exchange.is_posted
+            or exchange.spill_jobs > 0 or exchange.file_is_warming or exchange.file_is_due
+            or exchange.state == EXCHANGE_QUEUED)
 
 
 cdef void exchange_free_unless_held(Loop *loop, Exchange *exchange) noexcept nogil:
@@ -74,8 +77,8 @@ cdef void exchange_drop_content(Loop *loop, Exchange *exchange) noexcept nogil:
 
 
 cdef void exchange_leave(Loop *loop, Exchange *exchange) noexcept nogil:
-    # Its client has gone, or was answered in its place: out of the queue, back from a worker that has not started
-    # it, and known as orphaned to one that has.
+    # Its client has gone, or was answered in its place: out of the queue, back from a worker that
+    # has not started it, and known as orphaned to one that has.
     cdef Pool *pool = &loop.core.pool
     cdef Worker *worker
     cdef int reason = REASON_CLIENT_RESET
@@ -91,14 +94,17 @@ cdef void exchange_leave(Loop *loop, Exchange *exchange) noexcept nogil:
         else:
             reason = REASON_CONNECTION_DROPPED
     pthread_mutex_unlock(&pool.lock)
-    if exchange.conn != NULL and exchange.status == 0:
+    if exchange.status != 0:
+        reason = REASON_CONNECTION_DROPPED
+    if exchange.conn != NULL and not exchange.is_refused:
         loop.reasons[reason] += 1
         log_exchange(loop, LOG_DEBUG, exchange, reason, worker)
     arrivals_unlink(loop, exchange)
     exchange.conn = NULL
     if worker != NULL and not exchange.is_told:
         exchange.is_told = True
-        lane_tell(loop, worker, RECORD_CLIENT_GONE, 0, exchange.place, worker.places[exchange.place].dispatch, 0)
+        lane_tell(loop, worker, RECORD_CLIENT_GONE, 0, exchange.place,
+                  worker.places[exchange.place].dispatch, 0)
     exchange_free_unless_held(loop, exchange)
 
 
@@ -118,8 +124,8 @@ cdef void arrivals_unlink(Loop *loop, Exchange *exchange) noexcept nogil:
 
 
 cdef void exchange_refuse(Loop *loop, Exchange *exchange, int reason) noexcept nogil:
-    # Answers with the reason's status if that is still possible, else breaks off visibly. The connection is kept
-    # when the request was whole. The exchange may be freed.
+    # Answers with the reason's status if that is still possible, else breaks off visibly. The
+    # connection is kept when the request was whole. The exchange may be freed.
     cdef Conn *conn = exchange.conn
     cdef int status = reasons[reason].status
     cdef bint is_head, is_11
@@ -129,11 +135,13 @@ cdef void exchange_refuse(Loop *loop, Exchange *exchange, int reason) noexcept n
     if exchange.head_sent or status == 0:
         exchange_abort(loop, exchange, reason)
         return
-    log_exchange(loop, LOG_WARNING if status >= 500 else LOG_INFO, exchange, reason, exchange.worker)
+    log_exchange(loop, LOG_WARNING if status >= 500 else LOG_INFO, exchange, reason,
+                 exchange.worker)
     loop.reasons[reason] += 1
     loop.counters[COUNT_REFUSED] += 1
     loop.head_out_bytes = 0
-    if not exchange.content_is_whole or exchange.wants_close or not loop.core.settings.keep_alive or loop.is_draining:
+    if (not exchange.content_is_whole or exchange.wants_close or not loop.core.settings.keep_alive
+            or loop.is_draining):
         conn.is_last = True
     exchange.status = <uint16_t> status
     exchange.is_refused = True
@@ -172,9 +180,10 @@ cdef void exchange_abort(Loop *loop, Exchange *exchange, int reason) noexcept no
         conn_on_response_sent(loop, conn)
 
 
-# --- a request ------------------------------------------------------------------------------------------------------
+# --- a request ------------------------------------------------------------------------------------
 
-cdef void request_accept(Loop *loop, Conn *conn, const uint8_t *at, RequestHead *head) noexcept nogil:
+cdef void request_accept(Loop *loop, Conn *conn, const uint8_t *at,
+                         RequestHead *head) noexcept nogil:
     # A complete head: an answer from the core, a refusal, or an exchange that receives its content.
     cdef Exchange *exchange = exchange_new(loop, conn)
     cdef int reason
@@ -188,8 +197,10 @@ cdef void request_accept(Loop *loop, Conn *conn, const uint8_t *at, RequestHead 
     exchange.wants_close = not head.is_persistent
     exchange.expects_continue = head.expects_continue
     exchange.is_chunked = head.is_chunked
-    exchange.is_streamed = loop.core.settings.is_streamed and (head.is_chunked or head.content_length > 0)
-    exchange.content_length = -1 if head.is_chunked else (head.content_length if head.content_length > 0 else 0)
+    exchange.is_streamed = (loop.core.settings.is_streamed
+                            and (head.is_chunked or head.content_length > 0))
+    exchange.content_length = (-1 if head.is_chunked
+                               else (head.content_length if head.content_length > 0 else 0))
     exchange.content_is_whole = not head.is_chunked and head.content_length <= 0
     reason = request_image(loop, conn, exchange, at, head)
     if reason == REASON_NONE and exchange.content_length > 0:
@@ -198,7 +209,7 @@ cdef void request_accept(Loop *loop, Conn *conn, const uint8_t *at, RequestHead 
     if reason != REASON_NONE:
         if exchange.image == NULL:
             log_head(loop, conn, head, reason)
-            conn_refuse_logged(loop, conn, reason)
+            conn_refuse_logged(loop, conn, reason, exchange.is_head)
         else:
             exchange_refuse(loop, exchange, reason)
         return
@@ -210,8 +221,8 @@ cdef void request_accept(Loop *loop, Conn *conn, const uint8_t *at, RequestHead 
 cdef bint method_is_idempotent(uint8_t method_id) noexcept nogil:
     # RFC 9110 §9.2.2.
     return (method_id == METHOD_GET or method_id == METHOD_HEAD or method_id == METHOD_PUT
-            or method_id == METHOD_DELETE or method_id == METHOD_OPTIONS or method_id == METHOD_TRACE
-            or method_id == METHOD_QUERY)
+            or method_id == METHOD_DELETE or method_id == METHOD_OPTIONS
+            or method_id == METHOD_TRACE or method_id == METHOD_QUERY)
 
 
 cdef void request_receive(Loop *loop, Conn *conn, Exchange *exchange) noexcept nogil:
@@ -224,14 +235,15 @@ cdef void request_receive(Loop *loop, Conn *conn, Exchange *exchange) noexcept n
         chunk_init(&exchange.decoder, &loop.core.limits)
     if exchange.is_streamed:
         arrivals_push(loop, exchange)
-    else:
-        request_say_continue(loop, conn, exchange)
 
 
 cdef void request_say_continue(Loop *loop, Conn *conn, Exchange *exchange) noexcept nogil:
-    # RFC 9110 §10.1.1: only when the content is wanted, and not once some of it has arrived by itself.
+    # RFC 9110 §10.1.1: only when the content is wanted, and not once some of it has arrived by
+    # itself.
     cdef iovec part
     if not exchange.expects_continue or exchange.content_received:
+        return
+    if exchange.is_streamed and not exchange.content_is_wanted:
         return
     exchange.expects_continue = False
     part.iov_base = <void *> CONTINUE_TEXT
@@ -255,6 +267,7 @@ cdef void request_complete(Loop *loop, Conn *conn, Exchange *exchange) noexcept 
     conn.state = CONN_WAIT
     if exchange.is_streamed:
         content_stream_end(loop, exchange, 0)
+        conn_on_half_close(loop, conn)
         return
     record.content_length = <int64_t> exchange.content_received
     if exchange.spill_fd >= 0:
@@ -262,17 +275,20 @@ cdef void request_complete(Loop *loop, Conn *conn, Exchange *exchange) noexcept 
     elif exchange.content != NULL:
         record.head.flags = FLAG_CONTENT_INLINE
     conn_quiet_timer(conn)
+    conn_on_half_close(loop, conn)
     arrivals_push(loop, exchange)
 
 
 cdef inline void conn_quiet_timer(Conn *conn) noexcept nogil:
-    # While a request is with the queue or a worker the connection has no deadline of its own; the node stays in
-    # the wheel, where it will be found without one.
+    # While a request is with the queue or a worker the connection has no deadline of its own; the
+    # node stays in the wheel, where it will be found without one.
     conn.timer.deadline_ns = 0
 
 
-cdef bint request_is_probe(Loop *loop, Conn *conn, Exchange *exchange, const RequestHead *head) noexcept nogil:
-    # /live and /ready below the health path, answered here. Their content, if any, is not read: the connection ends.
+cdef bint request_is_probe(Loop *loop, Conn *conn, Exchange *exchange,
+                           const RequestHead *head) noexcept nogil:
+    # /live and /ready below the health path, answered here. Their content, if any, is not read: the
+    # connection ends.
     cdef const Settings *settings = &loop.core.settings
     cdef uint32_t prefix = settings.health_path_bytes
     cdef Span rest
@@ -284,10 +300,12 @@ cdef bint request_is_probe(Loop *loop, Conn *conn, Exchange *exchange, const Req
         status = 200 if core_is_ready(loop.core) else 503
     elif not span_is(rest, b"/live", 5):
         return False
-    if not exchange.content_is_whole or exchange.wants_close or not settings.keep_alive or loop.is_draining:
+    if (not exchange.content_is_whole or exchange.wants_close or not settings.keep_alive
+            or loop.is_draining):
         conn.is_last = True
     exchange.status = <uint16_t> status
-    answer_with_text(loop, conn, exchange.is_head, exchange.is_11, status, b"ready" if status == 200 else b"not ready")
+    answer_with_text(loop, conn, exchange.is_head, exchange.is_11, status,
+                     b"ready" if status == 200 else b"not ready")
     return True
 
 
@@ -299,10 +317,12 @@ cdef bint core_is_ready(Core_ *core) noexcept nogil:
     return is_ready
 
 
-# --- its record -----------------------------------------------------------------------------------------------------
+# --- its record -----------------------------------------------------------------------------------
 
-cdef int request_image(Loop *loop, Conn *conn, Exchange *exchange, const uint8_t *at, RequestHead *head) noexcept nogil:
-    # Writes the REQUEST record into the exchange. Texts follow the fixed part and the field entries.
+cdef int request_image(Loop *loop, Conn *conn, Exchange *exchange, const uint8_t *at,
+                       RequestHead *head) noexcept nogil:
+    # Writes the REQUEST record into the exchange. Texts follow the fixed part and the field
+    # entries.
     cdef ForwardedResult forwarded
     cdef Span host = head.host
     cdef Span client = span_of(&conn.remote[0], conn.remote_bytes)
@@ -312,12 +332,14 @@ cdef int request_image(Loop *loop, Conn *conn, Exchange *exchange, const uint8_t
     cdef size_t path_bytes = 0
     cdef size_t most = request_image_most(conn, at, head)
     cdef int reason
-    forwarded_resolve(head, at, conn.remote_address, conn_address_bytes(conn), loop.core.trusted, &forwarded)
+    forwarded_resolve(head, at, conn.remote_address, conn_address_bytes(conn), loop.core.trusted,
+                      &forwarded)
     if forwarded.is_trusted and forwarded.client.bytes:
         client = forwarded.client
     if forwarded.is_trusted and forwarded.host.bytes:
         host = forwarded.host
-    exchange.image = &exchange.image_inline[0] if most <= IMAGE_INLINE_BYTES else <uint8_t *> malloc(most)
+    exchange.image = (&exchange.image_inline[0] if most <= IMAGE_INLINE_BYTES
+                      else <uint8_t *> malloc(most))
     if exchange.image == NULL:
         return REASON_MEMORY
     record = <RequestRecord *> exchange.image
@@ -357,7 +379,8 @@ cdef int request_image(Loop *loop, Conn *conn, Exchange *exchange, const uint8_t
     return REASON_NONE
 
 
-cdef void request_image_log_only(Exchange *exchange, RequestRecord *record, uint8_t *text) noexcept nogil:
+cdef void request_image_log_only(Exchange *exchange, RequestRecord *record,
+                                 uint8_t *text) noexcept nogil:
     # The path is malformed: what stands in the record so far is enough for the log.
     record.field_count = 0
     record.path_bytes = 0
@@ -365,8 +388,10 @@ cdef void request_image_log_only(Exchange *exchange, RequestRecord *record, uint
     exchange.image_bytes = <uint32_t> (text - exchange.image)
 
 
-cdef size_t request_image_most(const Conn *conn, const uint8_t *at, const RequestHead *head) noexcept nogil:
-    cdef size_t bytes = sizeof(RequestRecord) + (<size_t> head.field_count + 1) * sizeof(FieldEntry) + ADDRESS_TEXT_MAX
+cdef size_t request_image_most(const Conn *conn, const uint8_t *at,
+                               const RequestHead *head) noexcept nogil:
+    cdef size_t bytes = (sizeof(RequestRecord) + ADDRESS_TEXT_MAX
+                         + (<size_t> head.field_count + 1) * sizeof(FieldEntry))
     cdef uint32_t index
     bytes += head.method.bytes + head.target.bytes * 2 + head.query.bytes + 8
     bytes += conn.listener.name_bytes + head.host.bytes
@@ -382,15 +407,18 @@ cdef inline uint8_t *span_put(uint8_t *at, Span span) noexcept nogil:
     return at + span.bytes
 
 
-cdef inline bint request_field_is_passed(const FieldLine *field, const uint8_t *at, bint is_trusted) noexcept nogil:
-    # Framing is the core's business, Host is written anew, a stranger's word about the client is dropped.
-    if (field.known == FIELD_HOST or field.known == FIELD_CONTENT_LENGTH or field.known == FIELD_TRANSFER_ENCODING):
+cdef inline bint request_field_is_passed(const FieldLine *field, const uint8_t *at,
+                                         bint is_trusted) noexcept nogil:
+    # Framing is the core's business, Host is written anew, a stranger's word about the client is
+    # dropped.
+    if (field.known == FIELD_HOST or field.known == FIELD_CONTENT_LENGTH
+            or field.known == FIELD_TRANSFER_ENCODING):
         return False
     return is_trusted or not field_is_forwarding(field, at)
 
 
-cdef uint16_t request_entries(FieldEntry *entries, const uint8_t *at, const RequestHead *head, Span host,
-                              bint is_trusted) noexcept nogil:
+cdef uint16_t request_entries(FieldEntry *entries, const uint8_t *at, const RequestHead *head,
+                              Span host, bint is_trusted) noexcept nogil:
     cdef uint32_t index
     cdef uint16_t count = 0
     cdef const FieldLine *field
@@ -423,7 +451,7 @@ cdef uint8_t *request_fields(uint8_t *text, const uint8_t *at, const RequestHead
     return text
 
 
-# --- its content ----------------------------------------------------------------------------------------------------
+# --- its content ----------------------------------------------------------------------------------
 
 cdef int64_t content_take(Loop *loop, Conn *conn, const uint8_t *at, size_t bytes) noexcept nogil:
     # Bytes used of these; 0: none can be taken now, or the request was refused.
@@ -454,8 +482,8 @@ cdef void content_refuse(Loop *loop, Conn *conn, int reason) noexcept nogil:
     exchange_refuse(loop, conn.exchange, reason)
 
 
-cdef int64_t content_take_counted(const Exchange *exchange, const uint8_t *at, size_t bytes, Span *data,
-                                  bint *is_done) noexcept nogil:
+cdef int64_t content_take_counted(const Exchange *exchange, const uint8_t *at, size_t bytes,
+                                  Span *data, bint *is_done) noexcept nogil:
     cdef uint64_t left = <uint64_t> exchange.content_length - exchange.content_received
     data.at = at
     data.bytes = bytes if bytes < left else left
@@ -464,7 +492,8 @@ cdef int64_t content_take_counted(const Exchange *exchange, const uint8_t *at, s
 
 
 cdef int content_hold(Loop *loop, Exchange *exchange, Span data) noexcept nogil:
-    # In memory as long as it is small, then in a spill file. REASON_NONE, or why it cannot be taken.
+    # In memory as long as it is small, then in a spill file. REASON_NONE, or why it cannot be
+    # taken.
     cdef const Settings *settings = &loop.core.settings
     cdef uint64_t total = exchange.content_received + data.bytes
     if total > settings.content_limit:
@@ -488,7 +517,8 @@ cdef int content_hold(Loop *loop, Exchange *exchange, Span data) noexcept nogil:
     return REASON_NONE
 
 
-cdef int content_hold_in_memory(const Settings *settings, Exchange *exchange, Span data) noexcept nogil:
+cdef int content_hold_in_memory(const Settings *settings, Exchange *exchange,
+                                Span data) noexcept nogil:
     cdef uint64_t total = exchange.content_received + data.bytes
     cdef uint64_t room = exchange.content_room
     cdef uint8_t *grown
@@ -579,15 +609,10 @@ cdef void content_on_spilled(Loop *loop, Exchange *exchange, bint has_failed) no
         conn_again(loop, conn)
 
 
-# --- streamed content -----------------------------------------------------------------------------------------------
+# --- streamed content -----------------------------------------------------------------------------
 
-cdef void content_stream(Loop *loop, Conn *conn) noexcept nogil:
-    # The application has asked for content, or taken some: the client may be told to go on.
-    if conn.exchange.content_is_wanted:
-        request_say_continue(loop, conn, conn.exchange)
-
-
-cdef int64_t content_take_streamed(Loop *loop, Conn *conn, const uint8_t *at, size_t bytes) noexcept nogil:
+cdef int64_t content_take_streamed(Loop *loop, Conn *conn, const uint8_t *at,
+                                   size_t bytes) noexcept nogil:
     # As much as the window and the ring take; the rest waits in the connection's input.
     cdef Exchange *exchange = conn.exchange
     cdef uint64_t window = loop.core.settings.content_window
@@ -602,6 +627,7 @@ cdef int64_t content_take_streamed(Loop *loop, Conn *conn, const uint8_t *at, si
     if bytes > CONTENT_RECORD_BYTES:
         bytes = CONTENT_RECORD_BYTES
     if not lane_has_room(loop, exchange.worker, <uint32_t> bytes):
+        conn_start_timer(loop, conn, RETRY_NS)
         return 0
     if exchange.is_chunked:
         used = chunk_feed(&exchange.decoder, at, bytes, &data, &is_done)
@@ -609,6 +635,7 @@ cdef int64_t content_take_streamed(Loop *loop, Conn *conn, const uint8_t *at, si
         used = content_take_counted(exchange, at, bytes, &data, &is_done)
     if used < 0:
         exchange.content_is_cut = True
+        loop.reasons[-used] += 1
         log_exchange(loop, LOG_INFO, exchange, <int> -used, exchange.worker)
         conn.is_last = True
         conn.state = CONN_WAIT
@@ -627,7 +654,8 @@ cdef int64_t content_take_streamed(Loop *loop, Conn *conn, const uint8_t *at, si
 
 cdef bint lane_has_room(Loop *loop, Worker *worker, uint32_t bytes) noexcept nogil:
     cdef uint32_t reserve = loop.core.settings.place_count * CONTROL_RESERVE_PER_PLACE
-    return ring_claim(&worker.lanes[loop.index].requests, bytes + <uint32_t> sizeof(RecordHead), reserve) != NULL
+    return ring_claim(&worker.lanes[loop.index].requests, bytes + <uint32_t> sizeof(RecordHead),
+                      reserve) != NULL
 
 
 cdef void lane_stream(Loop *loop, Exchange *exchange, Span data) noexcept nogil:

@@ -9,7 +9,8 @@
 #                          size_t peer_bytes, const TrustedNetworks *networks,
 #                          ForwardedResult *out) noexcept nogil
 #     at: the head's input. peer: the address in network order, 4 or 16 bytes; 0 bytes: unix socket.
-#     out.is_trusted False: drop every field line of which field_is_forwarding() (http1.pxi) is true.
+#     out.is_trusted False: drop every field line of which field_is_forwarding() (http1.pxi) is
+#     true.
 #     Otherwise client, scheme and host are set where a valid value was given; where not, one's own
 #     stands. Spans point into the head's input. Costs next to nothing without head.has_forwarding.
 

@@ -1,15 +1,17 @@
-# Helper threads: everything that can block. They write spill files, warm and close files, and take descriptors from
-# the side sockets of workers.
+# Helper threads: everything that can block. They write spill files, warm and close files, and take
+# descriptors from the side sockets of workers.
 #
 # Rules
-#  1. A helper thread touches a Job and a descriptor, never an Exchange or a Conn: it names the exchange in the
-#     letter that it sends back to the loop.
-#  2. A descriptor from a worker is used only if it is a regular file opened for reading; everything else is closed
-#     here, where a slow close() (a lingering socket took 3.2 s when tried) blocks nobody.
+#  1. A helper thread touches a Job and a descriptor, never an Exchange or a Conn: it names the
+#     exchange in the letter that it sends back to the loop.
+#  2. A descriptor from a worker is used only if it is a regular file opened for reading; everything
+#     else is closed here, where a slow close() (a lingering socket took 3.2 s when tried) blocks
+#     nobody.
 #
 # Theory of operation
-#  jobs: one queue, two threads. receiver: one thread with an epoll over the side sockets; a worker's descriptor is
-#  kept in its slot until the loop asks for that dispatch, or given at once if the loop has asked already.
+#  jobs: one queue, two threads. receiver: one thread with an epoll over the side sockets; a
+#  worker's descriptor is kept in its slot until the loop asks for that dispatch, or given at once
+#  if the loop has asked already.
 
 cdef enum:
     JOB_SPILL = 1
@@ -45,7 +47,8 @@ cdef Job *job_new(Loop *loop, uint8_t kind, Exchange *exchange, uint8_t letter_k
 
 
 cdef bint job_spill(Loop *loop, Exchange *exchange) noexcept nogil:
-    # Gives the filled buffer away. The first job opens the file; the exchange learns of it by letter.
+    # Gives the filled buffer away. The first job opens the file; the exchange learns of it by
+    # letter.
     cdef Job *job = job_new(loop, JOB_SPILL, exchange, LETTER_SPILLED)
     if job == NULL:
         return False
@@ -111,7 +114,8 @@ cdef void job_do_spill(Core_ *core, Job *job) noexcept nogil:
     job.fd = job.shared.fd
     pthread_mutex_unlock(&job.shared.lock)
     while done < job.bytes and not job.has_failed:
-        wrote = pwrite(job.fd, job.buffer.data + done, job.bytes - done, <int64_t> (job.offset + done))
+        wrote = pwrite(job.fd, job.buffer.data + done, job.bytes - done,
+                       <int64_t> (job.offset + done))
         if wrote > 0:
             done += <uint64_t> wrote
         elif wrote == 0 or linux.errno != EINTR:
@@ -189,7 +193,7 @@ cdef void file_on_warm(Loop *loop, Job *job) noexcept nogil:
         conn_again(loop, exchange.conn)
 
 
-# --- descriptors from workers ---------------------------------------------------------------------------------------
+# --- descriptors from workers ---------------------------------------------------------------------
 
 cdef bint file_is_good(int fd) noexcept nogil:
     cdef stat_ status
@@ -231,7 +235,8 @@ cdef void receiver_end(Core_ *core, Worker *worker) noexcept nogil:
         parked = &worker.parked[index]
         if parked.is_expected:
             if parked.exchange != NULL:
-                letter_send(&core.loops[parked.dispatch & 0xff].mailbox, LETTER_FILE, parked.exchange, parked.dispatch, -1)
+                letter_send(&core.loops[parked.dispatch & 0xff].mailbox, LETTER_FILE,
+                            parked.exchange, parked.dispatch, -1)
             parked[0] = worker.parked[worker.parked_count - 1]
             worker.parked_count -= 1
         else:
@@ -265,7 +270,8 @@ cdef bint receiver_take_one(Core_ *core, Worker *worker) noexcept nogil:
     # One message; False: none is there now.
     cdef SideMessage message
     cdef int fd = -1
-    cdef ssize_t got = linux.receive_fd(worker.side_fd, &message, sizeof(message), &fd, MSG_DONTWAIT)
+    cdef ssize_t got = linux.receive_fd(worker.side_fd, &message, sizeof(message), &fd,
+                                        MSG_DONTWAIT)
     if got == -EAGAIN or got == -EINTR:
         return False
     if got <= 0:
@@ -283,7 +289,8 @@ cdef bint receiver_take_one(Core_ *core, Worker *worker) noexcept nogil:
 
 
 cdef bint receiver_knows(Core_ *core, Worker *worker) noexcept nogil:
-    # An event may be older than receiver_forget(): look the worker up by address among those that are linked.
+    # An event may be older than receiver_forget(): look the worker up by address among those that
+    # are linked.
     cdef Worker *known
     pthread_mutex_lock(&core.pool.lock)
     known = core.pool.workers
@@ -304,7 +311,8 @@ cdef void receiver_deliver(Core_ *core, Worker *worker, uint64_t dispatch, int f
                 if fd >= 0:
                     linux.close(fd)
             else:
-                letter_send(&core.loops[dispatch & 0xff].mailbox, LETTER_FILE, parked.exchange, dispatch, fd)
+                letter_send(&core.loops[dispatch & 0xff].mailbox, LETTER_FILE, parked.exchange,
+                            dispatch, fd)
             parked[0] = worker.parked[worker.parked_count - 1]
             worker.parked_count -= 1
             return
@@ -320,7 +328,8 @@ cdef void receiver_deliver(Core_ *core, Worker *worker, uint64_t dispatch, int f
     worker.parked_count += 1
 
 
-cdef void receiver_expect(Loop *loop, Worker *worker, uint64_t dispatch, Exchange *exchange) noexcept nogil:
+cdef void receiver_expect(Loop *loop, Worker *worker, uint64_t dispatch,
+                          Exchange *exchange) noexcept nogil:
     # A FILE record was seen. exchange NULL: nobody wants the file any more.
     cdef Core_ *core = loop.core
     cdef uint32_t index
@@ -354,7 +363,8 @@ cdef void receiver_expect(Loop *loop, Worker *worker, uint64_t dispatch, Exchang
 
 
 cdef void receiver_unexpect(Loop *loop, Exchange *exchange) noexcept nogil:
-    # Nobody waits any more. If a letter is on its way already, the exchange stays until it has come.
+    # Nobody waits any more. If a letter is on its way already, the exchange stays until it has
+    # come.
     cdef Worker *worker = exchange.file_worker
     cdef uint32_t index
     pthread_mutex_lock(&loop.core.receiver_lock)

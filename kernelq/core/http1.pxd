@@ -110,7 +110,8 @@ ctypedef struct HeadProgress:
 
 ctypedef struct ChunkDecoder:
     const HeadLimits *limits
-    uint64_t left              # of the chunk: its size while that is read, then the bytes still to come
+    # of the chunk: its size while that is read, then the bytes still to come
+    uint64_t left
     uint32_t extension_bytes   # of the whole content
     uint32_t trailer_bytes
     uint32_t line_bytes        # of the trailer line under way

@@ -1,4 +1,5 @@
-# ALL shared memory between the core and one worker process: the only definition (docs/layout.md is generated).
+# ALL shared memory between the core and one worker process: the only definition (docs/layout.md is
+# generated).
 #
 # A channel is two memfds. Each side writes only its own and maps the other's read-only:
 #
@@ -12,15 +13,18 @@
 #  4. The core reads a shared value once, into its own memory, checks the copy and uses the copy.
 #
 # Theory of operation
-#  Rings are byte rings of records with one producer and one consumer; counters run free and are masked on use.
+#  Rings are byte rings of records with one producer and one consumer; counters run free and are
+#  masked on use.
 #  Each ring is mapped twice in a row, so a record is always contiguous and nothing wraps.
-#  A *place* is one of the worker's execution slots (the first slot_count) or prefetch places. A *dispatch* is
-#  one handing-over of one request to one place: (serial << 8 | loop that owns the exchange), never used twice.
-#  Revocation: the core stores revoked[place] = dispatch, fences, loads started[place]; the worker stores
-#  started[place] = dispatch, fences, loads revoked[place]. At least one of them sees the other, so a request is
-#  either started or taken back, never both without one of them knowing.
-#  A lane's armed counter is odd while its owner sleeps or is about to; the ringer remembers the last odd value
-#  that it rang for, in its own memory, and so rings once per sleep and never a running consumer.
+#  A *place* is one of the worker's execution slots (the first slot_count) or prefetch places. A
+#  *dispatch* is one handing-over of one request to one place: (serial << 8 | loop that owns the
+#  exchange), never used twice.
+#  Revocation: the core stores revoked[place] = dispatch, fences, loads started[place]; the worker
+#  stores started[place] = dispatch, fences, loads revoked[place]. At least one of them sees the
+#  other, so a request is either started or taken back, never both without one of them knowing.
+#  A lane's armed counter is odd while its owner sleeps or is about to; the ringer remembers the
+#  last odd value that it rang for, in its own memory, and so rings once per sleep and never a
+#  running consumer.
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
@@ -44,11 +48,14 @@ cdef extern from *:
         uint32_t owner;            /* w: owner, once: KQ_OWNER_CORE or KQ_OWNER_WORKER */
         uint64_t bytes;            /* w: owner, once: size of this memory */
         uint32_t loop_count;       /* w: owner, once; the worker repeats the core's */
-        uint32_t ring_bytes;       /* w: owner, once: of each ring in this memory, a power of two of pages */
+        uint32_t ring_bytes;       /* w: owner, once: of each ring in this memory, a power of two
+                                      of pages */
         uint32_t slot_count;       /* w: owner, once: places that are execution slots */
         uint32_t place_count;      /* w: owner, once: slots and prefetch places */
-        uint32_t response_window;  /* w: core, once: content bytes a response may be ahead of RELEASED */
-        uint32_t content_window;   /* w: core, once: content bytes a request may be ahead of CONSUMED */
+        uint32_t response_window;  /* w: core, once: content bytes a response may be ahead of
+                                      RELEASED */
+        uint32_t content_window;   /* w: core, once: content bytes a request may be ahead of
+                                      CONSUMED */
         uint32_t creator_pid;      /* w: owner, once */
         uint32_t reserved;
         uint64_t epoch;            /* w: core, once: number of the worker in the core */
@@ -67,23 +74,26 @@ cdef extern from *:
     } KqWorkerLane;
 
     typedef struct {
-        uint32_t bytes;            /* of the whole record, exact; the next one starts at the next multiple of 8 */
+        uint32_t bytes;            /* of the whole record, exact; the next one starts at the next
+                                      multiple of 8 */
         uint8_t kind;              /* RECORD_* */
         uint8_t flags;             /* FLAG_* */
         uint16_t place;
         uint64_t dispatch;
     } KqRecordHead;
 
-    typedef struct {               /* a field; known names (fields.pxd) travel as their id, without text */
+    typedef struct {               /* a field; known names (fields.pxd) travel as their id,
+                                      without text */
         uint8_t known;
         uint8_t reserved;
         uint16_t name_bytes;
         uint32_t value_bytes;
     } KqFieldEntry;
 
-    typedef struct {               /* REQUEST: then FieldEntry[field_count], then the texts in the order of the
-                                      *_bytes below, then name and value of each field, then, at the next
-                                      multiple of 8, the content if FLAG_CONTENT_INLINE */
+    typedef struct {               /* REQUEST: then FieldEntry[field_count], then the texts in the
+                                      order of the *_bytes below, then name and value of each
+                                      field, then, at the next multiple of 8, the content if
+                                      FLAG_CONTENT_INLINE */
         KqRecordHead head;
         uint32_t application;
         uint8_t method_id;
@@ -103,8 +113,9 @@ cdef extern from *:
         int64_t content_length;    /* -1: not known (streamed chunked content) */
     } KqRequestRecord;
 
-    typedef struct {               /* HEAD: then FieldEntry[field_count], reason phrase, names and values, then, at
-                                      the next multiple of 8, content_bytes of content */
+    typedef struct {               /* HEAD: then FieldEntry[field_count], reason phrase, names and
+                                      values, then, at the next multiple of 8, content_bytes of
+                                      content */
         KqRecordHead head;
         uint16_t status;
         uint16_t field_count;
@@ -115,20 +126,23 @@ cdef extern from *:
         int64_t content_length;    /* the application's Content-Length; -1: it gave none */
     } KqResponseRecord;
 
-    typedef struct {               /* PING, PONG, RELEASED, CONSUMED: one number; the latter two count from the
-                                      start of the content, so one lost or late record does no harm */
+    typedef struct {               /* PING, PONG, RELEASED, CONSUMED: one number; the latter two
+                                      count from the start of the content, so one lost or late
+                                      record does no harm */
         KqRecordHead head;
         uint64_t value;
     } KqNumberRecord;
 
-    typedef struct {               /* FILE: the descriptor comes over the side socket with the same dispatch */
+    typedef struct {               /* FILE: the descriptor comes over the side socket with the
+                                      same dispatch */
         KqRecordHead head;
         uint64_t offset;
         uint64_t bytes;
     } KqFileRecord;
 
-    typedef struct {               /* a message on the side socket, either way, with exactly one descriptor:
-                                      the spill file of a request, or the file of a response */
+    typedef struct {               /* a message on the side socket, either way, with exactly one
+                                      descriptor: the spill file of a request, or the file of a
+                                      response */
         uint64_t dispatch;
         uint32_t place;
         uint32_t kind;             /* RECORD_REQUEST or RECORD_FILE */
@@ -147,7 +161,9 @@ cdef extern from *:
     /* Where things stand in either memory; the same formulas on both sides. */
     #define KQ_PLACES_AT 128u
     #define KQ_LANES_AT (KQ_PAGE * 2u)
-    static inline uint64_t kq_lane_at(uint32_t loop) { return KQ_LANES_AT + (uint64_t)loop * sizeof(KqCoreLane); }
+    static inline uint64_t kq_lane_at(uint32_t loop) {
+        return KQ_LANES_AT + (uint64_t)loop * sizeof(KqCoreLane);
+    }
     static inline uint64_t kq_rings_at(uint32_t loops) {
         return (kq_lane_at(loops) + KQ_PAGE - 1) & ~(uint64_t)(KQ_PAGE - 1);
     }
@@ -160,8 +176,10 @@ cdef extern from *:
 
     /* kind, number, producer, what it says */
     #define KQ_RECORDS(ROW) \\
-        ROW(REQUEST, 1, "core", "a request; content inline, spilled (side socket), streamed or none") \\
-        ROW(CONTENT, 2, "core", "a piece of streamed content; FLAG_END on the last, FLAG_CUT if it broke off") \\
+        ROW(REQUEST, 1, "core", \\
+            "a request; content inline, spilled (side socket), streamed or none") \\
+        ROW(CONTENT, 2, "core", \\
+            "a piece of streamed content; FLAG_END on the last, FLAG_CUT if it broke off") \\
         ROW(CLIENT_GONE, 3, "core", "the client has left; the answer has no reader") \\
         ROW(RELEASED, 4, "core", "so many content bytes of the response have left the core") \\
         ROW(PING, 5, "core", "a stamp, to be sent back") \\

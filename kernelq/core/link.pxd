@@ -1,36 +1,44 @@
-# The worker's end of a channel: types. Bodies: worker_link.pxi (memory, records, bells), worker_lead.pxi (who
-# reads the rings), both without Python; layout.pxd says what the core may expect of us.
+# The worker's end of a channel: types. Bodies: worker_link.pxi (memory, records, bells),
+# worker_lead.pxi (who reads the rings), both without Python; layout.pxd says what the core may
+# expect of us.
 #
-#     Link ──┬─ LinkLane × loops   request ring (read by the leader), response ring (lock), both bells
+#     Link ──┬─ LinkLane × loops   request ring (read by the leader), response ring (lock), bells
 #            ├─ LinkPlace × places what control records said about the dispatch that stands there
 #            └─ pending            requests taken off a ring while its reader could not run them
 #
 # Rules for editors
-#  1. [lead]: only the thread that holds the lead touches it. [lock]: guarded by the lock named. Else: atomic, or
-#     never changed after the link was opened.
+#  1. [lead]: only the thread that holds the lead touches it. [lock]: guarded by the lock named.
+#     Else: atomic, or never changed after the link was opened.
 #  2. Nothing here relies on the GIL: free-threaded Python runs the same code.
-#  3. A forked child of the application finds is_closed set and everything unmapped; whoever is about to touch
-#     the channel asks first.
+#  3. A forked child of the application finds is_closed set and everything unmapped; whoever is
+#     about to touch the channel asks first.
 #
 # Theory of operation: leader and followers
-#  One thread holds the *lead*: it alone reads the request rings. Link.lead is one word, serial | thread | state:
+#  One thread holds the *lead*: it alone reads the request rings. Link.lead is one word, serial |
+#  thread | state:
 #
 #     VACANT ──▶ LEADING ◀──▶ ASLEEP at the doorbell
 #                 │    ▲
 #                 ▼    │ finished and nobody took over; or taken over by another thread
 #                RUNNING  a request, and nobody reads the rings meanwhile
 #
-#  Handing on the lead with every request would cost a wake-up for each, so the leader keeps it while it runs.
-#  VACANT and RUNNING may be *seized* by any thread (compare-and-swap; the leader learns it when it comes back), and
-#  three parties see to it that no request waits long behind a long one:
-#   - a thread that becomes free, or that has to wait for a control record (window, content), seizes at once;
+#  Handing on the lead with every request would cost a wake-up for each, so the leader keeps it
+#  while it runs.
+#  VACANT and RUNNING may be *seized* by any thread (compare-and-swap; the leader learns it when it
+#  comes back), and three parties see to it that no request waits long behind a long one:
+#   - a thread that becomes free, or that has to wait for a control record (window, content), seizes
+#     at once;
 #   - the leader wakes a follower before it runs a request when requests are known to block;
-#   - the *deputy*, a thread without Python, looks once per tick (1 ms) and wakes a follower when the same request
-#     is still running, or, when no thread is free, one that waits for a control record. It also rings for answers
-#     that were published without ringing, so that the leader may put the bell off while more requests are at hand.
-#  The deputy sleeps without a time limit while the leader is at the doorbell, or runs and nobody could take over.
-#  A thread that waits for a control record and got the lead *pumps*: requests that it meets become pending.
-#  Every pending request is taken before anything in a ring; whoever puts one there wakes a follower.
+#   - the *deputy*, a thread without Python, looks once per tick (1 ms) and wakes a follower when
+#     the same request is still running, or, when no thread is free, one that waits for a control
+#     record. It also rings for answers that were published without ringing, so that the leader may
+#     put the bell off while more requests are at hand.
+#  The deputy sleeps without a time limit while the leader is at the doorbell, or runs and nobody
+#  could take over.
+#  A thread that waits for a control record and got the lead *pumps*: requests that it meets become
+#  pending.
+#  Every pending request is taken before anything in a ring; whoever puts one there wakes a
+#  follower.
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
@@ -45,7 +53,8 @@ cdef enum:
     RING_BYTES_MIN = 16384         # a head, a piece and the reserve fit at once
     PIECE_BYTES_MAX = 65536        # content in one record
     SLOW_NS = 100000               # a request that runs longer is slow: no bell is put off for it
-    BLOCKS_NS = 50000              # of which so much not on a CPU: the lead is handed on before it runs
+    # of which so much not on a CPU: the lead is handed on before it runs
+    BLOCKS_NS = 50000
     UNANNOUNCED_MAX = 8            # answers published before the bell is rung at the latest
     SPIN_WORTH_NS = 40000          # spinning pays while the waits are shorter than this on average
     ROOM_WAIT_NS = 50000           # first wait for room in a response ring; doubles up to:
@@ -75,7 +84,8 @@ ctypedef struct LinkLane:
     WorkerLane *own
     int bell
     uint32_t rung_for              # [lock]
-    uint32_t unannounced           # atomic, written under lock: records since the bell was considered
+    # atomic, written under lock: records since the bell was considered
+    uint32_t unannounced
 
 ctypedef struct LinkPlace:
     uint64_t dispatch              # [content_lock] the latest that any record named
@@ -87,7 +97,8 @@ ctypedef struct LinkPlace:
     bint content_cut               # [content_lock] it broke off behind the last piece
     ContentPiece *first            # [content_lock]
     ContentPiece *last
-    int spill_fd                   # [side_lock] came over the side socket, for spill_dispatch; -1: none
+    # [side_lock] came over the side socket, for spill_dispatch; -1: none
+    int spill_fd
     uint64_t spill_dispatch
 
 ctypedef struct Taken:             # a request on its way to be run
@@ -103,7 +114,8 @@ ctypedef struct LinkThread:
     uint32_t is_running            # atomic: between STARTED and the end of its request
     uint64_t began_ns              # its request
     uint64_t began_cpu_ns          # 0: not measured
-    uint64_t now_ns                # last reading of the clock, while nothing has blocked since; 0: none
+    # last reading of the clock, while nothing has blocked since; 0: none
+    uint64_t now_ns
 
 ctypedef struct Link:
     uint32_t is_closed             # in a forked child, or closed by its owner

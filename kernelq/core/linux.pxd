@@ -1,5 +1,5 @@
-# System calls and constants, used qualified (linux.accept4), so that a reader sees each call that leaves the
-# project. Carries what Python 3.11 and older C libraries lack.
+# System calls and constants, used qualified (linux.accept4), so that a reader sees each call that
+# leaves the project. Carries what Python 3.11 and older C libraries lack.
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
@@ -22,7 +22,9 @@ cdef extern from *:
     #include <stdlib.h>
     #include <string.h>
     #include <sys/epoll.h>
+    #include <linux/sockios.h>
     #include <sys/eventfd.h>
+    #include <sys/ioctl.h>
     #include <sys/mman.h>
     #include <sys/prctl.h>
     #include <sys/resource.h>
@@ -68,7 +70,8 @@ cdef extern from *:
         char *at = mmap(NULL, bytes * 2, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
         if (at == MAP_FAILED) return NULL;
         for (int half = 0; half < 2; half++)
-            if (mmap(at + half * bytes, bytes, protection, MAP_SHARED | MAP_FIXED, fd, (off_t)offset) == MAP_FAILED) {
+            if (mmap(at + half * bytes, bytes, protection, MAP_SHARED | MAP_FIXED, fd,
+                     (off_t)offset) == MAP_FAILED) {
                 int error = errno;
                 munmap(at, bytes * 2);
                 errno = error;
@@ -97,17 +100,20 @@ cdef extern from *:
     static inline int kq_send_fd(int sock, const void *message, size_t bytes, int fd) {
         union { struct cmsghdr align; char room[CMSG_SPACE(sizeof(int))]; } control;
         struct iovec part = {(void *)message, bytes};
-        struct msghdr m = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control.room};
+        struct msghdr m = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = &control,
+                           .msg_controllen = sizeof control.room};
         struct cmsghdr *c = CMSG_FIRSTHDR(&m);
         c->cmsg_level = SOL_SOCKET; c->cmsg_type = SCM_RIGHTS; c->cmsg_len = CMSG_LEN(sizeof(int));
         memcpy(CMSG_DATA(c), &fd, sizeof(int));
         return sendmsg(sock, &m, MSG_DONTWAIT | MSG_NOSIGNAL) < 0 ? -errno : 0;
     }
-    /* Bytes received, 0 at the end, -errno. *fd is the descriptor or -1; more than one are closed. */
+    /* Bytes received, 0 at the end, -errno. *fd is the descriptor or -1; more than one are
+       closed. */
     static inline ssize_t kq_receive_fd(int sock, void *message, size_t bytes, int *fd, int flags) {
         union { struct cmsghdr align; char room[CMSG_SPACE(8 * sizeof(int))]; } control;
         struct iovec part = {message, bytes};
-        struct msghdr m = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control.room};
+        struct msghdr m = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = &control,
+                           .msg_controllen = sizeof control.room};
         ssize_t got = recvmsg(sock, &m, flags | MSG_CMSG_CLOEXEC);
         *fd = -1;
         if (got < 0) return -errno;
@@ -127,12 +133,14 @@ cdef extern from *:
     int memfd "kq_memfd"(const char *name) noexcept nogil
     int seal "kq_seal"(int fd) noexcept nogil
     bint is_sealed "kq_is_sealed"(int fd) noexcept nogil
-    void *map_twice "kq_map_twice"(int fd, uint64_t offset, size_t bytes, bint writable) noexcept nogil
+    void *map_twice "kq_map_twice"(int fd, uint64_t offset, size_t bytes,
+                                   bint writable) noexcept nogil
     void *map_whole "kq_map"(int fd, size_t bytes, bint writable) noexcept nogil
     uint64_t now_ns "kq_now_ns"() noexcept nogil
     uint64_t wall_ns "kq_wall_ns"() noexcept nogil
     int send_fd "kq_send_fd"(int sock, const void *message, size_t bytes, int fd) noexcept nogil
-    ssize_t receive_fd "kq_receive_fd"(int sock, void *message, size_t bytes, int *fd, int flags) noexcept nogil
+    ssize_t receive_fd "kq_receive_fd"(int sock, void *message, size_t bytes, int *fd,
+                                       int flags) noexcept nogil
     int errno
     int munmap(void *at, size_t bytes) noexcept nogil
     int ftruncate(int fd, int64_t bytes) noexcept nogil
@@ -183,12 +191,14 @@ cdef extern from *:
         iovec *msg_iov
         size_t msg_iovlen
     uint16_t ntohs(uint16_t port) noexcept nogil
-    const char *inet_ntop(int family, const void *address, char *text, socklen_t bytes) noexcept nogil
+    const char *inet_ntop(int family, const void *address, char *text,
+                          socklen_t bytes) noexcept nogil
     int accept4(int fd, sockaddr *address, socklen_t *bytes, int flags) noexcept nogil
     int getsockname(int fd, sockaddr *address, socklen_t *bytes) noexcept nogil
     int setsockopt(int fd, int level, int name, const void *value, socklen_t bytes) noexcept nogil
     int socketpair(int family, int type, int protocol, int *ends) noexcept nogil
     int shutdown(int fd, int how) noexcept nogil
+    int ioctl(int fd, unsigned long request, ...) noexcept nogil
     ssize_t recv(int fd, void *at, size_t bytes, int flags) noexcept nogil
     ssize_t send(int fd, const void *at, size_t bytes, int flags) noexcept nogil
     ssize_t sendmsg(int fd, const msghdr *message, int flags) noexcept nogil
@@ -215,8 +225,8 @@ cdef extern from *:
     int pthread_cond_wait(pthread_cond_t *condition, pthread_mutex_t *mutex) noexcept nogil
     int pthread_cond_signal(pthread_cond_t *condition) noexcept nogil
     int pthread_cond_broadcast(pthread_cond_t *condition) noexcept nogil
-    int pthread_create(pthread_t *thread, const void *attributes, void *(*main)(void *) noexcept nogil,
-                       void *argument) noexcept nogil
+    int pthread_create(pthread_t *thread, const void *attributes,
+                       void *(*main)(void *) noexcept nogil, void *argument) noexcept nogil
     int pthread_join(pthread_t thread, void **result) noexcept nogil
     int pthread_sigmask(int how, const sigset_t *set, sigset_t *old) noexcept nogil
     int sigfillset(sigset_t *set) noexcept nogil
@@ -227,8 +237,10 @@ cdef extern from *:
     tm *gmtime_r(const time_t *seconds, tm *parts) noexcept nogil
     tm *localtime_r(const time_t *seconds, tm *parts) noexcept nogil
     size_t strftime(char *text, size_t most, const char *format, const tm *parts) noexcept nogil
-    int AF_INET, AF_INET6, AF_UNIX, EAGAIN, ECONNRESET, EFD_CLOEXEC, EFD_NONBLOCK, EINTR, EMFILE, ENFILE, ENOBUFS
-    int ENOMEM, EPIPE, F_DUPFD_CLOEXEC, F_GETFL, F_SETFL, IPPROTO_TCP, MSG_DONTWAIT, MSG_NOSIGNAL, O_ACCMODE, O_CLOEXEC, O_NONBLOCK
-    int O_PATH, O_RDONLY, O_RDWR, O_TMPFILE, O_WRONLY, RWF_NOWAIT, SHUT_WR, SIGKILL, SIG_BLOCK, SOCK_CLOEXEC
-    int SOCK_NONBLOCK, SOCK_SEQPACKET, SOL_SOCKET, SO_LINGER, TCP_NODELAY, EPOLL_CLOEXEC, EPOLL_CTL_ADD
-    int EPOLL_CTL_DEL, EPOLLIN, EPOLLOUT, EPOLLERR, EPOLLHUP, EPOLLRDHUP, EPOLLET, EPOLLONESHOT, EPOLLEXCLUSIVE
+    int AF_INET, AF_INET6, AF_UNIX, EAGAIN, ECONNRESET, EFD_CLOEXEC, EFD_NONBLOCK, EINTR, EMFILE
+    int ENFILE, ENOBUFS, ENOMEM, EPIPE, EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLLIN
+    int EPOLLOUT, EPOLLERR, EPOLLHUP, EPOLLRDHUP, EPOLLET, EPOLLONESHOT, EPOLLEXCLUSIVE
+    int F_DUPFD_CLOEXEC, F_GETFL, F_SETFL, IPPROTO_TCP, MSG_DONTWAIT, MSG_NOSIGNAL, O_ACCMODE
+    int O_CLOEXEC, O_NONBLOCK, O_PATH, O_RDONLY, O_RDWR, O_TMPFILE, O_WRONLY, RWF_NOWAIT, SHUT_WR
+    int SIGKILL, SIG_BLOCK, SIOCOUTQ, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_SEQPACKET, SOL_SOCKET
+    int SO_LINGER, TCP_NODELAY

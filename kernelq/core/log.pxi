@@ -1,11 +1,14 @@
-# Access and error log: loops write records into a ring of their own, one thread formats and writes them.
+# Access and error log: loops write records into a ring of their own, one thread formats and writes
+# them.
 #
 # Rules
-#  1. A loop never formats and never waits: if its ring is full the record is dropped and counted (LogLost).
+#  1. A loop never formats and never waits: if its ring is full the record is dropped and counted
+#     (LogLost).
 #  2. Bytes from clients are escaped when formatted: a log line is one line of printable ASCII.
 #
 # Formats
-#  access   combined: remote - - [day/Mon/year:h:m:s +zone] "METHOD target HTTP/1.x" status bytes "referer" "agent"
+#  access   combined: remote - - [day/Mon/year:h:m:s +zone] "METHOD target HTTP/1.x" status bytes
+#           "referer" "agent"
 #  error    time level reason status remote "METHOD target" pool=… worker=pid: text
 
 cdef enum:
@@ -85,12 +88,14 @@ cdef const uint8_t *image_texts(const Exchange *exchange) noexcept nogil:
     return exchange.image + sizeof(RequestRecord) + <size_t> record.field_count * sizeof(FieldEntry)
 
 
-cdef void image_line(const Exchange *exchange, Span *method, Span *remote, Span *target) noexcept nogil:
+cdef void image_line(const Exchange *exchange, Span *method, Span *remote,
+                     Span *target) noexcept nogil:
     cdef const RequestRecord *record = <const RequestRecord *> exchange.image
     cdef const uint8_t *at = image_texts(exchange)
     method[0] = span_of(at, record.method_bytes)
     remote[0] = span_of(at + record.method_bytes, record.remote_bytes)
-    target[0] = span_of(at + record.method_bytes + record.remote_bytes + record.server_bytes, record.target_bytes)
+    target[0] = span_of(at + record.method_bytes + record.remote_bytes + record.server_bytes,
+                        record.target_bytes)
 
 
 cdef void log_access(Loop *loop, const Conn *conn, Exchange *exchange) noexcept nogil:
@@ -105,7 +110,8 @@ cdef void log_access(Loop *loop, const Conn *conn, Exchange *exchange) noexcept 
     span_cut(&target, LOG_TARGET_MAX)
     span_cut(&referer, LOG_FIELD_MAX)
     span_cut(&agent, LOG_FIELD_MAX)
-    if not log_begin(loop, <uint32_t> (method.bytes + remote.bytes + target.bytes + referer.bytes + agent.bytes),
+    if not log_begin(loop, <uint32_t> (method.bytes + remote.bytes + target.bytes + referer.bytes
+                                       + agent.bytes),
                      &record):
         return
     record.head.kind = LOG_KIND_ACCESS
@@ -126,8 +132,8 @@ cdef void log_access(Loop *loop, const Conn *conn, Exchange *exchange) noexcept 
     log_end(loop, record)
 
 
-cdef void log_request(Loop *loop, int level, int reason, Span method, Span target, Span remote, uint32_t pid,
-                      const char *text) noexcept nogil:
+cdef void log_request(Loop *loop, int level, int reason, Span method, Span target, Span remote,
+                      uint32_t pid, const char *text) noexcept nogil:
     cdef LogRecord *record
     cdef Span words = span_of(text, strlen(text))
     cdef uint8_t *at
@@ -135,7 +141,8 @@ cdef void log_request(Loop *loop, int level, int reason, Span method, Span targe
         return
     span_cut(&method, METHOD_BYTES_MAX)
     span_cut(&target, LOG_TARGET_MAX)
-    if not log_begin(loop, <uint32_t> (method.bytes + target.bytes + remote.bytes + words.bytes), &record):
+    if not log_begin(loop, <uint32_t> (method.bytes + target.bytes + remote.bytes + words.bytes),
+                     &record):
         return
     record.head.kind = LOG_KIND_REQUEST
     record.level = <uint16_t> level
@@ -161,22 +168,27 @@ cdef void log_exchange_as(Loop *loop, int level, const Exchange *exchange, int r
     log_request(loop, level, reason, method, target, remote, pid, text)
 
 
-cdef void log_exchange(Loop *loop, int level, const Exchange *exchange, int reason, const Worker *worker) noexcept nogil:
-    log_exchange_as(loop, level, exchange, reason, <uint32_t> worker.pid if worker != NULL else 0, reasons[reason].text)
+cdef void log_exchange(Loop *loop, int level, const Exchange *exchange, int reason,
+                       const Worker *worker) noexcept nogil:
+    log_exchange_as(loop, level, exchange, reason, <uint32_t> worker.pid if worker != NULL else 0,
+                    reasons[reason].text)
 
 
-cdef void log_exchange_text(Loop *loop, int level, const Exchange *exchange, const char *text) noexcept nogil:
+cdef void log_exchange_text(Loop *loop, int level, const Exchange *exchange,
+                            const char *text) noexcept nogil:
     log_exchange_as(loop, level, exchange, REASON_NONE, 0, text)
 
 
-cdef void log_head(Loop *loop, const Conn *conn, const RequestHead *head, int reason) noexcept nogil:
-    log_request(loop, LOG_INFO, reason, head.method, head.target, span_of(conn.remote, conn.remote_bytes), 0,
-                reasons[reason].text)
+cdef void log_head(Loop *loop, const Conn *conn, const RequestHead *head,
+                   int reason) noexcept nogil:
+    log_request(loop, LOG_INFO, reason, head.method, head.target,
+                span_of(conn.remote, conn.remote_bytes), 0, reasons[reason].text)
 
 
 cdef void log_conn(Loop *loop, int level, const Conn *conn, int reason) noexcept nogil:
     cdef Span none = span_of(conn.remote, 0)
-    log_request(loop, level, reason, none, none, span_of(conn.remote, conn.remote_bytes), 0, reasons[reason].text)
+    log_request(loop, level, reason, none, none, span_of(conn.remote, conn.remote_bytes), 0,
+                reasons[reason].text)
 
 
 cdef void log_worker(Loop *loop, int level, const Worker *worker, const char *text) noexcept nogil:
@@ -184,7 +196,7 @@ cdef void log_worker(Loop *loop, int level, const Worker *worker, const char *te
     log_request(loop, level, REASON_NONE, none, none, none, <uint32_t> worker.pid, text)
 
 
-# --- the writer thread ----------------------------------------------------------------------------------------------
+# --- the writer thread ----------------------------------------------------------------------------
 
 cdef struct LogOut:
     int fd
@@ -193,7 +205,8 @@ cdef struct LogOut:
 
 
 cdef void log_flush(LogOut *out) noexcept nogil:
-    # A log that cannot be written (disk full, reader gone) is no reason to stop serving: the batch is dropped.
+    # A log that cannot be written (disk full, reader gone) is no reason to stop serving: the batch
+    # is dropped.
     cdef uint32_t done = 0
     cdef ssize_t wrote
     while done < out.bytes and out.fd >= 0:
@@ -228,7 +241,8 @@ cdef uint8_t *field_put(uint8_t *at, const uint8_t *text, uint32_t bytes) noexce
     return escaped_put(at, text, bytes)
 
 
-cdef uint8_t *access_line_put(uint8_t *at, const LogRecord *record, const uint8_t *text) noexcept nogil:
+cdef uint8_t *access_line_put(uint8_t *at, const LogRecord *record,
+                              const uint8_t *text) noexcept nogil:
     cdef char stamp[64]
     cdef time_t seconds = <time_t> (record.wall_ns // 1000000000)
     cdef tm parts
@@ -237,7 +251,8 @@ cdef uint8_t *access_line_put(uint8_t *at, const LogRecord *record, const uint8_
     cdef const uint8_t *referer = remote + record.remote_bytes
     localtime_r(&seconds, &parts)
     at = field_put(at, remote, record.remote_bytes)
-    at = text_put(at, stamp, strftime(stamp, sizeof(stamp), b" - - [%d/%b/%Y:%H:%M:%S %z] \"", &parts))
+    at = text_put(at, stamp, strftime(stamp, sizeof(stamp), b" - - [%d/%b/%Y:%H:%M:%S %z] \"",
+                                      &parts))
     at = escaped_put(at, text, record.method_bytes)
     at = text_put(at, b" ", 1)
     at = escaped_put(at, target, record.target_bytes)
@@ -260,7 +275,8 @@ cdef const char *level_word(uint32_t level) noexcept nogil:
     return b"info" if level >= LOG_INFO else b"debug"
 
 
-cdef uint8_t *error_line_put(uint8_t *at, const LogRecord *record, const uint8_t *text) noexcept nogil:
+cdef uint8_t *error_line_put(uint8_t *at, const LogRecord *record,
+                             const uint8_t *text) noexcept nogil:
     cdef const uint8_t *target = text + record.method_bytes
     cdef const uint8_t *remote = target + record.target_bytes
     cdef const uint8_t *words = remote + record.remote_bytes
@@ -350,7 +366,8 @@ cdef bint log_has_records(Core_ *core) noexcept nogil:
 
 
 cdef void *writer_main(void *argument) noexcept nogil:
-    # Sleeps on its eventfd while there is nothing; loops ring it at the end of a turn if it is armed.
+    # Sleeps on its eventfd while there is nothing; loops ring it at the end of a turn if it is
+    # armed.
     cdef Core_ *core = <Core_ *> argument
     cdef LogOut *access = <LogOut *> malloc(sizeof(LogOut))
     cdef LogOut *error = <LogOut *> malloc(sizeof(LogOut))
@@ -362,11 +379,11 @@ cdef void *writer_main(void *argument) noexcept nogil:
             continue
         if atomic.load_acquire_u32(&core.writer_stop):  # SYNC writer-stop
             break
-        atomic.store_seq_u32(&core.writer_armed, 1)
-        atomic.fence_seq()
+        atomic.store_seq_u32(&core.writer_armed, 1)  # SYNC writer-armed
+        atomic.fence_seq()  # SYNC writer-armed
         if not log_has_records(core):
             read(core.writer_fd, &count, sizeof(count))
-        atomic.store_seq_u32(&core.writer_armed, 0)
+        atomic.store_seq_u32(&core.writer_armed, 0)  # SYNC writer-armed
     free(access)
     free(error)
     return NULL
@@ -376,9 +393,9 @@ cdef void log_ring(Loop *loop) noexcept nogil:
     # At the end of a turn that wrote records.
     cdef uint64_t one = 1
     loop.log_is_due = False
-    atomic.fence_seq()
-    if atomic.load_seq_u32(&loop.core.writer_armed):
-        atomic.store_seq_u32(&loop.core.writer_armed, 0)
+    atomic.fence_seq()  # SYNC writer-armed
+    if atomic.load_seq_u32(&loop.core.writer_armed):  # SYNC writer-armed
+        atomic.store_seq_u32(&loop.core.writer_armed, 0)  # SYNC writer-armed
         write(loop.core.writer_fd, &one, sizeof(one))
 
 

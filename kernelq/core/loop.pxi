@@ -1,25 +1,27 @@
 # A loop thread: its turn, its mailbox, its listeners.
 #
-# A turn: epoll events, then answers of workers, then work left over, then dispatch, then at most one ring per
-# worker, then the log's bell. Before it sleeps a loop arms its lanes and looks once more, so that a worker rings
-# only a loop that sleeps.
+# A turn: epoll events, then answers of workers, then work left over, then dispatch, then at most
+# one ring per worker, then the log's bell. Before it sleeps a loop arms its lanes and looks once
+# more, so that a worker rings only a loop that sleeps.
 #
 # Facts that shaped this
-#  A wake-up costs more than a request: a cross-core wake of a sleeper takes some 70 µs on a virtual machine, a
-#  look at a counter 0.3 µs. So a loop that waits for answers looks at its lanes for a short while before it sleeps,
-#  if another processor can run the worker meanwhile (spin_ns, 0 on one processor) and if recent waits were that short.
+#  A wake-up costs more than a request: a cross-core wake of a sleeper takes some 70 µs on a virtual
+#  machine, a look at a counter 0.3 µs. So a loop that waits for answers looks at its lanes for a
+#  short while before it sleeps, if another processor can run the worker meanwhile (spin_ns, 0 on
+#  one processor) and if recent waits were that short.
 
 cdef enum:
     ACCEPTS_PER_TURN = 64
     ACCEPT_PAUSE_NS = 100000000    # without descriptors: try again after
-    DRAIN_NS = 2000000000          # at shutdown an idle connection may bring one last request for so long
+    # at shutdown an idle connection may bring one last request for so long
+    DRAIN_NS = 2000000000
     DATE_LINE_BYTES = 37
     RECORDS_UNRUNG_MAX = 12        # requests collected for one bell while there is other work
     TURNS_UNRUNG_MAX = 3
     SPIN_EVENTS_EVERY = 8          # looks at the lanes between two looks at epoll while spinning
 
 
-# --- mailbox --------------------------------------------------------------------------------------------------------
+# --- mailbox --------------------------------------------------------------------------------------
 
 cdef void mailbox_post(Mailbox *mailbox, Letter *letter) noexcept nogil:
     # Any thread. The mailbox borrows the letter until the loop has read it.
@@ -38,7 +40,8 @@ cdef void mailbox_post(Mailbox *mailbox, Letter *letter) noexcept nogil:
         write(mailbox.fd, &one, sizeof(one))
 
 
-cdef bint letter_send(Mailbox *mailbox, uint8_t kind, void *subject, uint64_t value, int fd) noexcept nogil:
+cdef bint letter_send(Mailbox *mailbox, uint8_t kind, void *subject, uint64_t value,
+                      int fd) noexcept nogil:
     # False: no memory, nothing was sent.
     cdef Letter *letter = <Letter *> calloc(1, sizeof(Letter))
     if letter == NULL:
@@ -105,11 +108,12 @@ cdef void exchange_on_refused(Loop *loop, Exchange *exchange, int reason) noexce
     exchange_refuse(loop, exchange, reason)
 
 
-# --- events to the managers -----------------------------------------------------------------------------------------
+# --- events to the managers -----------------------------------------------------------------------
 
 cdef void event_post(Core_ *core, uint8_t kind, int64_t worker, int64_t value) noexcept nogil:
-    # Never waits for the managers: the table holds every event that the bounded number of workers can cause between
-    # two looks; were it full, the newest would be lost and the managers told by the next.
+    # Never waits for the managers: the table holds every event that the bounded number of workers
+    # can cause between two looks; were it full, the newest would be lost and the managers told by
+    # the next.
     cdef uint64_t one = 1
     cdef Event *event
     pthread_mutex_lock(&core.events_lock)
@@ -123,7 +127,7 @@ cdef void event_post(Core_ *core, uint8_t kind, int64_t worker, int64_t value) n
     write(core.event_fd, &one, sizeof(one))
 
 
-# --- epoll, date ----------------------------------------------------------------------------------------------------
+# --- epoll, date ----------------------------------------------------------------------------------
 
 cdef bint epoll_watch(Loop *loop, int fd, uint32_t events, void *source) noexcept nogil:
     cdef epoll_event event
@@ -141,17 +145,19 @@ cdef const char *loop_date(Loop *loop) noexcept nogil:
         loop.date_second = second
         seconds = time(NULL)
         gmtime_r(&seconds, &parts)
-        bug.BUG_ON(strftime(loop.date, sizeof(loop.date), b"Date: %a, %d %b %Y %H:%M:%S GMT\r\n", &parts)
+        bug.BUG_ON(strftime(loop.date, sizeof(loop.date),
+                            b"Date: %a, %d %b %Y %H:%M:%S GMT\r\n", &parts)
                    != DATE_LINE_BYTES)
     return loop.date
 
 
-# --- listeners ------------------------------------------------------------------------------------------------------
+# --- listeners ------------------------------------------------------------------------------------
 
 cdef void listeners_watch(Loop *loop) noexcept nogil:
     cdef uint32_t index
     for index in range(loop.core.listener_count):
-        epoll_watch(loop, loop.core.listeners[index].fd, EPOLLIN | EPOLLEXCLUSIVE, &loop.core.listeners[index])
+        epoll_watch(loop, loop.core.listeners[index].fd, EPOLLIN | EPOLLEXCLUSIVE,
+                    &loop.core.listeners[index])
 
 
 cdef void listeners_unwatch(Loop *loop) noexcept nogil:
@@ -173,7 +179,8 @@ cdef bint listener_accept(Loop *loop, Listener *listener) noexcept nogil:
         return True
     if linux.errno == EAGAIN:
         return False
-    if linux.errno == EMFILE or linux.errno == ENFILE or linux.errno == ENOBUFS or linux.errno == ENOMEM:
+    if (linux.errno == EMFILE or linux.errno == ENFILE or linux.errno == ENOBUFS
+            or linux.errno == ENOMEM):
         loop.counters[COUNT_ACCEPT_FAILED] += 1
         if loop.accept_at_ns == 0:
             loop_log(loop, LOG_ERROR, b"out of descriptors or memory: accepting pauses for 100 ms")
@@ -196,7 +203,7 @@ cdef void loop_log(Loop *loop, int level, const char *text) noexcept nogil:
     log_request(loop, level, REASON_NONE, none, none, none, 0, text)
 
 
-# --- shutdown -------------------------------------------------------------------------------------------------------
+# --- shutdown -------------------------------------------------------------------------------------
 
 cdef void loop_on_shutdown(Loop *loop) noexcept nogil:
     # Accept until EAGAIN (what is in the backlog was promised an answer), then never again.
@@ -217,8 +224,10 @@ cdef void loop_on_shutdown(Loop *loop) noexcept nogil:
 
 cdef void loop_check_quiet(Loop *loop) noexcept nogil:
     # Draining: idle connections end after their grace; the managers hear when nothing is left.
-    if loop.now_ns >= loop.drain_until_ns and not loop.idle_closed:
-        loop.idle_closed = True
+    # Looked at again and again: a response that began before the order to stop promised to keep
+    # its connection.
+    if loop.now_ns >= loop.drain_until_ns:
+        loop.drain_until_ns = loop.now_ns + HEALTH_TICK_NS
         loop_close_idle(loop)
     if loop.conn_count == 0 and loop.exchange_count == 0 and not loop.is_quiet:
         loop.is_quiet = True
@@ -237,16 +246,21 @@ cdef void loop_close_idle(Loop *loop) noexcept nogil:
         while timer != &loop.wheel.slots[slot]:
             following = timer.next
             conn = conn_of_timer(timer)
-            if conn.state == CONN_HEAD and not head_is_started(&conn.progress) and conn.in_start == conn.in_end:
+            if conn_is_idle(conn):
                 conn_linger(loop, conn)
             timer = following
+
+
+cdef inline bint conn_is_idle(const Conn *conn) noexcept nogil:
+    return (conn.state == CONN_HEAD and not head_is_started(&conn.progress)
+            and conn.in_start == conn.in_end and not conn.can_read)
 
 
 cdef inline Conn *conn_of_timer(Timer *timer) noexcept nogil:
     return <Conn *> (<uint8_t *> timer - offsetof_conn_timer)
 
 
-# --- the turn -------------------------------------------------------------------------------------------------------
+# --- the turn -------------------------------------------------------------------------------------
 
 cdef void loop_on_event(Loop *loop, epoll_event *event) noexcept nogil:
     cdef Source *source = <Source *> event.data.ptr
@@ -297,7 +311,8 @@ cdef void loop_tick(Loop *loop) noexcept nogil:
 
 
 cdef bint loop_needs_tick(const Loop *loop) noexcept nogil:
-    return loop.exchange_count > 0 or (loop.index == 0 and loop.core.pool.queued > 0) or loop.worker_is_watched
+    return (loop.exchange_count > 0 or (loop.index == 0 and loop.core.pool.queued > 0)
+            or loop.worker_is_watched)
 
 
 cdef int loop_timeout_ms(Loop *loop) noexcept nogil:
@@ -308,7 +323,7 @@ cdef int loop_timeout_ms(Loop *loop) noexcept nogil:
     at = earlier(at, loop.accept_at_ns)
     at = earlier(at, loop.rebalance_at_ns)
     if loop.is_draining and not loop.is_quiet:
-        at = earlier(at, loop.drain_until_ns if not loop.idle_closed else loop.now_ns + HEALTH_TICK_NS)
+        at = earlier(at, loop.drain_until_ns)
     if at == 0:
         return -1
     if at <= loop.now_ns:
@@ -328,8 +343,9 @@ cdef void lanes_arm(Loop *loop) noexcept nogil:
     cdef uint32_t *armed
     for index in range(loop.worker_count):
         armed = loop.workers[index].lanes[loop.index].armed
-        atomic.store_seq_u32(armed, atomic.load_relaxed_u32(armed) + 1)  # relaxed: ours alone to write
-    atomic.fence_seq()
+        # SYNC core-armed; relaxed: ours alone to write
+        atomic.store_seq_u32(armed, atomic.load_relaxed_u32(armed) + 1)
+    atomic.fence_seq()  # SYNC core-armed
 
 
 cdef bint lanes_have_answers(Loop *loop) noexcept nogil:
@@ -343,8 +359,9 @@ cdef bint lanes_have_answers(Loop *loop) noexcept nogil:
 
 
 cdef void loop_ring(Loop *loop) noexcept nogil:
-    # A bell wakes a sleeper, which costs as much as several requests: while there is other work at hand, requests
-    # are collected for a few turns. A loop that finds nothing to do rings at once (loop_wait).
+    # A bell wakes a sleeper, which costs as much as several requests: while there is other work at
+    # hand, requests are collected for a few turns. A loop that finds nothing to do rings at once
+    # (loop_wait).
     loop.turns_unrung += 1
     if loop.turns_unrung >= TURNS_UNRUNG_MAX:
         lanes_ring(loop, 0)

@@ -2,18 +2,20 @@
 #
 # Rules
 #  1. Everything here but pool_admit() and the *_locked wrappers runs under pool.lock.
-#  2. A request leaves the queue only into a worker's place, into a letter (refused), or with its client.
+#  2. A request leaves the queue only into a worker's place, into a letter (refused), or with its
+#     client.
 #
 # Theory of operation
-#  A request is handed to the worker with most free slots. Only when no worker has a free slot are some handed on
-#  as prefetch, so that a worker need not sleep between two requests; how many follows from how long requests take
-#  (prefetch_depth). A prefetched request that its worker does not start is taken back (place_revoke) when another
-#  worker has a free slot, when its client goes, when the worker drains, or is found unhealthy.
-#  A suspect (its last worker died while executing it) runs alone: a worker is kept free for it, and gets nothing
-#  else until it has answered.
+#  A request is handed to the worker with most free slots. Only when no worker has a free slot are
+#  some handed on as prefetch, so that a worker need not sleep between two requests; how many
+#  follows from how long requests take (prefetch_depth). A prefetched request that its worker does
+#  not start is taken back (place_revoke) when another worker has a free slot, when its client goes,
+#  when the worker drains, or is found unhealthy.
+#  A suspect (its last worker died while executing it) runs alone: a worker is kept free for it, and
+#  gets nothing else until it has answered.
 #
-# Why a queue with one lock: loops take it once per turn for dispatch and once per answer, for some ten
-# instructions each; docs/decisions/004 has the figures.
+# Why a queue with one lock: loops take it once per turn for dispatch and once per answer, for some
+# ten instructions each; docs/decisions/004 has the figures.
 
 cdef enum:
     PREFETCH_NS = 1600000          # a worker is given at most so much work ahead
@@ -86,26 +88,33 @@ cdef bint worker_takes(const Worker *worker, const Loop *loop) noexcept nogil:
             and worker.lanes[loop.index].is_open and worker.free_count > 0)
 
 
-cdef uint32_t prefetch_depth(const Pool *pool, uint32_t most) noexcept nogil:
+cdef uint32_t prefetch_depth(const Pool *pool, const Settings *settings) noexcept nogil:
+    # As many as a worker executes while it would otherwise sleep and be woken, and no more than
+    # have room in its response ring beside the answers of its slots: a full ring stops every
+    # thread.
     cdef uint64_t service_ns = pool.service_ns if pool.service_ns else SERVICE_UNKNOWN_NS
     cdef uint64_t depth = PREFETCH_NS // service_ns
-    return <uint32_t> (depth if depth < most else most)
+    cdef uint64_t room = settings.ring_bytes // 4 * 3 // (pool.answer_bytes + 1)
+    depth = min(depth, settings.place_count - settings.slot_count)
+    return <uint32_t> min(depth, room - settings.slot_count if room > settings.slot_count else 0)
 
 
 cdef Worker *worker_pick(Loop *loop) noexcept nogil:
-    # A worker with a free slot, the one with most of them; else one with prefetch places left; else NULL.
+    # A worker with a free slot, the one with most of them; else one with prefetch places left; else
+    # NULL.
     cdef Pool *pool = &loop.core.pool
     cdef const Settings *settings = &loop.core.settings
     cdef Worker *worker = pool.workers
     cdef Worker *best = NULL
     cdef uint32_t most
     while worker != NULL:
-        if worker_takes(worker, loop) and (best == NULL or worker_active(worker) < worker_active(best)):
+        if (worker_takes(worker, loop)
+                and (best == NULL or worker_active(worker) < worker_active(best))):
             best = worker
         worker = worker.next
     if best == NULL or worker_active(best) < settings.slot_count:
         return best
-    most = settings.slot_count + prefetch_depth(pool, settings.place_count - settings.slot_count)
+    most = settings.slot_count + prefetch_depth(pool, settings)
     return best if worker_active(best) < most else NULL
 
 
@@ -122,7 +131,8 @@ cdef bint worker_hand(Loop *loop, Worker *worker, Exchange *exchange) noexcept n
     if exchange.content != NULL:
         inline_bytes = <uint32_t> exchange.content_received
         bytes = <uint32_t> align8(bytes) + inline_bytes
-    at = ring_claim(&lane.requests, bytes, loop.core.settings.place_count * CONTROL_RESERVE_PER_PLACE)
+    at = ring_claim(&lane.requests, bytes,
+                    loop.core.settings.place_count * CONTROL_RESERVE_PER_PLACE)
     if at == NULL:
         return False
     index = worker.free_places[worker.free_count - 1]
@@ -178,14 +188,15 @@ cdef void place_free(Loop *loop, Worker *worker, uint32_t index) noexcept nogil:
 
 
 cdef Exchange *place_revoke(Loop *loop, Worker *worker, uint32_t index) noexcept nogil:
-    # Takes a request back if its worker has not started it: gives it (in no list, not handed) or NULL.
+    # Takes a request back if its worker has not started it: gives it (in no list, not handed) or
+    # NULL.
     cdef Place *place = &worker.places[index]
     cdef Exchange *exchange = place.exchange
     if place.state != PLACE_HANDED or exchange == NULL:
         return NULL
-    atomic.store_seq(&worker.revoked[index], place.dispatch)
-    atomic.fence_seq()
-    if atomic.load_seq(&worker.started[index]) == place.dispatch:
+    atomic.store_seq(&worker.revoked[index], place.dispatch)  # SYNC revoked
+    atomic.fence_seq()  # SYNC revoked
+    if atomic.load_seq(&worker.started[index]) == place.dispatch:  # SYNC started
         return NULL
     place.state = PLACE_REVOKED
     place.exchange = NULL
@@ -235,7 +246,8 @@ cdef Worker *worker_for_suspect(Loop *loop, Exchange *exchange) noexcept nogil:
     cdef Worker *best = NULL
     while worker != NULL:
         if worker.waiting_suspect == exchange:
-            if worker.state == WORKER_READY and not worker.is_unhealthy and not worker.has_timed_out:
+            if (worker.state == WORKER_READY and not worker.is_unhealthy
+                    and not worker.has_timed_out):
                 return worker
             worker.waiting_suspect = NULL
         elif worker_takes(worker, loop) and (best == NULL or worker.in_hand < best.in_hand):
@@ -273,8 +285,8 @@ cdef void pool_dispatch(Loop *loop) noexcept nogil:
 
 
 cdef void pool_rebalance(Loop *loop) noexcept nogil:
-    # The queue is empty. If one worker has a free slot while another sits on requests that it does not start,
-    # take back the oldest of those; too young ones are looked at again in a millisecond.
+    # The queue is empty. If one worker has a free slot while another sits on requests that it does
+    # not start, take back the oldest of those; too young ones are looked at again in a millisecond.
     cdef Pool *pool = &loop.core.pool
     cdef uint32_t slots = loop.core.settings.slot_count
     cdef Worker *idle = worker_pick(loop)
@@ -307,7 +319,8 @@ cdef uint32_t place_oldest_unstarted(const Worker *worker, uint32_t place_count)
         place = &worker.places[index]
         if place.state != PLACE_HANDED or place.exchange == NULL:
             continue
-        if atomic.load_relaxed(&worker.started[index]) == place.dispatch:  # relaxed: place_revoke() looks properly
+        # relaxed: place_revoke() looks properly
+        if atomic.load_relaxed(&worker.started[index]) == place.dispatch:
             continue
         if oldest == place_count or place.dispatch >> 8 < worker.places[oldest].dispatch >> 8:
             oldest = index
@@ -393,7 +406,8 @@ cdef void queue_refuse(Loop *loop, Exchange *exchange, int reason) noexcept nogi
 
 
 cdef void pool_set_state(Core_ *core, uint8_t state) noexcept nogil:
-    # Managers' thread. What is queued when a pool goes offline is refused; at shutdown it is still answered.
+    # Managers' thread. What is queued when a pool goes offline is refused; at shutdown it is still
+    # answered.
     cdef Pool *pool = &core.pool
     pthread_mutex_lock(&pool.lock)
     pool.state = state

@@ -1,15 +1,17 @@
 # Responses on their way to the client: head, framing, content, file, end.
 #
 # Rules
-#  1. The framing is chosen here, whatever the application said: its Content-Length is believed only as a promise that
-#     is then kept (too much is cut, too little is an abort that the client can see).
-#  2. A response head is built from a private, checked copy. No CR, LF or NUL from a worker ever reaches the client's
-#     field section.
+#  1. The framing is chosen here, whatever the application said: its Content-Length is believed only
+#     as a promise that is then kept (too much is cut, too little is an abort that the client can
+#     see).
+#  2. A response head is built from a private, checked copy. No CR, LF or NUL from a worker ever
+#     reaches the client's field section.
 #  3. Content in a worker's memory goes out by send() only, and what send() does not take is copied.
 
 cdef enum:
     NAME_BYTES_MAX = 1024
-    HEAD_FIXED_BYTES = 512         # room for status line, Server, Date, framing and connection fields
+    # room for status line, Server, Date, framing and connection fields
+    HEAD_FIXED_BYTES = 512
 
 
 cdef inline uint8_t *text_put(uint8_t *at, const char *text, size_t bytes) noexcept nogil:
@@ -49,7 +51,8 @@ cdef bint field_is_ours(const uint8_t *name, uint32_t bytes) noexcept nogil:
     cdef Span span = span_of(name, bytes)
     cdef uint8_t first = byte_lower(name[0])
     if first == 99:      # c
-        return span_is_nocase(span, b"connection", 10) or span_is_nocase(span, b"content-length", 14)
+        return (span_is_nocase(span, b"connection", 10)
+                or span_is_nocase(span, b"content-length", 14))
     if first == 116:     # t
         return span_is_nocase(span, b"transfer-encoding", 17) or span_is_nocase(span, b"trailer", 7)
     if first == 107:     # k
@@ -80,7 +83,8 @@ cdef bint value_is_clean(const uint8_t *value, uint32_t bytes) noexcept nogil:
     return True
 
 
-cdef int fields_put(const FieldEntry *entries, uint32_t count, const uint8_t *text, const uint8_t *text_end,
+cdef int fields_put(const FieldEntry *entries, uint32_t count, const uint8_t *text,
+                    const uint8_t *text_end,
                     uint8_t **out, bint *has_date, bint *has_server) noexcept nogil:
     # Writes each field that is not ours as a field line. REASON_NONE, or why not.
     cdef uint32_t index, name_bytes, value_bytes
@@ -88,9 +92,11 @@ cdef int fields_put(const FieldEntry *entries, uint32_t count, const uint8_t *te
     for index in range(count):
         name_bytes = entries[index].name_bytes
         value_bytes = entries[index].value_bytes
-        if name_bytes > <size_t> (text_end - text) or value_bytes > <size_t> (text_end - text) - name_bytes:
+        if (name_bytes > <size_t> (text_end - text)
+                or value_bytes > <size_t> (text_end - text) - name_bytes):
             return REASON_WORKER_DISTRUSTED
-        if not name_is_token(text, name_bytes) or not value_is_clean(text + name_bytes, value_bytes):
+        if (not name_is_token(text, name_bytes)
+                or not value_is_clean(text + name_bytes, value_bytes)):
             return REASON_RESPONSE_HEAD
         if not field_is_ours(text, name_bytes):
             if name_bytes == 4 and span_is_nocase(span_of(text, 4), b"date", 4):
@@ -114,8 +120,10 @@ cdef const char *status_phrase(uint32_t status) noexcept nogil:
     return b""
 
 
-cdef uint8_t *status_line_put(uint8_t *at, uint32_t status, const uint8_t *phrase, uint32_t bytes) noexcept nogil:
-    # The status line is always HTTP/1.1's: the version is the server's (RFC 9110 §2.5), not the client's.
+cdef uint8_t *status_line_put(uint8_t *at, uint32_t status, const uint8_t *phrase,
+                              uint32_t bytes) noexcept nogil:
+    # The status line is always HTTP/1.1's: the version is the server's (RFC 9110 §2.5), not the
+    # client's.
     cdef const char *text
     at = text_put(at, b"HTTP/1.1 ", 9)
     at = number_put(at, status)
@@ -127,7 +135,8 @@ cdef uint8_t *status_line_put(uint8_t *at, uint32_t status, const uint8_t *phras
     return text_put(at, text, strlen(text))
 
 
-cdef uint8_t *server_and_date_put(Loop *loop, uint8_t *at, bint has_server, bint has_date) noexcept nogil:
+cdef uint8_t *server_and_date_put(Loop *loop, uint8_t *at, bint has_server,
+                                  bint has_date) noexcept nogil:
     if not has_server and loop.core.settings.server_name_bytes:
         at = text_put(at, b"Server: ", 8)
         at = text_put(at, loop.core.settings.server_name, loop.core.settings.server_name_bytes)
@@ -147,7 +156,8 @@ cdef uint8_t *connection_put(Loop *loop, uint8_t *at, bint is_11, bint is_last) 
     return text_put(at, b"\r\n", 2)
 
 
-cdef void framing_choose(Exchange *exchange, const ResponseRecord *record, bint is_end) noexcept nogil:
+cdef void framing_choose(Exchange *exchange, const ResponseRecord *record,
+                         bint is_end) noexcept nogil:
     # RFC 9112 §6.3. Sets framing and response_left (what Content-Length will say; -1: nothing).
     cdef uint32_t status = record.status
     exchange.response_left = record.content_length
@@ -178,10 +188,10 @@ cdef uint8_t *framing_put(uint8_t *at, const Exchange *exchange) noexcept nogil:
     return at
 
 
-cdef int response_begin(Loop *loop, Exchange *exchange, const ResponseRecord *record, const uint8_t *copy,
-                        uint32_t copy_bytes, bint is_end) noexcept nogil:
-    # copy: the record's head, private. Builds the response's head; it leaves with the first content. A reason: the
-    # head is not valid and nothing was sent.
+cdef int response_begin(Loop *loop, Exchange *exchange, const ResponseRecord *record,
+                        const uint8_t *copy, uint32_t copy_bytes, bint is_end) noexcept nogil:
+    # copy: the record's head, private. Builds the response's head; it leaves with the first
+    # content. A reason: the head is not valid and nothing was sent.
     cdef Conn *conn = exchange.conn
     cdef uint8_t *at = loop.head_out
     cdef uint64_t entries_bytes = <uint64_t> record.field_count * sizeof(FieldEntry)
@@ -213,9 +223,10 @@ cdef int response_begin(Loop *loop, Exchange *exchange, const ResponseRecord *re
     return REASON_NONE
 
 
-cdef const uint8_t *response_text_end(const ResponseRecord *record, const uint8_t *copy, const uint8_t *text,
-                                      uint32_t copy_bytes) noexcept nogil:
-    # Where the field texts end; NULL: the lengths do not add up. With content the head is padded to 8.
+cdef const uint8_t *response_text_end(const ResponseRecord *record, const uint8_t *copy,
+                                      const uint8_t *text, uint32_t copy_bytes) noexcept nogil:
+    # Where the field texts end; NULL: the lengths do not add up. With content the head is padded to
+    # 8.
     cdef const FieldEntry *entries = <const FieldEntry *> (copy + sizeof(ResponseRecord))
     cdef uint64_t bytes = <uint64_t> (text - copy) + record.reason_bytes
     cdef uint32_t index
@@ -283,7 +294,8 @@ cdef void response_content(Loop *loop, Worker *worker, Exchange *exchange, const
 cdef void response_too_long(Loop *loop, Exchange *exchange) noexcept nogil:
     if not exchange.was_too_long:
         exchange.was_too_long = True
-        log_exchange_text(loop, LOG_WARNING, exchange, b"the application sent more content than its Content-Length; cut")
+        log_exchange_text(loop, LOG_WARNING, exchange,
+                          b"the application sent more content than its Content-Length; cut")
 
 
 cdef void response_release(Loop *loop, Worker *worker, Exchange *exchange) noexcept nogil:
@@ -294,12 +306,15 @@ cdef void response_release(Loop *loop, Worker *worker, Exchange *exchange) noexc
     pending = exchange.conn.out_bytes
     gone = exchange.response_bytes - pending if pending < exchange.response_bytes else 0
     if gone >= exchange.released_bytes + loop.core.settings.response_takeover // 4:
-        if lane_tell(loop, worker, RECORD_RELEASED, 0, exchange.place, worker.places[exchange.place].dispatch, gone):
+        if lane_tell(loop, worker, RECORD_RELEASED, 0, exchange.place,
+                     worker.places[exchange.place].dispatch, gone):
             exchange.released_bytes = gone
 
 
-cdef void response_file(Loop *loop, Exchange *exchange, uint64_t offset, uint64_t bytes) noexcept nogil:
-    # The head of a file response waits in head_out only within one record; here it was sent by HEAD already.
+cdef void response_file(Loop *loop, Exchange *exchange, uint64_t offset,
+                        uint64_t bytes) noexcept nogil:
+    # The head of a file response waits in head_out only within one record; here it was sent by HEAD
+    # already.
     cdef iovec part
     cdef uint8_t frame[24]
     cdef uint8_t *at
@@ -323,7 +338,8 @@ cdef void response_file(Loop *loop, Exchange *exchange, uint64_t offset, uint64_
 
 
 cdef void response_end(Loop *loop, Exchange *exchange) noexcept nogil:
-    # Everything of the response is known; with a file or output pending, the connection goes on by itself.
+    # Everything of the response is known; with a file or output pending, the connection goes on by
+    # itself.
     cdef iovec part
     cdef Conn *conn = exchange.conn
     if exchange.file_left:
@@ -333,23 +349,39 @@ cdef void response_end(Loop *loop, Exchange *exchange) noexcept nogil:
         response_cut(loop, exchange)
         return
     if exchange.framing == FRAMING_CHUNKED:
-        part.iov_base = <void *> <const char *> (b"\r\n0\r\n\r\n" if exchange.file_ends else b"0\r\n\r\n")
+        part.iov_base = <void *> <const char *> (b"\r\n0\r\n\r\n" if exchange.file_ends
+                                                 else b"0\r\n\r\n")
         part.iov_len = 7 if exchange.file_ends else 5
         conn_send(loop, conn, &part, 1)
     if conn.state != CONN_CLOSED:
         conn_on_response_sent(loop, conn)
 
 
+cdef bint response_is_whole(const Exchange *exchange) noexcept nogil:
+    # All that its head promises is out, or in a file that we have: for the client only END is
+    # missing.
+    if not exchange.head_sent:
+        return False
+    return exchange.framing == FRAMING_NONE or (
+        exchange.framing == FRAMING_LENGTH and exchange.response_left == 0)
+
+
 cdef void response_cut(Loop *loop, Exchange *exchange) noexcept nogil:
-    # The application broke off, or sent less than its Content-Length: the client must see an incomplete message.
+    # The application broke off, or sent less than its Content-Length: the client must see an
+    # incomplete message.
     if not exchange.head_sent:
         exchange_refuse(loop, exchange, REASON_RESPONSE_MISSING)
+        return
+    if response_is_whole(exchange):
+        exchange.is_complete = True
+        response_end(loop, exchange)
         return
     exchange_abort(loop, exchange, REASON_RESPONSE_CUT)
 
 
 cdef void response_send_file(Loop *loop, Exchange *exchange) noexcept nogil:
-    # After the output that stands before it; offset is explicit, so the worker cannot move it under us.
+    # After the output that stands before it; offset is explicit, so the worker cannot move it under
+    # us.
     cdef Conn *conn = exchange.conn
     cdef int64_t offset
     cdef ssize_t sent
@@ -361,8 +393,8 @@ cdef void response_send_file(Loop *loop, Exchange *exchange) noexcept nogil:
         if not file_is_warm(loop, exchange):
             return
         offset = <int64_t> exchange.file_offset
-        sent = linux.sendfile(conn.fd, exchange.file_fd, &offset,
-                              exchange.file_left if exchange.file_left < FILE_BYTES_PER_CALL else FILE_BYTES_PER_CALL)
+        sent = linux.sendfile(conn.fd, exchange.file_fd, &offset, exchange.file_left
+                              if exchange.file_left < FILE_BYTES_PER_CALL else FILE_BYTES_PER_CALL)
         if sent > 0:
             exchange.file_offset += <uint64_t> sent
             exchange.file_left -= <uint64_t> sent
@@ -388,8 +420,8 @@ cdef void response_send_file(Loop *loop, Exchange *exchange) noexcept nogil:
 
 
 cdef bint file_is_warm(Loop *loop, Exchange *exchange) noexcept nogil:
-    # sendfile() of a cold file would block the loop on the disk: one byte is read without waiting; if that fails
-    # a helper thread reads ahead first and posts a letter.
+    # sendfile() of a cold file would block the loop on the disk: one byte is read without waiting;
+    # if that fails a helper thread reads ahead first and posts a letter.
     cdef uint8_t byte
     cdef iovec part
     cdef ssize_t got

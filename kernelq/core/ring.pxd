@@ -1,17 +1,23 @@
-# A byte ring of records in shared memory: one producer, one consumer, each counter in its writer's memory.
+# A byte ring of records in shared memory: one producer, one consumer, each counter in its writer's
+# memory.
 #
 #     released            published         position
 #        |   to be read       |    claimed     |     free ...
 #
 # Rules
-#  1. The peer's counter is read once into a local, checked against our own counters, and then the copy is used.
-#     A counter that cannot be right breaks the ring for good (RING_BROKEN): its peer is no longer trusted.
-#  2. The consumer copies a record's head before it looks at it. A body may be used in place only by code for
-#     which a change under its hands is harmless (send(), memcpy); everything else works on a copy.
-#  3. claim, fill, publish: what is claimed and not published belongs to nobody else and may be claimed anew.
+#  1. The peer's counter is read once into a local, checked against our own counters, and then the
+#     copy is used.
+#     A counter that cannot be right breaks the ring for good (RING_BROKEN): its peer is no longer
+#     trusted.
+#  2. The consumer copies a record's head before it looks at it. A body may be used in place only by
+#     code for which a change under its hands is harmless (send(), memcpy); everything else works on
+#     a copy.
+#  3. claim, fill, publish: what is claimed and not published belongs to nobody else and may be
+#     claimed anew.
 #
-# Why the bytes need no lock: between released and published they are the consumer's, else the producer's; the
-# counters hand them over with release and acquire (SYNC record-published, SYNC record-released).
+# Why the bytes need no lock: between released and published they are the consumer's, else the
+# producer's; the counters hand them over with release and acquire (SYNC record-published, SYNC
+# record-released).
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
@@ -60,7 +66,8 @@ cdef inline uint32_t ring_room(RingWriter *ring) noexcept nogil:
 
 
 cdef inline uint8_t *ring_claim(RingWriter *ring, uint32_t bytes, uint32_t reserve) noexcept nogil:
-    # Room for one record of so many bytes, leaving reserve bytes free behind it; NULL: not now (or broken).
+    # Room for one record of so many bytes, leaving reserve bytes free behind it; NULL: not now (or
+    # broken).
     cdef uint64_t need = align8(bytes) + reserve
     if ring.bytes - (ring.position - ring.released_seen) < need and ring_room(ring) < need:
         return NULL
@@ -76,8 +83,9 @@ cdef inline void ring_publish(RingWriter *ring, uint32_t bytes) noexcept nogil:
 
 
 cdef inline int ring_peek(RingReader *ring, RecordHead *head, const uint8_t **body) noexcept nogil:
-    # RING_RECORD: fills head with a checked copy and gives body, the record in place (borrowed until
-    # ring_release). The record is whole and inside the ring; kind, flags and place are not checked here.
+    # RING_RECORD: fills head with a checked copy and gives body, the record in place (borrowed
+    # until ring_release). The record is whole and inside the ring; kind, flags and place are not
+    # checked here.
     cdef uint64_t ready = ring.published_seen - ring.position
     if ring.is_broken:
         return RING_BROKEN
@@ -105,4 +113,5 @@ cdef inline void ring_release(RingReader *ring, uint32_t bytes) noexcept nogil:
 
 cdef inline bint ring_has_record(RingReader *ring) noexcept nogil:
     # A hint (after arming: with atomic.fence_seq() between the arming store and this load).
-    return ring.published_seen != ring.position or atomic.load_acquire(ring.published) != ring.position
+    return (ring.published_seen != ring.position
+            or atomic.load_acquire(ring.published) != ring.position)  # SYNC record-published

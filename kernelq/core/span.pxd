@@ -1,4 +1,5 @@
-# A span: bytes that belong to somebody else. Borrowed until the buffer under it is read into again or freed.
+# A span: bytes that belong to somebody else. Borrowed until the buffer under it is read into again
+# or freed.
 
 from libc.stdint cimport uint8_t
 from libc.string cimport memcmp

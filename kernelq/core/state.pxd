@@ -7,16 +7,20 @@
 #       └── Worker × m ──── Place × k: which Exchange was handed to it under which dispatch
 #
 # Rules for editors
-#  1. A Conn, its Exchanges and their output belong to the loop that accepted it. Other threads never touch them,
-#     but for the fields marked [pool lock], and for reading an Exchange's image while it is queued or handed.
-#  2. Queue links, Places, Worker.state and an Exchange's state up to STARTED are guarded by Pool.lock. It is held
-#     for a bounded number of instructions and never around a system call (ring memory is written under it).
-#  3. An Exchange is freed by its own loop only, when its connection, the queue, its place and no letter names it.
+#  1. A Conn, its Exchanges and their output belong to the loop that accepted it. Other threads
+#     never touch them, but for the fields marked [pool lock], and for reading an Exchange's image
+#     while it is queued or handed.
+#  2. Queue links, Places, Worker.state and an Exchange's state up to STARTED are guarded by
+#     Pool.lock. It is held for a bounded number of instructions and never around a system call
+#     (ring memory is written under it).
+#  3. An Exchange is freed by its own loop only, when its connection, the queue, its place and no
+#     letter names it.
 #  4. Everything that other threads want of a loop is a Letter in its mailbox.
 #
 # Life of an Exchange
 #     RECEIVING ─▶ QUEUED ─▶ HANDED ─▶ STARTED ─▶ (END) freed
-#                    ▲          │ revoked     │ the worker died: by promise 2 back into the queue, or refused
+#                    ▲          │ revoked     │ the worker died: by promise 2 back into the queue,
+#                               or refused
 #                    └──────────┴─────────────┘
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
@@ -48,13 +52,16 @@ cdef enum:
     SPARE_EXCHANGES = 64           # kept per loop for reuse
     SPARE_CHUNKS = 16
     SPARE_CONNS = 64
-    SPILL_JOBS_MAX = 2             # spill buffers of one request on their way to the disk before reading pauses
-    CONTROL_RESERVE_PER_PLACE = 256  # bytes of a request ring that REQUEST and CONTENT leave to control records
+    # spill buffers of one request on their way to the disk before reading pauses
+    SPILL_JOBS_MAX = 2
+    # bytes of a request ring that REQUEST and CONTENT leave to control records
+    CONTROL_RESERVE_PER_PLACE = 256
 
 cdef enum:                         # Conn.state
     CONN_HEAD = 0                  # waiting for or receiving a request head
     CONN_CONTENT = 1               # receiving content; the request is not dispatched yet
-    CONN_WAIT = 2                  # the exchange is queued or executing (streamed content may still arrive)
+    # the exchange is queued or executing (streamed content may still arrive)
+    CONN_WAIT = 2
     CONN_FLUSH = 3                 # the response is complete but not all sent
     CONN_LINGER = 4                # our side is shut; reading until the client closes
     CONN_CLOSED = 5                # freed at the end of the turn
@@ -67,7 +74,8 @@ cdef enum:                         # Exchange.state
     EXCHANGE_QUEUED = 1            # [pool lock] in the request queue
     EXCHANGE_HANDED = 2            # [pool lock] in a worker's place, as far as we know not started
     EXCHANGE_STARTED = 3           # its worker answered or was seen to have started it
-    EXCHANGE_REFUSED = 4           # [pool lock] out of the queue; a letter with the reason is on its way
+    # [pool lock] out of the queue; a letter with the reason is on its way
+    EXCHANGE_REFUSED = 4
     EXCHANGE_DONE = 5
 
 cdef enum:                         # how the end of a response is told
@@ -199,7 +207,8 @@ cdef struct SpillFile:             # shared by an exchange and the jobs that wri
     bint has_failed
 
 cdef struct Exchange:
-    Exchange *next                 # [pool lock] request queue; or the loop's arrivals, or its spare list
+    # [pool lock] request queue; or the loop's arrivals, or its spare list
+    Exchange *next
     Exchange *previous
     Conn *conn                     # NULL: the client has gone
     Worker *worker                 # [pool lock]
@@ -395,6 +404,7 @@ cdef struct Pool:
     uint32_t worker_number
     uint32_t ready_count
     uint64_t service_ns            # moving average over the workers: prefetch depth
+    uint64_t answer_bytes          # likewise, of what an answer takes in a response ring
 
 cdef struct Event:
     uint8_t kind
@@ -443,7 +453,6 @@ cdef struct Loop:
     bint has_mail
     bint ring_is_due               # records were published and not announced
     uint32_t turns_unrung          # for so many turns
-    bint idle_closed               # draining: the idle connections have been closed
     bint is_quiet                  # draining: nothing is left
     bint worker_is_watched         # a worker is unhealthy: look at it even without requests
     bint log_is_due                # records were written this turn

@@ -19,7 +19,8 @@ cdef int loop_init(Core_ *core, uint32_t index) noexcept nogil:
     loop.head_scratch = <uint8_t *> malloc(HEAD_SCRATCH_BYTES)
     loop.head_out = <uint8_t *> malloc(HEAD_SCRATCH_BYTES + HEAD_FIXED_BYTES + SMALL_CONTENT_BYTES)
     loop.fields = <FieldLine *> calloc(core.settings.field_count, sizeof(FieldLine))
-    if (loop.epoll_fd < 0 or loop.mailbox.fd < 0 or loop.scratch == NULL or loop.head_scratch == NULL
+    if (loop.epoll_fd < 0 or loop.mailbox.fd < 0 or loop.scratch == NULL
+            or loop.head_scratch == NULL
             or loop.head_out == NULL or loop.fields == NULL):
         return -ENOMEM
     fd = linux.memfd(b"kernelq-log")
@@ -91,7 +92,8 @@ cdef int core_init(Core_ *core) noexcept nogil:
     core.writer_fd = eventfd(0, EFD_CLOEXEC)
     core.receiver_epoll = epoll_create1(EPOLL_CLOEXEC)
     core.receiver_stop_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)
-    if core.event_fd < 0 or core.writer_fd < 0 or core.receiver_epoll < 0 or core.receiver_stop_fd < 0:
+    if (core.event_fd < 0 or core.writer_fd < 0 or core.receiver_epoll < 0
+            or core.receiver_stop_fd < 0):
         return -linux.errno
     return 0
 
@@ -167,7 +169,8 @@ cdef void core_uninit(Core_ *core) noexcept nogil:
 
 
 cdef uint64_t core_count(const Core_ *core, uint32_t counter) noexcept nogil:
-    # Each loop counts for itself; a sum read while they run is a moment old (relaxed: nothing follows from it).
+    # Each loop counts for itself; a sum read while they run is a moment old (relaxed: nothing
+    # follows from it).
     cdef uint64_t total = 0
     cdef uint32_t index
     for index in range(core.settings.loop_count):

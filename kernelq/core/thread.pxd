@@ -1,10 +1,10 @@
-# Threads and the process they are in: locks, futexes, the waits of a worker, its end. Nothing here is shared with
-# another process but the pipes and eventfds that are named as such.
+# Threads and the process they are in: locks, futexes, the waits of a worker, its end. Nothing here
+# is shared with another process but the pipes and eventfds that are named as such.
 #
-# Facts: a futex wait compares the word and goes to sleep in one step, so "change the word, then wake" is never
-# lost. The kernel gives a signal that is meant for the whole process to its main thread whenever that can take
-# it, so serving threads need not block signals (and must not: a process started from such a thread inherits its
-# mask, and could then not be ended by SIGTERM).
+# Facts: a futex wait compares the word and goes to sleep in one step, so "change the word, then
+# wake" is never lost. The kernel gives a signal that is meant for the whole process to its main
+# thread whenever that can take it, so serving threads need not block signals (and must not: a
+# process started from such a thread inherits its mask, and could then not be ended by SIGTERM).
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
@@ -33,10 +33,12 @@ cdef extern from *:
         struct timespec t = {(time_t)(ns / 1000000000u), (long)(ns % 1000000000u)};
         return t;
     }
-    /* 0 woken (or for no reason), -EAGAIN the word differs from seen, -ETIMEDOUT, -EINTR. 0 ns: no time limit. */
+    /* 0 woken (or for no reason), -EAGAIN the word differs from seen, -ETIMEDOUT, -EINTR. 0 ns:
+       no time limit. */
     static inline int kq_futex_wait(uint32_t *word, uint32_t seen, uint64_t timeout_ns) {
         struct timespec t = kq_timespec(timeout_ns);
-        return syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, seen, timeout_ns ? &t : NULL, NULL, 0) < 0 ? -errno : 0;
+        const struct timespec *most = timeout_ns ? &t : NULL;
+        return syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, seen, most, NULL, 0) < 0 ? -errno : 0;
     }
     static inline void kq_futex_wake(uint32_t *word, int count) {
         (void)syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, count, NULL, NULL, 0);
@@ -67,7 +69,8 @@ cdef extern from *:
         struct timespec t = kq_timespec(ns);
         return ppoll(&p, 1, &t, NULL) > 0 && (p.revents & (POLLHUP | POLLERR)) != 0;
     }
-    /* Sleeps until one of the pipes has something and empties it. 0; -1: their other end is gone. */
+    /* Sleeps until one of the pipes has something and empties it. 0; -1: their other end is
+       gone. */
     static inline int kq_doorbells_wait(const int *pipes, uint32_t count) {
         struct pollfd polled[64];
         char scrap[512];
@@ -87,7 +90,8 @@ cdef extern from *:
     static inline void kq_close_if(int fd) {
         if (fd >= 0) close(fd);
     }
-    /* Makes the kernel provide the pages now: the first request should not wait for them. A hint. */
+    /* Makes the kernel provide the pages now: the first request should not wait for them. A
+       hint. */
     static inline void kq_prefault(void *at, size_t bytes) {
     #ifndef MADV_POPULATE_WRITE
     #define MADV_POPULATE_WRITE 23
@@ -124,7 +128,8 @@ cdef extern from *:
     int thread_join "pthread_join"(Thread thread, void **result) noexcept nogil
     int thread_start "kq_thread_start"(
         Thread *thread, void *(*run)(void *) noexcept nogil, void *subject) noexcept nogil
-    int futex_wait "kq_futex_wait"(uint32_t *word, uint32_t seen, uint64_t timeout_ns) noexcept nogil
+    int futex_wait "kq_futex_wait"(uint32_t *word, uint32_t seen,
+                                   uint64_t timeout_ns) noexcept nogil
     void futex_wake "kq_futex_wake"(uint32_t *word, int count) noexcept nogil
     void close_if "kq_close_if"(int fd) noexcept nogil
     void prefault "kq_prefault"(void *at, size_t bytes) noexcept nogil

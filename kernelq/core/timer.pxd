@@ -1,8 +1,9 @@
 # A timer wheel: one per loop, coarse, with lazy re-arming.
 #
-# Facts: a persistent connection changes its deadline with every request and nearly never reaches one. So a timer
-# is moved only when it comes due: timer_set() writes the new deadline and touches the wheel only if the node is
-# not in it, or would fire too late. The wheel's slot is a promise to look again, not the deadline itself.
+# Facts: a persistent connection changes its deadline with every request and nearly never reaches
+# one. So a timer is moved only when it comes due: timer_set() writes the new deadline and touches
+# the wheel only if the node is not in it, or would fire too late. The wheel's slot is a promise to
+# look again, not the deadline itself.
 
 from libc.stdint cimport uint32_t, uint64_t
 
@@ -11,7 +12,8 @@ from kernelq.core cimport bug
 cdef enum:
     TIMER_SLOTS = 1024             # a power of two
     TIMER_WORDS = 16               # of 64 slots each
-    TIMER_TICK_NS = 1 << 27        # 134 ms; the wheel spans 137 s, longer deadlines are looked at on the way
+    # 134 ms; the wheel spans 137 s, longer deadlines are looked at on the way
+    TIMER_TICK_NS = 1 << 27
 
 ctypedef struct Timer:
     Timer *next

@@ -8,7 +8,8 @@ cdef uint32_t unannounced_default = UNANNOUNCED_MAX
 
 
 def tune(*, spin_ns=None, unannounced=None):
-    """Set what the channels opened from now on spin before they sleep, and how long they put the bell off."""
+    """Set what the channels opened from now on spin before they sleep, and how long they put the
+    bell off."""
     global spin_ns_default, unannounced_default
     if spin_ns is not None:
         spin_ns_default = spin_ns
@@ -34,12 +35,13 @@ cdef int head_read(int fd, ChannelHead *head) except -1:
         raise ValueError("the core's memory is no kernelq channel")
     if head.version != LAYOUT_VERSION:
         raise ValueError(
-            f"the core has channel layout {head.version}, this worker's kernelq has {LAYOUT_VERSION}: "
-            "both must be of the same kernelq version")
+            f"the core has channel layout {head.version}, this worker's kernelq has "
+            f"{LAYOUT_VERSION}: both must be of the same kernelq version")
     return 0
 
 
 @cython.final
+@cython.no_gc_clear                # __dealloc__ asks the serving threads whether they have ended
 cdef class Channel:
     """The worker process's end of the channel to the core."""
 
@@ -99,7 +101,7 @@ cdef class Channel:
     cdef void give_back(self) noexcept:
         with nogil:
             if self.link.has_deputy:
-                atomic.store_seq_u32(&self.link.deputy_stops, 1)
+                atomic.store_seq_u32(&self.link.deputy_stops, 1)  # SYNC deputy
                 deputy_wake(self.link)
                 thread.thread_join(self.link.deputy, NULL)
             link_close(self.link)
@@ -125,7 +127,7 @@ cdef class Channel:
         return self.link.sizes.epoch
 
     def fileno(self):
-        """A descriptor that becomes readable when wait() may have something new to say while draining."""
+        """A descriptor that becomes readable when wait() may have news while draining."""
         self.check()
         return self.link.ended_fd
 
@@ -137,7 +139,9 @@ cdef class Channel:
         record_init(&record, sizeof(RecordHead), RECORD_READY, 0, 0)
         with nogil:
             lane_put_at_last(self.link, lane_of(self.link, 0), &record)
-            link_announce(self.link)
+            # Whether the core sleeps or not: before this bell it does not look at our memory.
+            thread.bell_ring(self.link.lanes[0].bell)
+        FAULT(b"worker-ready-said")
 
     def serve(self, application, int threads, settings=None):
         """Start so many serving threads that run application; return at once."""
@@ -146,7 +150,8 @@ cdef class Channel:
         if self.serving:
             raise ValueError("the channel is being served already")
         if threads != <int> self.link.sizes.slot_count:
-            raise ValueError(f"the core expects {self.link.sizes.slot_count} threads, not {threads}")
+            raise ValueError(
+                f"the core expects {self.link.sizes.slot_count} threads, not {threads}")
         self.link.threads = <LinkThread *> calloc(threads, sizeof(LinkThread))
         if self.link.threads == NULL:
             raise MemoryError
@@ -169,12 +174,12 @@ cdef class Channel:
         """Start no further request; those that run are finished."""
         self.check()
         with nogil:
-            atomic.store_seq_u32(&self.link.is_draining, 1)
+            atomic.store_seq_u32(&self.link.is_draining, 1)  # SYNC draining
             followers_end(self.link)
             link_tell_ended(self.link)
 
     def wait(self, timeout=None):
-        """Wait until the worker is drained (True), or timeout seconds, or a signal, have passed (False)."""
+        """True once the worker is drained; False after timeout seconds, or at a signal."""
         cdef uint64_t until = 0, now
         cdef uint32_t seen
         cdef int outcome = 0
@@ -189,7 +194,8 @@ cdef class Channel:
             if outcome == -thread.EINTR or (until and now >= until):
                 return False
             with nogil:
-                outcome = thread.futex_wait(&self.link.ended_word, seen, until - now if until else 0)
+                outcome = thread.futex_wait(&self.link.ended_word, seen,
+                                            until - now if until else 0)
             PyErr_CheckSignals()
 
     def close(self):

@@ -1,14 +1,16 @@
 # From a REQUEST record to the environ of WSGI (PEP 3333).
 #
-# Facts: most values of a request equal those of an earlier one with the same fields in the same order (its *shape*:
-# one kind of client, roughly). So each shape keeps a ready environ, its *proto*, and the str that stands there for
-# each field: a request's environ is a copy of the proto, one allocation and no hashing, and only what differs is
-# set. Comparing bytes is several times cheaper than making a str. The proto follows the traffic: every fourth
-# value that differs replaces the one it has.
+# Facts: most values of a request equal those of an earlier one with the same fields in the same
+# order (its *shape*: one kind of client, roughly). So each shape keeps a ready environ, its
+# *proto*, and the str that stands there for each field: a request's environ is a copy of the proto,
+# one allocation and no hashing, and only what differs is set. Comparing bytes is several times
+# cheaper than making a str. The proto follows the traffic: every fourth value that differs replaces
+# the one it has.
 #
-# Rules: field names with "_" were dropped by the core: HTTP_X_Y can only come from X-Y. The field Proxy never
-# enters (CVE-2016-5385: programs take HTTP_PROXY for their own configuration). CONTENT_LENGTH comes from the core's
-# count alone, and HTTP_TRANSFER_ENCODING only with content whose length the core does not know either.
+# Rules: field names with "_" were dropped by the core: HTTP_X_Y can only come from X-Y. The field
+# Proxy never enters (CVE-2016-5385: programs take HTTP_PROXY for their own configuration).
+# CONTENT_LENGTH comes from the core's count alone, and HTTP_TRANSFER_ENCODING only with content
+# whose length the core does not know either.
 
 cdef enum:
     CACHED_BYTES = 512             # longest value kept in a proto
@@ -16,7 +18,8 @@ cdef enum:
     SHAPE_SLOTS = 16               # shapes remembered, a power of two
     NAME_SLOTS = 128               # unknown field names remembered, a power of two
     PORT_SLOTS = 256               # remote ports remembered, a power of two
-    ENVIRON_ROOM = 42              # keys that fit into an environ before it has to grow (two thirds of 64)
+    # keys that fit into an environ before it has to grow (two thirds of 64)
+    ENVIRON_ROOM = 42
 
 ctypedef struct NameSlot:
     PyObject *wire                 # bytes, as sent; NULL: empty
@@ -285,7 +288,8 @@ cdef class EnvironMaker:
         for index in range(record.field_count):
             entry = &entries[index]
             known = entry.known
-            if likely(index < SHAPE_FIELDS and not FIELD_IS_ODD[known] and not seen & field_bit(known)):
+            if likely(index < SHAPE_FIELDS and not FIELD_IS_ODD[known]
+                      and not seen & field_bit(known)):
                 shape_set(shape, environ, PART_FIELDS + index,
                           <object> PyTuple_GET_ITEM(FIELD_KEYS, known), at, entry.value_bytes)
             else:

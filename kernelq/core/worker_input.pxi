@@ -1,12 +1,12 @@
 # wsgi.input: a request's content as a binary stream, with the semantics of io.BufferedReader.
 #
-# Three sources, one buffer: content that came with the request is the buffer; a spill file is read with pread()
-# (its descriptor is ours, its offset is not shared); streamed content arrives piece by piece from the core, which
-# sends no further ahead of CONSUMED than its window.
+# Three sources, one buffer: content that came with the request is the buffer; a spill file is read
+# with pread() (its descriptor is ours, its offset is not shared); streamed content arrives piece by
+# piece from the core, which sends no further ahead of CONSUMED than its window.
 #
-# Rules: content that broke off is an error (ClientGone) to every read that would have needed more of it, and never
-# an end of file (an application must not take half an upload for a whole one). When its request has ended, the
-# content is closed.
+# Rules: content that broke off is an error (ClientGone) to every read that would have needed more
+# of it, and never an end of file (an application must not take half an upload for a whole one).
+# When its request has ended, the content is closed.
 
 cdef enum:
     FILL_BYTES = 65536             # read from a spill file at once
@@ -26,7 +26,8 @@ class ClientGone(ConnectionError):
 cdef class Content:
     """The content of a request: `environ["wsgi.input"]`."""
 
-    cdef bytes buffer              # what has been fetched; at the start: all of it if it came inline
+    # what has been fetched; at the start: all of it if it came inline
+    cdef bytes buffer
     cdef Py_ssize_t at             # next byte of buffer to be handed out
     cdef uint8_t source
     cdef bint is_closed
@@ -35,6 +36,7 @@ cdef class Content:
     cdef int64_t left              # bytes that are still to be fetched; -1: not known
     cdef uint64_t fetched          # SOURCE_STREAM: bytes taken from the core
     cdef uint64_t consumed         # SOURCE_STREAM: told to the core
+    cdef bint is_wanted            # SOURCE_STREAM: told to the core, which sends nothing unasked
     cdef LinkThread *thread
     cdef LinkPlace *place
     cdef uint16_t place_index
@@ -52,7 +54,7 @@ cdef class Content:
         thread.close_if(self.fd)
         self.fd = -1
 
-    # -- fetching --------------------------------------------------------------------------------------------------
+    # -- fetching ----------------------------------------------------------------------------------
 
     cdef inline int check(self) except -1:
         if unlikely(self.is_closed):
@@ -111,6 +113,7 @@ cdef class Content:
             piece = content_next(self.thread.link, self.place, &ended, &cut)
             if piece != NULL:
                 break
+            # SYNC place-news
             if cut or (atomic.load_acquire_u32(&self.place.is_gone) and not ended):
                 raise ClientGone("the client left before its content was complete")
             if ended:
@@ -137,15 +140,17 @@ cdef class Content:
         # Opens the window again. When there is no room for the record, a later one says as much.
         cdef NumberRecord record
         cdef Link *link = self.thread.link
-        if self.consumed == self.fetched:
+        if self.is_wanted and self.consumed == self.fetched:
             return
         record_init(&record.head, sizeof(NumberRecord), RECORD_CONSUMED, self.place_index,
                     self.dispatch)
         record.value = self.fetched
+        FAULT(b"worker-consumes")
         if lane_put(link, lane_of(link, self.dispatch), &record.head, 0):
             self.consumed = self.fetched
+            self.is_wanted = True
 
-    # -- handing out -----------------------------------------------------------------------------------------------
+    # -- handing out -------------------------------------------------------------------------------
 
     cdef bytes take(self, Py_ssize_t bytes):
         # So many of the bytes that are ready.
@@ -180,7 +185,8 @@ cdef class Content:
         return taken
 
     cdef bytes take_line(self, Py_ssize_t limit):
-        # Up to and with the next line end, at most limit bytes (limit < 0: any number); empty at the end.
+        # Up to and with the next line end, at most limit bytes (limit < 0: any number); empty at
+        # the end.
         cdef list parts = None
         cdef bytes part = b""
         cdef const char *start
@@ -210,7 +216,7 @@ cdef class Content:
                 break
         return b"" if parts is None else (parts[0] if len(parts) == 1 else b"".join(parts))
 
-    # -- the stream ------------------------------------------------------------------------------------------------
+    # -- the stream --------------------------------------------------------------------------------
 
     def read(self, size=-1, /):
         """Read and return up to size bytes, or all that is left if size is None or negative."""
@@ -327,7 +333,8 @@ cdef Content content_make(LinkThread *self, Taken *taken):
 
 
 cdef uint64_t record_texts_end(const RequestRecord *record) noexcept nogil:
-    # Where the content of a REQUEST starts. Ends the process if the record's lengths do not fit into it.
+    # Where the content of a REQUEST starts. Ends the process if the record's lengths do not fit
+    # into it.
     cdef const FieldEntry *entries = <const FieldEntry *> (record + 1)
     cdef uint64_t at = sizeof(RequestRecord) + <uint64_t> record.field_count * sizeof(FieldEntry)
     cdef uint32_t index

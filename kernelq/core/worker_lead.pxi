@@ -1,7 +1,7 @@
 # Who reads the request rings, and what the records there say. Theory: link.pxd. No Python in here.
 
 
-# -- the lead ----------------------------------------------------------------------------------------------------
+# -- the lead --------------------------------------------------------------------------------------
 
 cdef inline uint32_t lead_state(uint64_t lead) noexcept nogil:
     return lead & 0xf
@@ -83,7 +83,7 @@ cdef bint lead_pass_on(Link *link) noexcept nogil:
     return True
 
 
-# -- what control records say ------------------------------------------------------------------------------------
+# -- what control records say ----------------------------------------------------------------------
 
 cdef void content_drop(LinkPlace *place) noexcept nogil:
     cdef ContentPiece *piece
@@ -119,8 +119,9 @@ cdef void content_add(Link *link, LinkPlace *place, const RecordHead *head,
 
 
 cdef LinkPlace *place_meet(Link *link, uint16_t index, uint64_t dispatch) noexcept nogil:
-    # The place, if dispatch stands there or is newer than what does; NULL: the record is late. With several loops
-    # a control record may be seen before its REQUEST, which another loop has put into its own ring: serials grow.
+    # The place, if dispatch stands there or is newer than what does; NULL: the record is late. With
+    # several loops a control record may be seen before its REQUEST, which another loop has put into
+    # its own ring: serials grow.
     cdef LinkPlace *place
     if index >= link.sizes.place_count:
         link_end(b"a record names a place that does not exist")
@@ -142,8 +143,8 @@ cdef LinkPlace *place_meet(Link *link, uint16_t index, uint64_t dispatch) noexce
 
 cdef void place_tell(LinkPlace *place) noexcept nogil:
     # Something about the place has changed: whoever waits for it looks again.
-    atomic.add_u32(&place.news, 1)
-    atomic.fence_seq()
+    atomic.add_u32(&place.news, 1)  # SYNC place-news
+    atomic.fence_seq()  # SYNC place-news
     if atomic.load_relaxed_u32(&place.has_waiter):
         thread.futex_wake(&place.news, 1)
 
@@ -171,7 +172,8 @@ cdef void control_take(Link *link, LinkLane *lane, const RecordHead *head,
         ping_answer(link, lane, head, value)
         return
     if head.kind == RECORD_DRAIN:
-        atomic.store_seq_u32(&link.is_draining, 1)
+        FAULT(b"worker-drains")
+        atomic.store_seq_u32(&link.is_draining, 1)  # SYNC draining
         return
     if head.kind not in (RECORD_CONTENT, RECORD_CLIENT_GONE, RECORD_RELEASED):
         link_end(b"the core sent a record of an unknown kind")
@@ -187,10 +189,11 @@ cdef void control_take(Link *link, LinkLane *lane, const RecordHead *head,
     place_tell(place)
 
 
-# -- the leader's step -------------------------------------------------------------------------------------------
+# -- the leader's step -----------------------------------------------------------------------------
 
 cdef inline bint lane_next(Link *link, LinkLane *lane, Taken *taken) noexcept nogil:
-    # Deals with control records up to the next REQUEST, which stays in the ring. False: none. [lead]
+    # Deals with control records up to the next REQUEST, which stays in the ring. False: none.
+    # [lead]
     cdef int outcome
     while True:
         outcome = ring_peek(&lane.requests, &taken.head, &taken.record)
@@ -227,8 +230,9 @@ cdef inline void taken_release(Taken *taken) noexcept nogil:
 
 
 cdef void taken_skip(Link *link, Taken *taken) noexcept nogil:
-    # A request that will not be run: SKIPPED, if the core took it back. If it did not, we are ending without having been
-    # told to by the core, which gets the request back when our process has ended. Without the GIL.
+    # A request that will not be run: SKIPPED, if the core took it back. If it did not, we are
+    # ending without having been told to by the core, which gets the request back when our process
+    # has ended. Without the GIL.
     cdef RecordHead skipped
     cdef bint is_revoked = (
         atomic.load_relaxed(&link.revoked[taken.head.place]) == taken.head.dispatch)
@@ -237,8 +241,9 @@ cdef void taken_skip(Link *link, Taken *taken) noexcept nogil:
     record_init(&skipped, sizeof(RecordHead), RECORD_SKIPPED, taken.head.place, taken.head.dispatch)
     taken_release(taken)
     if is_revoked:
-        FAULT(b"worker-skipped")
+        FAULT(b"worker-skips")
         lane_put_at_last(link, lane_of(link, skipped.dispatch), &skipped)
+        FAULT(b"worker-skipped")
 
 
 cdef void pending_put(Link *link, Taken *taken) noexcept nogil:
@@ -249,13 +254,14 @@ cdef void pending_put(Link *link, Taken *taken) noexcept nogil:
     memcpy(copy, taken.record, taken.head.bytes)
     copy[0] = taken.head
     taken_release(taken)
+    FAULT(b"worker-pending")
     thread.mutex_take(&link.pending_lock)
     if link.pending_count == link.sizes.place_count:
         link_end(b"the core handed over more requests than there are places")
     link.pending[(link.pending_first + link.pending_count) % link.sizes.place_count] = copy
-    atomic.store_seq_u32(&link.pending_count, link.pending_count + 1)
+    atomic.store_seq_u32(&link.pending_count, link.pending_count + 1)  # SYNC follow
     thread.mutex_give(&link.pending_lock)
-    atomic.fence_seq()
+    atomic.fence_seq()  # SYNC follow
     if atomic.load_relaxed_u32(&link.idle_count) > 0:
         follower_wake(link)
 
@@ -266,7 +272,7 @@ cdef bint pending_take(Link *link, Taken *taken) noexcept nogil:
     if link.pending_count > 0:
         copy = link.pending[link.pending_first]
         link.pending_first = (link.pending_first + 1) % link.sizes.place_count
-        atomic.store_seq_u32(&link.pending_count, link.pending_count - 1)
+        atomic.store_seq_u32(&link.pending_count, link.pending_count - 1)  # SYNC follow
     thread.mutex_give(&link.pending_lock)
     if copy == NULL:
         return False
@@ -276,7 +282,7 @@ cdef bint pending_take(Link *link, Taken *taken) noexcept nogil:
     return True
 
 
-# -- sleeping ----------------------------------------------------------------------------------------------------
+# -- sleeping --------------------------------------------------------------------------------------
 
 cdef bint link_has_record(Link *link) noexcept nogil:
     cdef uint32_t loop
@@ -293,7 +299,7 @@ cdef void link_arm(Link *link) noexcept nogil:
     for loop in range(link.sizes.loop_count):
         lane = &link.lanes[loop]
         atomic.store_relaxed_u32(&lane.own.armed, lane.own.armed + 1)
-    atomic.fence_seq()
+    atomic.fence_seq()  # SYNC worker-armed
 
 
 cdef bint link_spin(Link *link) noexcept nogil:
@@ -323,26 +329,27 @@ cdef void lead_sleep(LinkThread *self) noexcept nogil:
             if thread.doorbells_wait(link.doorbells, link.sizes.loop_count) < 0:
                 link_lost(link)
             lead_set(self, LEAD_LEADING)
-            atomic.fence_seq()
+            atomic.fence_seq()  # SYNC deputy
             if atomic.load_relaxed_u32(&link.deputy_sleeps):
                 deputy_wake(link)
         link_arm(link)
     if link.spin_ns:
         # A wait that was long says nothing about the next one but that it need not be short.
-        link.wait_ns += min(linux.now_ns() - since, <uint64_t> 10 * SPIN_WORTH_NS) // 8 - link.wait_ns // 8
+        link.wait_ns += min(linux.now_ns() - since,
+                            <uint64_t> 10 * SPIN_WORTH_NS) // 8 - link.wait_ns // 8
 
 
-# -- threads -----------------------------------------------------------------------------------------------------
+# -- threads ---------------------------------------------------------------------------------------
 
 cdef void follower_wake(Link *link) noexcept nogil:
-    atomic.add_u32(&link.follow_word, 1)
+    atomic.add_u32(&link.follow_word, 1)  # SYNC follow
     thread.futex_wake(&link.follow_word, 1)
 
 
 cdef void followers_end(Link *link) noexcept nogil:
     # Draining: everybody looks up.
     cdef uint32_t index
-    atomic.add_u32(&link.follow_word, 1)
+    atomic.add_u32(&link.follow_word, 1)  # SYNC follow
     thread.futex_wake(&link.follow_word, INT_MAX)
     for index in range(link.sizes.place_count):
         place_tell(&link.places[index])
@@ -355,7 +362,7 @@ cdef int follower_next(LinkThread *self, Taken *taken) noexcept nogil:
     while True:
         seen = atomic.load_acquire_u32(&link.follow_word)  # SYNC follow
         atomic.add_u32(&link.idle_count, 1)
-        atomic.fence_seq()
+        atomic.fence_seq()  # SYNC follow, SYNC deputy
         if atomic.load_relaxed_u32(&link.deputy_sleeps):
             deputy_wake(link)
         if pending_take(link, taken):
@@ -421,15 +428,16 @@ cdef void lead_pump(LinkThread *self, LinkPlace *place, uint32_t seen) noexcept 
 
 
 cdef void place_wait(LinkThread *self, LinkPlace *place, uint32_t seen) noexcept nogil:
-    # Returns when place.news differs from seen. Without the GIL, by the thread that runs what stands there.
+    # Returns when place.news differs from seen. Without the GIL, by the thread that runs what
+    # stands there.
     cdef Link *link = self.link
     self.now_ns = 0
     link_announce(link)
     atomic.store_relaxed_u32(&place.has_waiter, 1)
     atomic.add_u32(&link.waiter_count, 1)
-    atomic.fence_seq()
+    atomic.fence_seq()  # SYNC place-news
     while atomic.load_acquire_u32(&place.news) == seen:  # SYNC place-news
-        if atomic.load_seq_u32(&link.idle_count) == 0 and lead_seize(self):
+        if atomic.load_seq_u32(&link.idle_count) == 0 and lead_seize(self):  # SYNC follow
             lead_pump(self, place, seen)
             break
         if lead_state(atomic.load_relaxed(&link.lead)) in (LEAD_VACANT, LEAD_RUNNING):
@@ -441,11 +449,11 @@ cdef void place_wait(LinkThread *self, LinkPlace *place, uint32_t seen) noexcept
     atomic.store_relaxed_u32(&place.has_waiter, 0)
 
 
-# -- the deputy --------------------------------------------------------------------------------------------------
+# -- the deputy ------------------------------------------------------------------------------------
 
 cdef void deputy_wake(Link *link) noexcept nogil:
     atomic.store_relaxed_u32(&link.deputy_sleeps, 0)
-    atomic.add_u32(&link.deputy_word, 1)
+    atomic.add_u32(&link.deputy_word, 1)  # SYNC deputy
     thread.futex_wake(&link.deputy_word, 1)
 
 
@@ -466,8 +474,8 @@ cdef bint deputy_may_sleep(Link *link, uint64_t lead) noexcept nogil:
 cdef void deputy_doze(Link *link, uint64_t lead) noexcept nogil:
     # Sleeps without a time limit until deputy_wake(), unless that has become wrong meanwhile.
     cdef uint32_t seen = atomic.load_acquire_u32(&link.deputy_word)  # SYNC deputy
-    atomic.store_seq_u32(&link.deputy_sleeps, 1)
-    atomic.fence_seq()
+    atomic.store_seq_u32(&link.deputy_sleeps, 1)  # SYNC deputy
+    atomic.fence_seq()  # SYNC deputy
     if deputy_may_sleep(link, lead) and not atomic.load_relaxed_u32(&link.deputy_stops):
         thread.futex_wait(&link.deputy_word, seen, 0)
     atomic.store_relaxed_u32(&link.deputy_sleeps, 0)

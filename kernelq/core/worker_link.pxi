@@ -2,7 +2,8 @@
 
 
 cdef void link_end(const char *why) noexcept nogil:
-    # The channel is not what it should be: nothing that this process could still answer would be believed.
+    # The channel is not what it should be: nothing that this process could still answer would be
+    # believed.
     thread.end_process(why, 70)
 
 
@@ -11,7 +12,7 @@ cdef void link_lost(Link *link) noexcept nogil:
     thread.end_process(NULL, 0)
 
 
-# -- memory ------------------------------------------------------------------------------------------------------
+# -- memory ----------------------------------------------------------------------------------------
 
 cdef const char *link_check(const ChannelHead *head, uint64_t core_bytes,
                             uint64_t own_bytes) noexcept nogil:
@@ -73,6 +74,7 @@ cdef bint link_map(Link *link, int core_fd, int own_fd) noexcept nogil:
     head[0] = link.sizes
     head.owner = OWNER_WORKER
     head.creator_pid = thread.getpid()
+    FAULT(b"worker-mapped")
     return linux.seal(own_fd) == 0
 
 
@@ -96,7 +98,8 @@ cdef Link *link_new(const ChannelHead *sizes) noexcept nogil:
     link.side_socket = -1
     link.ended_fd = -1
     link.piece_bytes = min(<uint32_t> PIECE_BYTES_MAX, sizes.ring_bytes // 4)
-    link.reserve_bytes = min(sizes.place_count * <uint32_t> RESERVE_PER_PLACE, sizes.ring_bytes // 4)
+    link.reserve_bytes = min(sizes.place_count * <uint32_t> RESERVE_PER_PLACE,
+                             sizes.ring_bytes // 4)
     link.unannounced_max = UNANNOUNCED_MAX
     thread.mutex_init(&link.content_lock, NULL)
     thread.mutex_init(&link.side_lock, NULL)
@@ -151,11 +154,12 @@ cdef void link_free(Link *link) noexcept nogil:
     free(link)
 
 
-# -- records and bells -------------------------------------------------------------------------------------------
+# -- records and bells -----------------------------------------------------------------------------
 
 cdef inline uint8_t *lane_claim(Link *link, LinkLane *lane, uint64_t bytes,
                                 uint32_t reserve) noexcept nogil:
-    # Room for a record, with the lane locked until lane_publish(); NULL: none now, and the lane is not locked.
+    # Room for a record, with the lane locked until lane_publish(); NULL: none now, and the lane is
+    # not locked.
     cdef uint8_t *at
     thread.mutex_take(&lane.lock)
     at = ring_claim(&lane.responses, <uint32_t> bytes, reserve)
@@ -191,7 +195,8 @@ cdef void lane_announce(LinkLane *lane) noexcept nogil:
         return
     thread.mutex_take(&lane.lock)
     atomic.store_relaxed_u32(&lane.unannounced, 0)
-    atomic.fence_seq()  # the record is published before we look whether its reader sleeps
+    # SYNC core-armed: the record is published before we look whether its reader sleeps.
+    atomic.fence_seq()
     armed = atomic.load_relaxed_u32(&lane.core.armed)
     rings = (armed & 1) != 0 and armed != lane.rung_for
     if rings:
@@ -219,7 +224,8 @@ cdef inline bint link_must_announce(Link *link) noexcept nogil:
 
 
 cdef void link_wait_room(Link *link, uint64_t *wait_ns) noexcept nogil:
-    # A response ring is full: the core always empties it, soon. Start with 0 in wait_ns. Without the GIL.
+    # A response ring is full: the core always empties it, soon. Start with 0 in wait_ns. Without
+    # the GIL.
     link_announce(link)
     wait_ns[0] = min(max(wait_ns[0] * 2, <uint64_t> ROOM_WAIT_NS), <uint64_t> ROOM_WAIT_NS_MAX)
     if thread.sleep_or_hangup(link.doorbells[0], wait_ns[0]):
@@ -250,17 +256,19 @@ cdef inline void record_init(RecordHead *record, uint32_t bytes, uint8_t kind, u
     record.dispatch = dispatch
 
 
-# -- the side socket ---------------------------------------------------------------------------------------------
+# -- the side socket -------------------------------------------------------------------------------
 
 cdef int spill_take(Link *link, uint16_t place, uint64_t dispatch) noexcept nogil:
-    # Gives the descriptor of a request's spill file, which was sent before its record; -1: it was not.
+    # Gives the descriptor of a request's spill file, which was sent before its record; -1: it was
+    # not.
     cdef SideMessage message
     cdef LinkPlace *owner
     cdef ssize_t got
     cdef int fd = -1
     thread.mutex_take(&link.side_lock)
     while link.places[place].spill_fd < 0 or link.places[place].spill_dispatch != dispatch:
-        got = linux.receive_fd(link.side_socket, &message, sizeof(message), &fd, thread.MSG_DONTWAIT)
+        got = linux.receive_fd(link.side_socket, &message, sizeof(message), &fd,
+                               thread.MSG_DONTWAIT)
         if got <= 0:
             break
         if got != sizeof(message) or fd < 0 or message.place >= link.sizes.place_count:
@@ -288,6 +296,7 @@ cdef int file_send(Link *link, uint16_t place, uint64_t dispatch, int fd) noexce
     message.kind = RECORD_FILE
     while True:
         error = linux.send_fd(link.side_socket, &message, sizeof(message), fd)
+        FAULT(b"worker-file-sent")
         if error != -thread.EAGAIN and error != -thread.ETOOMANYREFS:
             return error
         link_wait_room(link, &wait_ns)

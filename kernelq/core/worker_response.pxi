@@ -1,14 +1,17 @@
-# start_response(), write(), and everything between what an application returns and the response ring.
+# start_response(), write(), and everything between what an application returns and the response
+# ring.
 #
-# Theory of operation: start_response() checks the head and serialises it into the thread's own room (entries and
-# texts, as the HEAD record has them); nothing is sent before the first content. Then one record carries the head
-# and as much content as there is. A list or tuple of blocks is one content. Anything else is asked for one block
-# after the other, each of which is published before the next is asked for (PEP 3333); END follows close(), so that
-# the core gives the place away only when the thread is free.
+# Theory of operation: start_response() checks the head and serialises it into the thread's own room
+# (entries and texts, as the HEAD record has them); nothing is sent before the first content. Then
+# one record carries the head and as much content as there is. A list or tuple of blocks is one
+# content. Anything else is asked for one block after the other, each of which is published before
+# the next is asked for (PEP 3333); END follows close(), so that the core gives the place away only
+# when the thread is free.
 #
-# Rules: what PEP 3333 forbids an application is an error in start_response(), and so a 500 with its traceback in
-# the log. The core frames the response: Content-Length travels as a number, not as a field. Content beyond the
-# declared length is cut, content short of it ends the response as broken off; both are logged.
+# Rules: what PEP 3333 forbids an application is an error in start_response(), and so a 500 with its
+# traceback in the log. The core frames the response: Content-Length travels as a number, not as a
+# field. Content beyond the declared length is cut, content short of it ends the response as broken
+# off; both are logged.
 
 cdef enum:
     ENTRIES_MAX = 256              # fields of a response
@@ -23,9 +26,10 @@ cdef enum:                         # outcome of Response.put()
 cdef uint8_t TOKEN_BYTE[256]       # 1: may stand in a field name (RFC 9110 §5.6.2)
 cdef uint8_t VALUE_BYTE[256]       # 1: may stand in a field value or reason phrase
 cdef frozenset HOP_BY_HOP = frozenset((
-    "connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection", "te",
-    "trailer", "trailers", "transfer-encoding", "upgrade"))
-cdef uint8_t HOP_BYTE[256]         # 1: a field name of HOP_BY_HOP, or Content-Length, starts with it
+    "connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection",
+    "te", "trailer", "trailers", "transfer-encoding", "upgrade"))
+# 1: a field name of HOP_BY_HOP, or Content-Length, starts with it
+cdef uint8_t HOP_BYTE[256]
 
 
 cdef int tables_fill() except -1:
@@ -41,7 +45,8 @@ cdef int tables_fill() except -1:
 tables_fill()
 
 
-cdef inline bint bytes_are(const uint8_t *table, const uint8_t *at, Py_ssize_t bytes) noexcept nogil:
+cdef inline bint bytes_are(const uint8_t *table, const uint8_t *at,
+                           Py_ssize_t bytes) noexcept nogil:
     cdef uint8_t fits = 1
     cdef Py_ssize_t index
     for index in range(bytes):
@@ -123,7 +128,7 @@ cdef class Response:
         self.is_over = self.is_started = self.is_sent = self.is_ended = self.is_too_long = False
         self.sent = 0
 
-    # -- the head --------------------------------------------------------------------------------------------------
+    # -- the head ----------------------------------------------------------------------------------
 
     @cython.binding(False)
     def start(self, status, headers, exc_info=None, /):
@@ -203,7 +208,8 @@ cdef class Response:
         return 0
 
     cdef bint is_ours(self, object name, object value, Py_ssize_t bytes) except -1:
-        # True: a Content-Length, which travels as a number. Refuses what belongs to the server alone.
+        # True: a Content-Length, which travels as a number. Refuses what belongs to the server
+        # alone.
         cdef const char *at = <const char *> PyUnicode_DATA(name)
         cdef int64_t length
         if bytes == 12 and strncasecmp(at, b"Content-Type", 12) == 0:
@@ -229,17 +235,18 @@ cdef class Response:
 
     cdef int grow_texts(self, size_t bytes) except -1:
         cdef uint8_t *grown
+        cdef size_t room = min(max(bytes, self.texts_room * 2), <size_t> self.link.piece_bytes)
         if bytes > self.link.piece_bytes:
             raise ValueError(
                 f"the headers of a response have more than {self.link.piece_bytes} bytes")
-        grown = <uint8_t *> realloc(self.texts, max(bytes, self.texts_room * 2))
+        grown = <uint8_t *> realloc(self.texts, room)
         if grown == NULL:
             raise MemoryError
         self.texts = grown
-        self.texts_room = max(bytes, self.texts_room * 2)
+        self.texts_room = room
         return 0
 
-    # -- records ---------------------------------------------------------------------------------------------------
+    # -- records -----------------------------------------------------------------------------------
 
     cdef inline uint64_t head_bytes(self, bint has_content) noexcept nogil:
         # Content starts at a multiple of 8; without it nothing is padded.
@@ -247,7 +254,8 @@ cdef class Response:
             sizeof(ResponseRecord) + self.entry_count * sizeof(FieldEntry) + self.texts_bytes)
         return align8(bytes) if has_content else bytes
 
-    cdef inline uint8_t *put_head(self, uint8_t *record, uint32_t content_bytes, uint8_t flags) noexcept nogil:
+    cdef inline uint8_t *put_head(self, uint8_t *record, uint32_t content_bytes,
+                                  uint8_t flags) noexcept nogil:
         # Fills a HEAD record; gives the place for its content.
         cdef ResponseRecord *head = <ResponseRecord *> record
         cdef uint32_t bytes = <uint32_t> self.head_bytes(content_bytes > 0)
@@ -264,10 +272,13 @@ cdef class Response:
         memcpy(at + self.entry_count * sizeof(FieldEntry), self.texts, self.texts_bytes)
         return record + bytes
 
-    cdef inline int put(self, const uint8_t *at, size_t bytes, bint is_last, size_t *put) noexcept nogil:
-        # Publishes one record with the head, if it is due, and as much of the content as goes. PUT_DONE: put bytes.
+    cdef inline int put(self, const uint8_t *at, size_t bytes, bint is_last,
+                        size_t *put) noexcept nogil:
+        # Publishes one record with the head, if it is due, and as much of the content as goes.
+        # PUT_DONE: put bytes.
         cdef uint64_t window = self.link.sizes.response_window
-        cdef uint64_t ahead = self.sent - atomic.load_acquire(&self.place.released)  # SYNC place-news
+        # SYNC place-news
+        cdef uint64_t ahead = self.sent - atomic.load_acquire(&self.place.released)
         cdef uint64_t room = window - ahead if ahead < window else 0
         cdef uint32_t piece = <uint32_t> min(<uint64_t> bytes, min(room, self.link.piece_bytes))
         cdef uint64_t start = sizeof(RecordHead) if self.is_sent else self.head_bytes(piece > 0)
@@ -290,6 +301,7 @@ cdef class Response:
         else:
             memcpy(self.put_head(record, piece, flags), at, piece)
         lane_publish(self.lane, start + piece)
+        FAULT(b"worker-published")
         self.is_sent = True
         self.is_ended = flags != 0
         self.sent += piece
@@ -297,8 +309,8 @@ cdef class Response:
         return PUT_DONE
 
     cdef int send(self, const uint8_t *at, size_t bytes, bint is_last) except -1:
-        # Publishes content, and the head before it; waits for window and room. Raises ClientGone. at must stay alive
-        # without the GIL.
+        # Publishes content, and the head before it; waits for window and room. Raises ClientGone.
+        # at must stay alive without the GIL.
         cdef uint64_t wait_ns = 0
         cdef size_t put = 0
         cdef uint32_t seen
@@ -335,13 +347,14 @@ cdef class Response:
             raise ClientGone("the channel belongs to the parent process")
         record_init(&record, sizeof(RecordHead), RECORD_END, self.place_index, self.dispatch)
         record.flags = FLAG_END | FLAG_CUT if is_cut else FLAG_END
+        FAULT(b"worker-ends")
         if unlikely(not lane_put(self.link, self.lane, &record, 0)):
             with nogil:
                 lane_put_at_last(self.link, self.lane, &record)
         self.is_ended = True
         return 0
 
-    # -- content ---------------------------------------------------------------------------------------------------
+    # -- content -----------------------------------------------------------------------------------
 
     cdef inline Py_ssize_t fitting(self, Py_ssize_t bytes) except -1:
         # How many of these bytes the declared length still admits.
@@ -412,10 +425,13 @@ cdef class Response:
         if not self.is_started:
             raise AssertionError("the application did not call start_response()")
         bytes = PyBytes_GET_SIZE(block)
-        if self.content_length < 0 and not self.has_no_content and not self.is_sent:
+        if self.content_length < 0 and not self.is_sent and (
+                not self.has_no_content or (self.is_head_request and bytes > 0
+                                            and self.status not in (204, 304))):
             self.content_length = bytes
         fits = self.fitting(bytes)
-        if self.has_no_content or self.content_length < 0 or fits + <int64_t> self.sent == self.content_length:
+        if (self.has_no_content or self.content_length < 0
+                or fits + <int64_t> self.sent == self.content_length):
             if fits > 0 or not self.is_sent:
                 return self.send(<const uint8_t *> PyBytes_AS_STRING(block), fits, True)
         elif fits > 0:
@@ -452,43 +468,55 @@ cdef class Response:
             is_first = False
         return 0
 
-
     cdef bint send_file(self, FileWrapper wrapper) except -1:
         # A regular file goes to the core as a descriptor. False: it has to be read block by block.
-        cdef FileRecord record
         cdef Py_ssize_t left
-        cdef uint8_t *at
-        cdef uint64_t wait_ns = 0
+        cdef uint64_t offset, wait_ns = 0
         cdef int fd, error
         found = regular_file(wrapper.filelike)
         if found is None or not self.is_started or self.has_no_content:
             return False
-        fd, record.offset, left = found
+        fd, offset, left = found
         if self.content_length < 0 and not self.is_sent:
             self.content_length = left
         left = min(left, max(0, self.fitting(left)))
         if left == 0:
             return True
-        if not self.is_sent:
-            self.send(NULL, 0, False)
+        if unlikely(self.link.is_closed):
+            raise ClientGone("the channel belongs to the parent process")
         with nogil:
             error = file_send(self.link, self.place_index, self.dispatch, fd)
-        if error < 0:
-            return False
-        record_init(&record.head, sizeof(FileRecord), RECORD_FILE, self.place_index, self.dispatch)
-        record.bytes = left
-        record.head.flags = FLAG_END
-        with nogil:
-            while not lane_put(self.link, self.lane, &record.head, self.link.reserve_bytes):
+            if error < 0:
+                return False
+            while not self.put_file(offset, left):
                 link_wait_room(self.link, &wait_ns)
-        self.sent += left
+        return True
+
+    cdef bint put_file(self, uint64_t offset, uint64_t bytes) noexcept nogil:
+        # The FILE record, which ends the response, published together with the head if that is
+        # due: a worker that dies has sent both or nothing. False: no room now.
+        cdef uint64_t head = 0 if self.is_sent else align8(self.head_bytes(False))
+        cdef uint8_t *at = lane_claim(self.link, self.lane, head + sizeof(FileRecord),
+                                      self.link.reserve_bytes)
+        cdef FileRecord *record = <FileRecord *> (at + head)
+        if at == NULL:
+            return False
+        if not self.is_sent:
+            self.put_head(at, 0, 0)
+        record_init(&record.head, sizeof(FileRecord), RECORD_FILE, self.place_index, self.dispatch)
+        record.head.flags = FLAG_END
+        record.offset = offset
+        record.bytes = bytes
+        lane_publish(self.lane, head + sizeof(FileRecord))
+        self.is_sent = True
         self.is_ended = True
+        self.sent += bytes
         return True
 
 
 cdef object regular_file(object filelike):
-    # (descriptor, position, bytes behind it) if reading filelike yields just what is in a regular file; or None.
-    # fileno() alone proves nothing: a GzipFile has one too, and other bytes.
+    # (descriptor, position, bytes behind it) if reading filelike yields just what is in a regular
+    # file; or None. fileno() alone proves nothing: a GzipFile has one too, and other bytes.
     if type(filelike).__module__ == "tempfile":
         filelike = getattr(filelike, "file", None)
     raw = filelike.raw if type(filelike) in (io.BufferedReader, io.BufferedRandom) else filelike

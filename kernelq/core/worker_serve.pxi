@@ -1,25 +1,30 @@
 # A serving thread: takes requests, calls the application, answers.
 #
-# Rules: whatever the application does, its request is answered, its result closed, its place given back, and the
-# thread lives on (SystemExit and KeyboardInterrupt included: signals are the main thread's business). Between two
-# requests at hand the GIL is kept; it is released only to wait.
+# Rules: whatever the application does, its request is answered, its result closed, its place given
+# back, and the thread lives on (SystemExit and KeyboardInterrupt included: signals are the main
+# thread's business). Between two requests at hand the GIL is kept; it is released only to wait.
 
 
 cdef inline bint request_begin(LinkThread *self, const Taken *taken) noexcept nogil:
-    # The worker's half of promise 1. False: the request was taken back, or comes after DRAIN: answer SKIPPED.
+    # The worker's half of promise 1. False: the request was taken back, or comes after DRAIN:
+    # answer SKIPPED.
     cdef Link *link = self.link
     if unlikely(taken.head.place >= link.sizes.place_count):
         link_end(b"a record names a place that does not exist")
     place_meet(link, taken.head.place, taken.head.dispatch)
     atomic.store_relaxed_u32(&self.is_running, 1)
     if unlikely(not self.is_leader):
-        atomic.fence_seq()  # link_is_drained() looks at the lead, and then at us
+        # SYNC draining: link_is_drained() looks at the lead, and then at us.
+        atomic.fence_seq()
     if unlikely(atomic.load_relaxed_u32(&link.is_draining)):
         request_end(self)
         return False
     FAULT(b"worker-taken")
     atomic.store_relaxed(&link.started[taken.head.place], taken.head.dispatch)
-    atomic.fence_seq()  # STARTED is visible before we look whether it was revoked; the core does the reverse
+    # SYNC started, SYNC revoked: STARTED is visible before we look whether it was revoked; the core
+    # does the reverse.
+    atomic.fence_seq()
+    FAULT(b"worker-stored")
     if unlikely(atomic.load_relaxed(&link.revoked[taken.head.place]) == taken.head.dispatch):
         request_end(self)
         return False
@@ -28,29 +33,30 @@ cdef inline bint request_begin(LinkThread *self, const Taken *taken) noexcept no
 
 
 cdef inline void request_end(LinkThread *self) noexcept nogil:
-    atomic.store_seq_u32(&self.is_running, 0)
+    atomic.store_seq_u32(&self.is_running, 0)  # SYNC draining
     if unlikely(atomic.load_relaxed_u32(&self.link.is_draining)):
         link_tell_ended(self.link)
 
 
 cdef void link_tell_ended(Link *link) noexcept nogil:
     link_announce(link)
-    atomic.add_u32(&link.ended_word, 1)
+    atomic.add_u32(&link.ended_word, 1)  # SYNC ended
     thread.futex_wake(&link.ended_word, INT_MAX)
     thread.bell_ring(link.ended_fd)
 
 
 cdef bint link_is_drained(Link *link) noexcept nogil:
-    # No request is running, and none will be started: whoever takes one now sees is_draining. The lead is looked at
-    # first: a leader that is awake may have taken one before, and not be marked as running yet.
+    # No request is running, and none will be started: whoever takes one now sees is_draining. The
+    # lead is looked at first: a leader that is awake may have taken one before, and not be marked
+    # as running yet.
     cdef uint32_t index
-    if not atomic.load_seq_u32(&link.is_draining):
+    if not atomic.load_seq_u32(&link.is_draining):  # SYNC draining
         return False
-    atomic.fence_seq()
+    atomic.fence_seq()  # SYNC draining
     if lead_state(atomic.load_seq(&link.lead)) not in (LEAD_VACANT, LEAD_ASLEEP):  # SYNC lead
         return False
     for index in range(link.thread_count):
-        if atomic.load_seq_u32(&link.threads[index].is_running):
+        if atomic.load_seq_u32(&link.threads[index].is_running):  # SYNC draining
             return False
     return True
 
@@ -153,6 +159,7 @@ cdef class Runner:
 
     cdef int call(self) except -1:
         cdef object result = self.application(self.environ, self.starter)
+        FAULT(b"worker-returned")
         if likely(PyList_CheckExact(result) or PyTuple_CheckExact(result)):
             return self.response.send_blocks(result)
         try:
@@ -163,7 +170,8 @@ cdef class Runner:
         return self.response.finish()
 
     cdef int close(self, object result) except -1:
-        # PEP 3333: always, however the response went. Its failure is the application's, and changes no response.
+        # PEP 3333: always, however the response went. Its failure is the application's, and changes
+        # no response.
         cdef object close
         try:
             close = getattr(result, "close", None)
@@ -182,7 +190,8 @@ cdef class Runner:
             try:
                 error_write(failure_text(self.line("the application failed"), error))
             except BaseException:
-                error_write("kernelq: the application failed, and its traceback could not be made\n")
+                error_write(
+                    "kernelq: the application failed, and its traceback could not be made\n")
         try:
             if not response.is_sent:
                 response.content_length = -1
@@ -238,5 +247,3 @@ cdef str failure_text(str line, object error):
     while entry is not None and entry.tb_frame.f_code.co_filename.endswith((".pxi", ".pyx")):
         entry = entry.tb_next
     return line + "\n" + "".join(traceback.format_exception(type(error), error, entry))
-
-

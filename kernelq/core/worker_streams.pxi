@@ -2,7 +2,8 @@
 
 
 cdef int error_write(object text) except -1:
-    # One write() to the error log, so that the lines of one text stay together; what cannot be written is lost.
+    # One write() to the error log, so that the lines of one text stay together; what cannot be
+    # written is lost.
     cdef bytes data = text.encode("utf-8", "backslashreplace")
     cdef const char *at = PyBytes_AS_STRING(data)
     cdef Py_ssize_t left = PyBytes_GET_SIZE(data)
@@ -54,7 +55,7 @@ cdef class ErrorStream:
 
 
 cdef class FileWrapper:
-    """`environ["wsgi.file_wrapper"]`: sends a file, without reading it where it is a regular one."""
+    """`environ["wsgi.file_wrapper"]`: sends a file, a regular one without reading it."""
 
     cdef readonly object filelike
     cdef readonly object blksize

@@ -1,5 +1,5 @@
-"""The bundled demo site: one page that says what kernelq is, shows which worker it comes from, and can
-crash that worker.
+"""The bundled demo site: one page that says what kernelq is, shows which worker it comes from, and
+can crash that worker.
 
     GET /        the page
     GET /state   the same facts as JSON; the page asks for them twice a second

@@ -158,6 +158,9 @@ class PoolExecutor:
         if member is None:
             return
         if name == "gone":
+            if self._spawner is not None and self._spawner.is_ended():
+                # It died first, and took this worker along; its end has not been read yet.
+                self.apply(Event(Kind.SPAWNER_LOST))
             self._end(member)
             return
         kind = _KINDS.get(name)
@@ -197,6 +200,8 @@ class PoolExecutor:
         self._by_number[number] = member
         numbers = (self._index, number, member.generation)
         passed = [*descriptors, theirs.fileno()]
+        ours.set_blocking(False)
+        self._host.watch(ours, lambda: self._on_control(member))
         try:
             self._spawner.send(ToSpawner.START, *numbers, descriptors=passed)
         except ConnectionError:
@@ -205,9 +210,6 @@ class PoolExecutor:
             theirs.close()
             for descriptor in descriptors:
                 os.close(descriptor)
-        if member.control is ours:
-            ours.set_blocking(False)
-            self._host.watch(ours, lambda: self._on_control(member))
 
     def _do_drain(self, action: Action) -> None:
         member = self._members[action.worker]

@@ -1,4 +1,5 @@
-# A stand-in for the core's end of a channel: makes the memory as the core does, hands over requests, takes answers.
+# A stand-in for the core's end of a channel: makes the memory as the core does, hands over
+# requests, takes answers.
 
 import os
 import select
@@ -77,7 +78,7 @@ cdef class FakeCore:
     cdef const uint8_t *peer_memory
     cdef uint64_t head_bytes
     cdef FakeLane lanes[LOOPS_MAX]
-    cdef uint64_t serial
+    cdef readonly uint64_t serial
     cdef readonly object side_socket
     cdef readonly list doorbells, bells, worker_fds
     cdef readonly dict dispatches
@@ -122,7 +123,8 @@ cdef class FakeCore:
             lane = &self.lanes[loop]
             lane.own = <CoreLane *> (self.memory + lane_at(loop))
             lane.requests.at = <uint8_t *> linux.map_twice(
-                self.core_fd, ring_at(self.loop_count, self.ring_bytes, loop), self.ring_bytes, True)
+                self.core_fd, ring_at(self.loop_count, self.ring_bytes, loop), self.ring_bytes,
+                True)
             lane.requests.bytes = self.ring_bytes
             lane.requests.published = &lane.own.request_published
         return 0
@@ -193,7 +195,7 @@ cdef class FakeCore:
         os.close(self.core_fd)
         os.close(self.worker_fd)
 
-    # -- towards the worker ------------------------------------------------------------------------------------------
+    # -- towards the worker ------------------------------------------------------------------------
 
     def next_dispatch(self, int loop=0):
         """A dispatch that was never used before, of an exchange that loop owns."""
@@ -272,7 +274,7 @@ cdef class FakeCore:
             return None
         return message.dispatch, message.place, message.kind, fd
 
-    # -- from the worker ---------------------------------------------------------------------------------------------
+    # -- from the worker ---------------------------------------------------------------------------
 
     def take(self, int loop=0):
         """The next answer as (name, flags, place, dispatch, rest), or None."""
@@ -311,11 +313,11 @@ cdef class FakeCore:
         finally:
             poller.close()
 
-    # -- many requests at once ---------------------------------------------------------------------------------------
+    # -- many requests at once ---------------------------------------------------------------------
 
     def storm(self, bytes record, int64_t count, uint32_t at_hand, bint sleeps=False):
-        """Hand over a request count times, at_hand of them at a time, and take the answers, without the GIL: how many
-        answers had FLAG_END without FLAG_CUT."""
+        """Hand over a request count times, at_hand of them at a time, and take the answers, without
+        the GIL: how many answers had FLAG_END without FLAG_CUT."""
         cdef const char *bytes = record
         cdef uint32_t size = len(record)
         cdef int bell = self.bells[0], doorbell = self.doorbells[0]

@@ -1,28 +1,31 @@
 """Servers for tests, and the rule that no test leaves a process behind."""
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from server import Server, descendants, write_application
+from server import Server, comm, descendants, write_application
 
 from kernelq import linux
-
-linux.adopt_orphans()  # whatever is left behind becomes a child of the test process, and is seen
 
 
 @pytest.fixture(autouse=True)
 def no_process_left() -> Iterator[None]:
+    linux.adopt_orphans()  # whatever is left behind becomes our child, and is seen
     yield
+    linux.adopt_orphans(False)
     while True:  # orphans that have ended already
         try:
             if os.waitpid(-1, os.WNOHANG)[0] == 0:
                 break
         except ChildProcessError:
             break
-    left = descendants(os.getpid())
-    assert left == [], [Path(f"/proc/{pid}/comm").read_text() for pid in left]
+    left = {pid: comm(pid) for pid in descendants(os.getpid())}
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)  # one test's failure is not the next one's
+    assert left == {}
 
 
 @pytest.fixture

@@ -152,6 +152,12 @@ def test_error_inside_the_module_shows_its_traceback_once(
     assert "importlib" not in text
 
 
+def test_settings_that_the_core_cannot_keep(start: Start, application: Path) -> None:
+    server = start("app:application", "--max-request-bytes", "1M")
+    assert server.end(None) == 1
+    assert " error the core cannot be made: max_request_bytes: 1048576 is more" in server.text()
+
+
 def test_check_loads_everything_and_starts_nothing(tmp_path: Path, application: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as holder:
         address = f"127.0.0.1:{holder.getsockname()[1]}"  # in use: it is not opened

@@ -27,8 +27,7 @@ def test_start_says_one_fact_per_line(start: Start, application: Path) -> None:
 
 
 def test_every_process_is_where_it_belongs(start: Start, application: Path) -> None:
-    server = start("app:application", "--workers", "2").ready()
-    server.until(lambda: len(server.pids("worker")) == 2)
+    server = start("app:application", "--workers", "2").ready(2)
     (service,), (spawner,) = server.pids("service"), server.pids("spawner")
     for pid in server.pids("worker"):
         assert psutil.Process(pid).ppid() == spawner
@@ -58,8 +57,7 @@ def test_killed_worker_is_replaced_and_logged(
 def test_killed_spawner_is_replaced_with_its_workers(
     start: Start, application: Path, preload: list[str]
 ) -> None:
-    server = start("app:application", "--workers", "2", *preload).ready()
-    server.until(lambda: len(server.pids("worker")) == 2)
+    server = start("app:application", "--workers", "2", *preload).ready(2)
     before = server.pids("worker")
     os.kill(server.pids("spawner")[0], signal.SIGKILL)
     server.expect("died with its spawner")
@@ -106,8 +104,7 @@ def is_zombie(pid: int) -> bool:
 
 @pytest.mark.parametrize("preload", [[], ["--preload"]], ids=["exec", "preload"])
 def test_reload_brings_the_new_code(start: Start, application: Path, preload: list[str]) -> None:
-    server = start("app:application", "--workers", "2", *preload).ready()
-    server.until(lambda: len(server.pids("worker")) == 2)
+    server = start("app:application", "--workers", "2", *preload).ready(2)
     before = server.pids("worker")
     write_application(application, "second")
     server.process.send_signal(signal.SIGHUP)
@@ -121,8 +118,7 @@ def test_reload_brings_the_new_code(start: Start, application: Path, preload: li
 def test_reload_of_broken_code_keeps_the_old_workers(
     start: Start, application: Path, preload: list[str]
 ) -> None:
-    server = start("app:application", "--workers", "2", *preload).ready()
-    server.until(lambda: len(server.pids("worker")) == 2)
+    server = start("app:application", "--workers", "2", *preload).ready(2)
     before = set(server.pids("worker"))
     application.write_text("def broken(:\n")
     server.process.send_signal(signal.SIGHUP)
@@ -227,6 +223,45 @@ def test_second_interrupt_ends_at_once(start: Start, application: Path) -> None:
     connection.close()
 
 
+def test_drain_delay_is_not_ready_but_serves(start: Start, application: Path) -> None:
+    server = start(
+        "app:application", "--health-path", "on", "--drain-delay", "300ms", "--workers", "1"
+    ).ready()
+    assert status_of(server, "/.kernelq/ready") == 200
+    server.process.send_signal(signal.SIGTERM)
+    server.expect("not ready any more, serving for 0.3 s")
+    assert status_of(server, "/.kernelq/ready") == 503
+    assert status_of(server, "/.kernelq/live") == 200
+    assert server.get().startswith("one ")
+    assert server.end(None) == 0
+
+
+def status_of(server: Server, path: str) -> int:
+    connection = server.connect()
+    connection.request("GET", path)
+    status = connection.getresponse().status
+    connection.close()
+    return status
+
+
+def test_worker_told_to_end_is_replaced(start: Start, application: Path) -> None:
+    server = start("app:application", "--workers", "1").ready()
+    pid = int(server.get().split()[1])
+    os.kill(pid, signal.SIGINT)  # means nothing to a worker
+    assert int(server.get().split()[1]) == pid
+    os.kill(pid, signal.SIGTERM)
+    assert "exit status 0" in server.expect(f"(pid {pid}) died")
+    assert int(server.get().split()[1]) != pid
+    assert server.end() == 0
+
+
+def test_order_to_stop_before_anybody_is_ready(start: Start, application: Path) -> None:
+    application.write_text("import threading\nthreading.Event().wait()\n")
+    server = start("app:application")
+    server.expect("stop with Ctrl-C")
+    assert server.end() == 0
+
+
 def test_quit_ends_at_once(start: Start, application: Path) -> None:
     server = start("app:application", "--workers", "2").ready()
     assert server.end(signal.SIGQUIT) == 0
@@ -315,8 +350,7 @@ def test_sockets_passed_by_systemd(start: Start, application: Path) -> None:
 
 
 def test_stalled_managers_do_not_stop_the_service(start: Start, application: Path) -> None:
-    server = start("app:application", "--workers", "2", environment={"KERNELQ_STALL": "2"}).ready()
-    server.until(lambda: len(server.pids("worker")) == 2)
+    server = start("app:application", "--workers", "2", environment={"KERNELQ_STALL": "2"}).ready(2)
     server.get()
     server.process.send_signal(signal.SIGUSR2)
     server.expect("the managers stall for 2 s")
@@ -409,8 +443,7 @@ def test_everything_but_main_process_and_spawner_drops_root(
             folder.chmod(0o755)
     server = start(
         "app:application", "--workers", "2", "--user", "nobody", *preload, python=(OTHER_PYTHON,)
-    ).ready()
-    server.until(lambda: len(server.pids("worker")) == 2)
+    ).ready(2)
     for name in ("service", "worker"):
         for pid in server.pids(name):
             assert psutil.Process(pid).uids() == (65534, 65534, 65534)

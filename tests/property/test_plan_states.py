@@ -168,9 +168,7 @@ class PlanMachine(RuleBasedStateMachine):
         assert self.pool.phase is Phase.STOPPED
 
 
-PlanMachine.TestCase.settings = settings(
-    max_examples=150, stateful_step_count=40, deadline=None
-)
+PlanMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
 TestPlan = PlanMachine.TestCase
 
 

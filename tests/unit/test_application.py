@@ -50,7 +50,7 @@ def test_bad_names(text: str) -> None:
 
 
 def test_file_name_is_told_apart() -> None:
-    with pytest.raises(OptionError, match="allowed is shop.app:CALLABLE"):
+    with pytest.raises(OptionError, match=r"allowed is shop\.app:CALLABLE"):
         parse_reference("shop/app.py")
 
 

@@ -4,8 +4,8 @@ import os
 from collections.abc import Iterator
 
 import pytest
-
 from fakes import FakeCore, FakeHost
+
 from kernelq.config import PoolSettings
 from kernelq.letters import Control, FromSpawner, ToSpawner
 from kernelq.link import Link, Message, link_from, link_pair
@@ -176,6 +176,26 @@ def test_spawner_death_repeats_unconfirmed_starts_and_excuses_deaths() -> None:
     stage.bring_spawner()
     assert stage.started() == [3, 4]
     assert not stage.executor.state.is_tripped
+    stage.close()
+
+
+def test_deaths_seen_before_the_end_of_their_spawner_are_excused_too() -> None:
+    stage = Stage(workers=2, rapid_fail_count=1)
+    stage.bring_spawner()
+    stage.executor.apply(Event(Kind.START))
+    stage.started()
+    for number in (1, 2):
+        stage.confirm(number)
+        stage.executor.on_core_event("ready", number)
+    assert stage.spawner is not None
+    stage.spawner.close()
+    for number in (1, 2):
+        stage.executor.on_core_event("gone", number)
+    stage.executor.set_spawner(None)
+    assert not stage.executor.state.is_tripped
+    assert len(stage.host.watched) == 0
+    stage.bring_spawner()
+    assert len(stage.started()) == 2
     stage.close()
 
 

@@ -44,7 +44,11 @@ def test_as_many_descriptors_as_a_worker_of_the_largest_core_needs() -> None:
 
 def test_end_of_the_other_side() -> None:
     one, other = link_pair()
+    assert not other.is_ended()
+    one.send(1)
     one.close()
+    assert other.is_ended()
+    assert other.receive() is not None
     assert other.receive() is None
     assert not other.try_send(1)
     with pytest.raises(BrokenPipeError):

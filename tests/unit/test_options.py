@@ -134,14 +134,14 @@ def make_v2(root: Path, path: str, quotas: dict[str, str]) -> None:
 
 def test_quota_v2_is_the_least_on_the_way_up(tmp_path: Path) -> None:
     make_v2(tmp_path, "/a/b", {"a/b": "max 100000\n", "a": "150000 100000\n"})
-    assert cpus.quota_cpus(tmp_path) == 1.5
-    assert 1 <= cpus.count_usable(tmp_path) <= 2
+    assert cpus.quota_cpus(str(tmp_path)) == 1.5
+    assert 1 <= cpus.count_usable(str(tmp_path)) <= 2
 
 
 def test_quota_v2_in_a_container_is_at_the_mount(tmp_path: Path) -> None:
     make_v2(tmp_path, "/host/only", {".": "50000 100000\n"})
-    assert cpus.quota_cpus(tmp_path) == 0.5
-    assert cpus.count_usable(tmp_path) == 1
+    assert cpus.quota_cpus(str(tmp_path)) == 0.5
+    assert cpus.count_usable(str(tmp_path)) == 1
 
 
 def test_quota_v1(tmp_path: Path) -> None:
@@ -154,10 +154,10 @@ def test_quota_v1(tmp_path: Path) -> None:
     group.mkdir(parents=True)
     (group / "cpu.cfs_quota_us").write_text("200000\n")
     (group / "cpu.cfs_period_us").write_text("100000\n")
-    assert cpus.quota_cpus(tmp_path) == 2.0
+    assert cpus.quota_cpus(str(tmp_path)) == 2.0
     (group / "cpu.cfs_quota_us").write_text("-1\n")
-    assert cpus.quota_cpus(tmp_path) is None
+    assert cpus.quota_cpus(str(tmp_path)) is None
 
 
 def test_no_cgroups_no_quota(tmp_path: Path) -> None:
-    assert cpus.quota_cpus(tmp_path) is None
+    assert cpus.quota_cpus(str(tmp_path)) is None

@@ -1,0 +1,405 @@
+# The doors: what the managers see of the core. The only part that touches Python.
+#
+# Rules
+#  1. Python's values are checked here, and exceptions raised here, before a lock is taken or a
+#     thread started; the other parts know neither.
+#  2. A door may be used from any thread of the service process: it takes the lock that guards what
+#     it touches, or sends a letter to the loop that owns it.
+
+from kernelq.trusted import pack_trusted
+
+COUNTER_NAMES = (
+    "connections", "connections_now", "requests", "answered", "refused", "client_gone",
+    "dispatched", "prefetched", "revoked", "redispatched", "fields_dropped", "bytes_received",
+    "bytes_sent", "spilled", "turns", "wakes", "bells", "log_lost", "exchanges_now", "chunks_now",
+    "accept_failed", "distrusted",
+)
+EVENT_NAMES = (
+    "ready", "gone", "unhealthy", "recovered", "hopeless", "timeout", "distrusted", "first_answer",
+    "quiet",
+)
+WORKER_STATES = ("open", "starting", "ready", "draining", "distrusted", "dead")
+POOL_STATES = {"online": POOL_ONLINE, "offline": POOL_OFFLINE, "shutdown": POOL_SHUTDOWN}
+
+
+def reasons_table():
+    """The rows of core/reason.pxd: (name, HTTP status or 0, word in the log, text)."""
+    return [
+        (reasons[index].name.decode(), reasons[index].status, reasons[index].word.decode(),
+         reasons[index].text.decode())
+        for index in range(REASON_COUNT)
+    ]
+
+
+def layout():
+    """Offsets and sizes of the shared memory, from the compiler; docs/layout.md is made of them."""
+    return {
+        "version": LAYOUT_VERSION,
+        "sizes": {
+            "ChannelHead": sizeof(ChannelHead), "CoreLane": sizeof(CoreLane),
+            "WorkerLane": sizeof(WorkerLane), "RecordHead": sizeof(RecordHead),
+            "FieldEntry": sizeof(FieldEntry), "RequestRecord": sizeof(RequestRecord),
+            "ResponseRecord": sizeof(ResponseRecord), "NumberRecord": sizeof(NumberRecord),
+            "FileRecord": sizeof(FileRecord), "SideMessage": sizeof(SideMessage),
+        },
+        "private": {
+            "Conn": sizeof(Conn),
+            "Exchange": sizeof(Exchange),
+            "Worker": sizeof(Worker),
+            "Loop": sizeof(Loop),
+        },
+        "places_at": PLACES_AT,
+        "lane_at": [lane_at(0), lane_at(1)],
+    }
+
+
+cdef uint32_t power_of_two_below(uint32_t most) noexcept nogil:
+    cdef uint32_t power = 1
+    while power * 2 <= most:
+        power *= 2
+    return power
+
+
+cdef class Core:
+    """The core of one service process: loops, request queue, workers' channels.
+
+    settings: an object with the attributes of kernelq.config.CoreSettings. Raises OSError (no
+    descriptors, no memory) and ValueError (a setting that does not fit). Nothing runs before
+    start(); call that after fork() and setuid().
+    """
+
+    cdef Core_ *core
+
+    def __cinit__(self, settings):
+        cdef int error
+        self.core = <Core_ *> calloc(1, sizeof(Core_))
+        if self.core == NULL:
+            raise MemoryError
+        settings_fill(self.core, settings)
+        error = core_init(self.core)
+        if error < 0:
+            raise OSError(-error, os_error_text(-error))
+
+    def __dealloc__(self):
+        if self.core != NULL:
+            with nogil:
+                core_stop(self.core)
+                core_uninit(self.core)
+            free(self.core)
+
+    def add_listener(self, int fd):
+        """Take a listening, non-blocking socket. Before start()."""
+        cdef Listener *grown
+        cdef Listener *listener
+        if self.core.is_started:
+            raise RuntimeError("add_listener() after start()")
+        grown = <Listener *> realloc(self.core.listeners,
+                                     sizeof(Listener) * (self.core.listener_count + 1))
+        if grown == NULL:
+            raise MemoryError
+        self.core.listeners = grown
+        listener = &grown[self.core.listener_count]
+        memset(listener, 0, sizeof(Listener))
+        listener.source.kind = SOURCE_LISTENER
+        listener.fd = fd
+        listener_name(listener)
+        self.core.listener_count += 1
+
+    def start(self):
+        """Start the loop, helper and log threads."""
+        cdef int error
+        with nogil:
+            error = core_start(self.core)
+        if error < 0:
+            raise OSError(-error, "cannot start the core's threads")
+
+    @property
+    def event_fd(self):
+        """An eventfd, readable while take_events() has something; take_events() resets it."""
+        return self.core.event_fd
+
+    def take_events(self):
+        """What happened since the last call: a list of (name, worker number, value)."""
+        cdef uint64_t count
+        cdef Event event
+        events = []
+        read(self.core.event_fd, &count, sizeof(count))
+        pthread_mutex_lock(&self.core.events_lock)
+        while self.core.event_count:
+            event = self.core.events[self.core.event_first]
+            self.core.event_first = (self.core.event_first + 1) % EVENTS_MAX
+            self.core.event_count -= 1
+            events.append((EVENT_NAMES[event.kind], event.worker, event.value))
+        pthread_mutex_unlock(&self.core.events_lock)
+        return events
+
+    def channel_open(self):
+        """Make a worker's channel: (worker number, descriptors to pass to it).
+
+        The descriptors, in the order of kernelq._worker.CHANNEL_FDS, are the caller's to pass on
+        and close. Raises OSError.
+        """
+        cdef Worker *worker = NULL
+        cdef int side_end = -1
+        cdef int error
+        cdef uint32_t index
+        with nogil:
+            error = worker_open(self.core, &worker, &side_end)
+        if error < 0:
+            raise OSError(-error, "cannot open a worker's channel")
+        fds = [fd_copy(worker.core_fd), fd_copy(worker.worker_fd), side_end]
+        for index in range(self.core.settings.loop_count):
+            fds.append(worker.doorbell_ends[index])
+            worker.doorbell_ends[index] = -1
+            fds.append(fd_copy(worker.bells[index]))
+        return worker.number, fds
+
+    cdef Worker *find(self, uint32_t number) except NULL:
+        cdef Worker *worker = worker_find(self.core, number)
+        if worker == NULL:
+            raise KeyError(f"no worker {number}")
+        return worker
+
+    def worker_attach(self, uint32_t number, int pid, int pidfd):
+        """The worker has a process; takes pidfd."""
+        cdef Worker *worker = self.find(number)
+        cdef int error
+        with nogil:
+            error = worker_attach(self.core, worker, pid, pidfd)
+        if error < 0:
+            raise MemoryError
+
+    def worker_drain(self, uint32_t number):
+        """Dispatch nothing more to it, take back what it has not started, tell it to finish."""
+        cdef Worker *worker = self.find(number)
+        with nogil:
+            worker_drain(self.core, worker)
+
+    def worker_abort(self, uint32_t number):
+        """Its process was never started: forget its channel."""
+        self.worker_forget(number)
+
+    def worker_forget(self, uint32_t number):
+        """After the event "gone": release what the core still has of it."""
+        cdef Worker *worker = self.find(number)
+        with nogil:
+            worker_forget(self.core, worker)
+
+    def worker_info(self, uint32_t number):
+        """State, counts and the requests in hand of a worker: a dict."""
+        cdef Worker *worker = self.find(number)
+        executing = []
+        pthread_mutex_lock(&self.core.pool.lock)
+        try:
+            for index in range(self.core.settings.place_count):
+                if worker.places[index].exchange != NULL:
+                    executing.append(exchange_info(worker, index))
+        finally:
+            pthread_mutex_unlock(&self.core.pool.lock)
+        return {
+            "pid": worker.pid,
+            "state": WORKER_STATES[worker.state],
+            "in_hand": worker.in_hand,
+            "served": worker.served,
+            "unhealthy": bool(worker.is_unhealthy),
+            "latency_ns": worker.latency_ns,
+            "executing": executing,
+        }
+
+    def set_pool_state(self, str state):
+        """Say what becomes of requests: "online": they are queued; "offline": they get 503
+        AppOffline, also those that are queued; "shutdown": new ones get 503 AppShutdown."""
+        if state not in POOL_STATES:
+            raise ValueError(f"pool state {state!r}: must be one of {', '.join(POOL_STATES)}")
+        cdef uint8_t value = POOL_STATES[state]
+        with nogil:
+            pool_set_state(self.core, value)
+
+    def begin_drain(self):
+        """The readiness probe turns 503; everything else goes on."""
+        pthread_mutex_lock(&self.core.pool.lock)
+        self.core.is_draining = True
+        pthread_mutex_unlock(&self.core.pool.lock)
+
+    def begin_shutdown(self):
+        """Accept what is in the backlog, close the listeners, finish. The event "quiet" says when
+        nothing is left."""
+        cdef uint32_t index
+        self.begin_drain()
+        for index in range(self.core.settings.loop_count):
+            letter_send(&self.core.loops[index].mailbox, LETTER_SHUTDOWN, NULL, 0, -1)
+
+    def stop(self):
+        """End every thread, at once. Connections end with the process."""
+        with nogil:
+            core_stop(self.core)
+
+    def reopen_log(self, int access_fd, int error_fd):
+        """Write to other descriptors from now on (-1: unchanged). They stay the caller's."""
+        pthread_mutex_lock(&self.core.log_lock)
+        if access_fd >= 0:
+            self.core.access_fd = access_fd
+        if error_fd >= 0:
+            self.core.error_fd = error_fd
+        pthread_mutex_unlock(&self.core.log_lock)
+
+    def log(self, int level, str text):
+        """A line into the error log, in order with the core's."""
+        cdef Py_ssize_t length = 0
+        data = text.encode("utf-8", "backslashreplace")
+        cdef const char *at = data
+        length = len(data)
+        with nogil:
+            log_text_now(self.core, level, at, <uint32_t> length)
+
+    def stats(self):
+        """The counters, summed over the loops, and the queue's figures: a dict of ints."""
+        cdef uint32_t index
+        figures = {name: core_count(self.core, index) for index, name in enumerate(COUNTER_NAMES)}
+        pthread_mutex_lock(&self.core.pool.lock)
+        figures["queued"] = self.core.pool.queued
+        figures["workers_ready"] = self.core.pool.ready_count
+        figures["service_ns"] = self.core.pool.service_ns
+        pthread_mutex_unlock(&self.core.pool.lock)
+        for index in range(1, REASON_COUNT):
+            name = "reason_" + reasons[index].name.decode().lower()
+            figures[name] = reason_count(self.core, index)
+        return figures
+
+
+cdef uint64_t reason_count(const Core_ *core, uint32_t reason) noexcept nogil:
+    cdef uint64_t total = 0
+    cdef uint32_t index
+    for index in range(core.settings.loop_count):
+        total += atomic.load_relaxed(&core.loops[index].reasons[reason])  # relaxed: a figure
+    return total
+
+
+cdef dict exchange_info(const Worker *worker, uint32_t index):
+    # Under the pool's lock: the exchange and its image stand still.
+    cdef const Place *place = &worker.places[index]
+    cdef Span method, remote, target
+    image_line(place.exchange, &method, &remote, &target)
+    return {
+        "method": method.at[:method.bytes].decode("latin-1"),
+        "target": target.at[:target.bytes].decode("latin-1"),
+        "client": remote.at[:remote.bytes].decode("latin-1"),
+        "handed_ns": place.handed_ns,
+        "started": place.state == PLACE_STARTED or (
+            worker.started != NULL
+            and atomic.load_acquire(&worker.started[index]) == place.dispatch),  # SYNC started
+    }
+
+
+cdef int fd_copy(int fd) except -1:
+    cdef int copy = fcntl(fd, F_DUPFD_CLOEXEC, 0)
+    if copy < 0:
+        raise OSError(linux.errno, os_error_text(linux.errno))
+    return copy
+
+
+cdef str os_error_text(int error):
+    import os
+    return os.strerror(error)
+
+
+cdef void listener_name(Listener *listener) noexcept:
+    # The address it is bound to: SERVER_NAME and SERVER_PORT of its requests.
+    cdef sockaddr_storage address
+    cdef socklen_t bytes = sizeof(address)
+    memset(&address, 0, sizeof(address))
+    getsockname(listener.fd, <sockaddr *> &address, &bytes)
+    listener.family = <uint8_t> address.ss_family
+    if listener.family == AF_INET:
+        listener.port = ntohs((<sockaddr_in *> &address).sin_port)
+        inet_ntop(AF_INET, &(<sockaddr_in *> &address).sin_addr, listener.name,
+                  sizeof(listener.name))
+    elif listener.family == AF_INET6:
+        listener.port = ntohs((<sockaddr_in6 *> &address).sin6_port)
+        inet_ntop(AF_INET6, &(<sockaddr_in6 *> &address).sin6_addr, listener.name,
+                  sizeof(listener.name))
+    else:
+        # A unix socket has no host and no port; the names that RFC 3875 demands are these.
+        memcpy(listener.name, b"localhost", 9)
+    listener.name_bytes = <uint8_t> strlen(listener.name)
+
+
+cdef copy_text(str name, str value, char *room, size_t most):
+    data = value.encode()
+    if len(data) >= most:
+        raise ValueError(f"{name}: {value!r} is longer than {most - 1} bytes")
+    memcpy(room, <const char *> data, len(data))
+    room[len(data)] = 0
+
+
+cdef choose(str name, str value, tuple allowed):
+    if value not in allowed:
+        raise ValueError(f"{name}: {value!r} is none of {', '.join(allowed)}")
+    return allowed.index(value)
+
+
+cdef settings_fill(Core_ *core, given):
+    # Checks what would break the core; friendlier checks stand where options are read
+    # (kernelq.config).
+    cdef Settings *settings = &core.settings
+    if not 1 <= given.loops <= LOOPS_MAX:
+        raise ValueError(f"loops: {given.loops} is not in 1..{LOOPS_MAX}")
+    if not 1 <= given.threads <= PLACES_MAX - PREFETCH_MAX:
+        raise ValueError(f"threads: {given.threads} is not in 1..{PLACES_MAX - PREFETCH_MAX}")
+    settings.loop_count = given.loops
+    settings.slot_count = given.threads
+    settings.place_count = given.threads + PREFETCH_MAX
+    settings.ring_bytes = power_of_two_below(
+        max(RING_BYTES_MIN, min(RING_BYTES_MAX, RING_BYTES_ALL // given.loops)))
+    settings.queue_length = given.queue_length
+    settings.queue_timeout_ns = given.queue_timeout_ns
+    settings.request_timeout_ns = given.request_timeout_ns
+    settings.idle_timeout_ns = given.idle_timeout_ns
+    settings.header_timeout_ns = given.header_timeout_ns
+    settings.entity_timeout_ns = given.entity_timeout_ns
+    settings.min_send_rate = given.min_send_rate
+    settings.ping_response_ns = given.ping_response_time_ns
+    settings.field_length = given.max_field_length
+    settings.request_bytes = given.max_request_bytes
+    settings.target_bytes = given.max_target_bytes
+    settings.field_count = given.max_field_count
+    if given.max_request_bytes * 4 > settings.ring_bytes * 2:
+        raise ValueError(
+            f"max_request_bytes: {given.max_request_bytes} is more than a worker's ring can take")
+    settings.content_limit = given.max_content
+    settings.content_memory = min(given.content_memory, settings.ring_bytes // 4)
+    settings.response_takeover = given.response_takeover
+    settings.content_window = CONTENT_WINDOW
+    settings.is_streamed = choose("content_mode", given.content_mode, ("held", "streamed")) == 1
+    settings.half_close = choose("half_close", given.half_close, ("probe", "answer", "drop"))
+    settings.redispatch = choose("redispatch", given.redispatch, ("idempotent", "always", "never"))
+    settings.redispatch_limit = given.redispatch_limit
+    settings.keep_alive = given.keep_alive
+    settings.connection_limit = given.max_connections or connection_limit_default()
+    settings.log_level = given.log_level
+    settings.has_access_log = given.access_log_fd >= 0
+    settings.spin_ns = given.spin_ns
+    copy_text("spill_dir", given.spill_dir, settings.spill_dir, sizeof(settings.spill_dir))
+    copy_text("health_path", given.health_path, settings.health_path, sizeof(settings.health_path))
+    settings.health_path_bytes = <uint16_t> strlen(settings.health_path)
+    copy_text("server_name", given.server_name, settings.server_name, sizeof(settings.server_name))
+    settings.server_name_bytes = <uint16_t> strlen(settings.server_name)
+    core.access_fd = given.access_log_fd
+    core.error_fd = given.error_log_fd
+    core.limits.field_length = settings.field_length
+    core.limits.request_bytes = settings.request_bytes
+    core.limits.target_bytes = settings.target_bytes
+    core.limits.field_count = settings.field_count
+    packed = pack_trusted(given.trusted)
+    core.trusted = <TrustedNetworks *> calloc(1, sizeof(TrustedNetworks))
+    if core.trusted == NULL:
+        raise MemoryError
+    if trusted_init(core.trusted, packed, len(packed)) < 0:
+        raise ValueError(f"trusted: {given.trusted!r} cannot be used")
+
+
+cdef connection_limit_default():
+    # What the descriptors allow, less those that the core itself and its workers need.
+    import resource
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(soft - 256, 64) if soft != resource.RLIM_INFINITY else 1 << 20

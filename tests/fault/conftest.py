@@ -1,0 +1,42 @@
+"""What the fault tests share."""
+
+import pytest
+from harness import Server, debug_build, running
+
+
+@pytest.fixture
+def serve(tmp_path):
+    """`serve(*options)`: a running server; several in one test follow one another."""
+    from contextlib import ExitStack
+
+    with ExitStack() as stack:
+
+        def start(*options: str, **how: object) -> Server:
+            return stack.enter_context(running(tmp_path, *options, **how))
+
+        yield start
+
+
+@pytest.fixture(scope="session")
+def debug_root():
+    """The debug build: its fault points are compiled in."""
+    return debug_build()
+
+
+@pytest.fixture
+def serve_with_fault(serve, debug_root, tmp_path):
+    """`serve_with_fault("worker-taken:kill", *options)`: the process that first comes by the fault
+    point while `server.token` exists dies there. `armed`: from the start.
+    """
+
+    def start(fault: str, *options: str, armed: bool = False, **how: object) -> Server:
+        token = tmp_path / "token"
+        token.touch()
+        environment = {"KERNELQ_FAULT": fault, "KERNELQ_FAULT_TOKEN": str(token)}
+        if not armed:
+            token.unlink()
+        server = serve(*options, environment=environment, root=debug_root, **how)
+        server.token = token
+        return server
+
+    return start
