@@ -44,6 +44,7 @@ cdef int worker_memory_create(Core_ *core, Worker *worker) noexcept nogil:
     head.response_window = core.settings.response_takeover
     head.content_window = core.settings.content_window
     head.creator_pid = <uint32_t> getpid()
+    head.spin_ns = core.settings.spin_ns
     head.epoch = worker.number
     head.magic = LAYOUT_MAGIC
     worker.revoked = <uint64_t *> (worker.core_memory + PLACES_AT)
@@ -423,10 +424,11 @@ cdef void place_bury(Loop *loop, Worker *worker, uint32_t index) noexcept nogil:
     was_started = place.state == PLACE_STARTED or (
         worker.started != NULL
         and atomic.load_acquire(&worker.started[index]) == place.dispatch)  # SYNC started
-    place_free(loop, worker, index)
-    exchange.worker = NULL
     if was_started:
         exchange.executions += 1
+        casualty_note(worker, place)
+    place_free(loop, worker, index)
+    exchange.worker = NULL
     if exchange.conn != NULL and (not was_started or exchange_may_repeat(core, exchange)):
         exchange.is_suspect = exchange.is_suspect or was_started
         exchange.state = EXCHANGE_RECEIVING
@@ -449,6 +451,27 @@ cdef void place_bury(Loop *loop, Worker *worker, uint32_t index) noexcept nogil:
         exchange.state = EXCHANGE_DONE
         exchange_refuse(loop, exchange, REASON_WORKER_DISTRUSTED
                         if worker.state == WORKER_DISTRUSTED else REASON_WORKER_DIED)
+
+
+cdef void casualty_note(Worker *worker, const Place *place) noexcept nogil:
+    # Under the pool's lock. The managers read it when they write the line about the death.
+    cdef Casualty *casualty
+    cdef Span method, client, target
+    cdef uint8_t *at
+    worker.casualty_count += 1
+    if worker.casualty_count > CASUALTIES_MAX or place.exchange.image == NULL:
+        return
+    casualty = &worker.casualties[worker.casualty_count - 1]
+    image_line(place.exchange, &method, &client, &target)
+    span_cut(&method, CASUALTY_METHOD_MAX)
+    span_cut(&target, CASUALTY_TARGET_MAX)
+    span_cut(&client, CASUALTY_CLIENT_MAX)
+    casualty.handed_ns = place.handed_ns
+    casualty.method_bytes = <uint16_t> method.bytes
+    casualty.target_bytes = <uint16_t> target.bytes
+    casualty.client_bytes = <uint16_t> client.bytes
+    at = span_put(<uint8_t *> casualty.text, method)
+    span_put(span_put(at, target), client)
 
 
 cdef bint exchange_may_repeat(const Core_ *core, const Exchange *exchange) noexcept nogil:

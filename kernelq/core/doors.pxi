@@ -194,6 +194,8 @@ cdef class Core:
             for index in range(self.core.settings.place_count):
                 if worker.places[index].exchange != NULL:
                     executing.append(exchange_info(worker, index))
+            for index in range(min(worker.casualty_count, CASUALTIES_MAX)):
+                executing.append(casualty_info(&worker.casualties[index]))
         finally:
             pthread_mutex_unlock(&self.core.pool.lock)
         return {
@@ -204,6 +206,7 @@ cdef class Core:
             "unhealthy": bool(worker.is_unhealthy),
             "latency_ns": worker.latency_ns,
             "executing": executing,
+            "casualties": worker.casualty_count,
         }
 
     def set_pool_state(self, str state):
@@ -288,6 +291,18 @@ cdef dict exchange_info(const Worker *worker, uint32_t index):
         "started": place.state == PLACE_STARTED or (
             worker.started != NULL
             and atomic.load_acquire(&worker.started[index]) == place.dispatch),  # SYNC started
+    }
+
+
+cdef dict casualty_info(const Casualty *casualty):
+    text = casualty.text[:casualty.method_bytes + casualty.target_bytes + casualty.client_bytes]
+    target_end = casualty.method_bytes + casualty.target_bytes
+    return {
+        "method": text[:casualty.method_bytes].decode("latin-1"),
+        "target": text[casualty.method_bytes:target_end].decode("latin-1"),
+        "client": text[target_end:].decode("latin-1"),
+        "handed_ns": casualty.handed_ns,
+        "started": True,
     }
 
 

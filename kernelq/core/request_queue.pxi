@@ -241,19 +241,31 @@ cdef void suspects_dispatch(Loop *loop) noexcept nogil:
 
 
 cdef Worker *worker_for_suspect(Loop *loop, Exchange *exchange) noexcept nogil:
-    # The worker that is kept for it already, else the one with least in hand.
+    # The worker with least in hand; once chosen it is kept, unless another one has become idle
+    # sooner. NULL: none now. Suspects never take the last of several workers: one that runs for
+    # long would stop all others.
     cdef Worker *worker = loop.core.pool.workers
     cdef Worker *best = NULL
+    cdef Worker *kept = NULL
+    cdef uint32_t usable = 0
+    cdef uint32_t taken = 0
     while worker != NULL:
-        if worker.waiting_suspect == exchange:
-            if (worker.state == WORKER_READY and not worker.is_unhealthy
-                    and not worker.has_timed_out):
-                return worker
+        if worker.state == WORKER_READY and not worker.is_unhealthy and not worker.has_timed_out:
+            usable += 1
+            taken += worker.is_solo or worker.waiting_suspect != NULL
+            if worker.waiting_suspect == exchange:
+                kept = worker
+        elif worker.waiting_suspect == exchange:
             worker.waiting_suspect = NULL
-        elif worker_takes(worker, loop) and (best == NULL or worker.in_hand < best.in_hand):
+        if worker_takes(worker, loop) and (best == NULL or worker.in_hand < best.in_hand):
             best = worker
         worker = worker.next
-    return best
+    if kept != NULL:
+        if kept.in_hand == 0 or best == NULL or best.in_hand != 0:
+            return kept
+        kept.waiting_suspect = NULL
+        return best
+    return best if taken == 0 or taken + 1 < usable else NULL
 
 
 cdef void suspect_release(Pool *pool, Exchange *exchange) noexcept nogil:
@@ -366,6 +378,7 @@ cdef void pool_admit(Loop *loop) noexcept nogil:
             refused = exchange
         exchange = following
     pool_dispatch(loop)
+    queue_refuse_all(loop.core)
     pthread_mutex_unlock(&pool.lock)
     while refused != NULL:
         following = refused.next
@@ -388,12 +401,12 @@ cdef void pool_expire(Loop *loop) noexcept nogil:
             exchange = pool.suspects_first
             if exchange == NULL or exchange.arrived_ns + limit > loop.now_ns:
                 break
-        queue_refuse(loop, exchange, REASON_TIMER_REQUEST_QUEUE)
+        queue_refuse(loop.core, exchange, REASON_TIMER_REQUEST_QUEUE)
     pthread_mutex_unlock(&pool.lock)
 
 
-cdef void queue_refuse(Loop *loop, Exchange *exchange, int reason) noexcept nogil:
-    cdef Pool *pool = &loop.core.pool
+cdef void queue_refuse(Core_ *core, Exchange *exchange, int reason) noexcept nogil:
+    cdef Pool *pool = &core.pool
     queue_unlink(pool, exchange)
     suspect_release(pool, exchange)
     exchange.state = EXCHANGE_REFUSED
@@ -402,18 +415,26 @@ cdef void queue_refuse(Loop *loop, Exchange *exchange, int reason) noexcept nogi
     exchange.letter.reason = <uint8_t> reason
     exchange.letter.is_owned = False
     exchange.letter.subject = exchange
-    mailbox_post(&loop.core.loops[exchange.loop].mailbox, &exchange.letter)
+    mailbox_post(&core.loops[exchange.loop].mailbox, &exchange.letter)
+
+
+cdef void queue_refuse_all(Core_ *core) noexcept nogil:
+    # Nobody will execute what is queued, or comes back from dying workers, while the pool is
+    # offline or after the server's graceful timeout.
+    cdef Pool *pool = &core.pool
+    cdef int reason = REASON_APP_OFFLINE if pool.state == POOL_OFFLINE else REASON_APP_SHUTDOWN
+    if pool.state == POOL_ONLINE:
+        return
+    while pool.first != NULL:
+        queue_refuse(core, pool.first, reason)
+    while pool.suspects_first != NULL:
+        queue_refuse(core, pool.suspects_first, reason)
 
 
 cdef void pool_set_state(Core_ *core, uint8_t state) noexcept nogil:
-    # Managers' thread. What is queued when a pool goes offline is refused; at shutdown it is still
-    # answered.
+    # Managers' thread.
     cdef Pool *pool = &core.pool
     pthread_mutex_lock(&pool.lock)
     pool.state = state
-    if state == POOL_OFFLINE:
-        while pool.first != NULL:
-            queue_refuse(&core.loops[0], pool.first, REASON_APP_OFFLINE)
-        while pool.suspects_first != NULL:
-            queue_refuse(&core.loops[0], pool.suspects_first, REASON_APP_OFFLINE)
+    queue_refuse_all(core)
     pthread_mutex_unlock(&pool.lock)

@@ -32,6 +32,7 @@ from kernelq.core.linux cimport pthread_cond_t, pthread_mutex_t, pthread_t
 from kernelq.core.reason cimport REASON_COUNT
 from kernelq.core.ring cimport RingReader, RingWriter
 from kernelq.core.settings cimport Settings
+from kernelq.core.spin cimport Spin
 from kernelq.core.timer cimport Timer, TimerWheel
 
 # What an epoll event or a letter is about; the first field of everything registered with epoll.
@@ -153,6 +154,10 @@ cdef enum:                         # counters; the names are in stats.pxi
 
 cdef enum:
     EVENTS_MAX = 1024
+    CASUALTIES_MAX = 8             # requests that the line about a death names
+    CASUALTY_METHOD_MAX = 24
+    CASUALTY_TARGET_MAX = 300
+    CASUALTY_CLIENT_MAX = 46
     STATUS_NONE = 1                # Exchange.status of a response that never had one
     HEALTH_TICK_NS = 134217728
     PING_EVERY_NS = 30000000000
@@ -331,6 +336,11 @@ cdef struct Parked:                # a descriptor without its FILE record, or th
     int fd
     bint is_expected               # the record came first
 
+cdef struct Casualty:              # a request that its worker was executing when it died
+    uint64_t handed_ns
+    uint16_t method_bytes, target_bytes, client_bytes
+    char text[384]                 # method, target, client; cut to fit
+
 cdef struct Bell:
     Source source
     Worker *worker
@@ -386,6 +396,8 @@ cdef struct Worker:
     uint64_t ping_sent_ns          # 0: none is under way
     uint64_t latency_ns            # of the last PONG
     uint32_t loops_done            # after its death
+    Casualty casualties[CASUALTIES_MAX]  # [pool lock] for the line about its death
+    uint32_t casualty_count        # [pool lock] of all, also of those beyond the array
     uint32_t loops_forgotten
     Parked parked[64]              # [receiver lock]
     uint32_t parked_count
@@ -449,7 +461,7 @@ cdef struct Loop:
     uint64_t drain_until_ns
     uint64_t date_second
     char date[40]
-    uint64_t spin_limit_ns         # longest spin before sleeping; 0: none
+    Spin spin                      # of waiting awake for answers
     bint has_mail
     bint ring_is_due               # records were published and not announced
     uint32_t turns_unrung          # for so many turns

@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,7 @@ import psutil
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 APPLICATION = Path(__file__).with_name("fault_app.py")
+SERVED = Path(os.environ.get("KERNELQ_TEST_ROOT", ROOT))  # another build, for instance a debug one
 PATIENCE = 60.0  # seconds; for what will happen, on however slow a machine
 
 _PR_SET_CHILD_SUBREAPER = 36
@@ -39,7 +41,7 @@ def debug_build() -> Path:
     target.mkdir(parents=True, exist_ok=True)
     with open(target / ".lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        environment = {**os.environ, "KERNELQ_DEBUG": "1", "KERNELQ_TESTS": "1"}
+        environment = {**os.environ, "KERNELQ_DEBUG": "1"}
         command = [sys.executable, "setup.py", "-q", "build", "--build-lib", str(target)]
         made = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert made.returncode == 0, made.stdout + made.stderr
@@ -147,6 +149,21 @@ class Server:
                 continue
         return sorted(pids)
 
+    def wait_for_execution(self, number: int, times: int = 1) -> None:
+        """Until the application has begun with a request. The file has no event to wait for; how
+        often it is looked at decides nothing.
+        """
+        deadline = time.monotonic() + PATIENCE
+        while self.executed(number) < times:
+            assert time.monotonic() < deadline, f"request {number} was not executed:\n{self.log}"
+            threading.Event().wait(0.002)
+
+    def executed(self, number: int) -> int:
+        if not self.executions.exists():
+            return 0
+        lines = self.executions.read_text().splitlines()
+        return sum(line.split()[1] == str(number) for line in lines)
+
     # Its end.
 
     def signal(self, number: int) -> None:
@@ -197,7 +214,7 @@ def running(
     directory: Path,
     *options: str,
     environment: dict[str, str] | None = None,
-    root: Path = ROOT,
+    root: Path = SERVED,
     application: Path = APPLICATION,
     prefix: Sequence[str] = (),
     ready: bool = True,

@@ -12,7 +12,7 @@ KILLS = 10
 
 def mixed_requests(count: int, first: int = 0) -> Iterator[Request]:
     """GETs and POSTs, some with large content, some that answer in blocks or from a file."""
-    paths = ("/sleep-4", "/sleep-2/blocks", "/", "/sleep-8", "/sleep-1/file")
+    paths = ("/sleep-4", "/sleep-2", "/", "/sleep-8", "/sleep-1/file")
     for number in range(first, first + count):
         path = paths[number % len(paths)]
         if number % 3 == 0:
