@@ -541,7 +541,7 @@ cdef void lane_forget(Loop *loop, Worker *worker) noexcept nogil:
 
 
 cdef void worker_check_health(Loop *loop, Worker *worker) noexcept nogil:
-    # Under the pool's lock, once per tick on loop 0. Unhealthy: a slot is free and yet a request
+    # Under the pool's lock, once per tick. Unhealthy: a slot is free and yet a request
     # handed over is not started within a second. Running application code is never unhealthy by
     # itself.
     cdef const Settings *settings = &loop.core.settings
@@ -598,7 +598,7 @@ cdef void worker_ping(Loop *loop, Worker *worker) noexcept nogil:
 
 
 cdef void pool_check_health(Loop *loop) noexcept nogil:
-    # Loop 0, every tick while anything is in hand.
+    # Every tick while anything is in hand.
     cdef Pool *pool = &loop.core.pool
     cdef Worker *worker
     cdef Worker *deaf = NULL

@@ -312,17 +312,28 @@ cdef void loop_run_timers(Loop *loop) noexcept nogil:
 
 
 cdef void loop_tick(Loop *loop) noexcept nogil:
-    # Every HEALTH_TICK_NS while requests are alive; loop 0 for all of them.
+    # Every HEALTH_TICK_NS while this loop has requests; for the pool whichever loop comes first (the
+    # others may sleep).
     loop.health_at_ns = loop.now_ns + HEALTH_TICK_NS
     loop_check_timeouts(loop)
-    if loop.index == 0:
+    if pool_takes_tick(loop):
         pool_check_health(loop)
         pool_expire(loop)
 
 
+cdef bint pool_takes_tick(Loop *loop) noexcept nogil:
+    cdef Pool *pool = &loop.core.pool
+    cdef bint is_due
+    pthread_mutex_lock(&pool.lock)
+    is_due = loop.now_ns >= pool.tick_at_ns
+    if is_due:
+        pool.tick_at_ns = loop.now_ns + HEALTH_TICK_NS // 2
+    pthread_mutex_unlock(&pool.lock)
+    return is_due
+
+
 cdef bint loop_needs_tick(const Loop *loop) noexcept nogil:
-    return (loop.exchange_count > 0 or (loop.index == 0 and loop.core.pool.queued > 0)
-            or loop.worker_is_watched)
+    return loop.exchange_count > 0 or loop.worker_is_watched
 
 
 cdef int loop_timeout_ms(Loop *loop) noexcept nogil:

@@ -415,6 +415,7 @@ cdef struct Pool:
     Worker *workers
     uint32_t worker_number
     uint32_t ready_count
+    uint64_t tick_at_ns            # next look at its workers' health and at its queue
     uint64_t service_ns            # moving average over the workers: prefetch depth
     uint64_t answer_bytes          # likewise, of what an answer takes in a response ring
 
