@@ -23,6 +23,7 @@ from kernelq.core.reason cimport *
 from kernelq.core.ring cimport *
 from kernelq.core.settings cimport *
 from kernelq.core.span cimport *
+from kernelq.core.spin cimport *
 from kernelq.core.state cimport *
 from kernelq.core.status cimport *
 from kernelq.core.target cimport *

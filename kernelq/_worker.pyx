@@ -104,6 +104,7 @@ from kernelq.core.layout cimport (
     ring_at,
 )
 from kernelq.core.link cimport *
+from kernelq.core.spin cimport spin_is_worth, spin_note_end, spin_note_wait
 from kernelq.core.ring cimport (
     RING_BROKEN,
     RING_EMPTY,

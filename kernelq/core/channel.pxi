@@ -44,6 +44,7 @@ cdef int worker_memory_create(Core_ *core, Worker *worker) noexcept nogil:
     head.response_window = core.settings.response_takeover
     head.content_window = core.settings.content_window
     head.creator_pid = <uint32_t> getpid()
+    head.spin_ns = core.settings.spin_ns
     head.epoch = worker.number
     head.magic = LAYOUT_MAGIC
     worker.revoked = <uint64_t *> (worker.core_memory + PLACES_AT)
@@ -281,8 +282,8 @@ cdef void lane_ring(Loop *loop, Worker *worker) noexcept nogil:
     cdef uint32_t armed
     cdef uint8_t byte = 1
     lane.unrung = 0
-    atomic.fence_seq()
-    armed = atomic.load_seq_u32(lane.worker_armed)
+    atomic.fence_seq()  # SYNC worker-armed
+    armed = atomic.load_seq_u32(lane.worker_armed)  # SYNC worker-armed
     if armed & 1 == 0 or armed == lane.rung_for:
         return
     lane.rung_for = armed
@@ -421,7 +422,8 @@ cdef void place_bury(Loop *loop, Worker *worker, uint32_t index) noexcept nogil:
         pthread_mutex_unlock(&core.pool.lock)
         return
     was_started = place.state == PLACE_STARTED or (
-        worker.started != NULL and atomic.load_acquire(&worker.started[index]) == place.dispatch)
+        worker.started != NULL
+        and atomic.load_acquire(&worker.started[index]) == place.dispatch)  # SYNC started
     if was_started:
         exchange.executions += 1
         casualty_note(worker, place)
@@ -523,7 +525,7 @@ cdef void worker_check_health(Loop *loop, Worker *worker) noexcept nogil:
             waiting += place.state == PLACE_REVOKED
             continue
         if (place.state == PLACE_STARTED
-                or atomic.load_acquire(&worker.started[index]) == place.dispatch):
+                or atomic.load_acquire(&worker.started[index]) == place.dispatch):  # SYNC started
             started += 1
             if place.exchange != NULL and place.exchange.started_ns == 0:
                 place.exchange.started_ns = loop.now_ns

@@ -290,7 +290,7 @@ cdef dict exchange_info(const Worker *worker, uint32_t index):
         "handed_ns": place.handed_ns,
         "started": place.state == PLACE_STARTED or (
             worker.started != NULL
-            and atomic.load_acquire(&worker.started[index]) == place.dispatch),
+            and atomic.load_acquire(&worker.started[index]) == place.dispatch),  # SYNC started
     }
 
 

@@ -280,7 +280,8 @@ cdef void head_keep_line(const uint8_t *base, RequestHead *head, const uint8_t *
     while value < stop and is_space((stop - 1)[0]):
         stop -= 1
     if known == FIELD_UNKNOWN:
-        # An application sees "-" and "_" as the same letter: such a name would stand for another field.
+        # An application sees "-" and "_" as the same letter: such a name would stand for another
+        # field.
         if memchr(name, c"_", name_bytes) != NULL:
             head.dropped_count += 1
             return
@@ -291,7 +292,8 @@ cdef void head_keep_line(const uint8_t *base, RequestHead *head, const uint8_t *
 
 cdef void head_take_fast(HeadCursor *cursor, HeadProgress *progress, const HeadLimits *limits,
                          RequestHead *head) noexcept nogil:
-    # Takes whole, valid lines while more than 32 bytes can be read. What else it meets stays untouched.
+    # Takes whole, valid lines while more than 32 bytes can be read. What else it meets stays
+    # untouched.
     cdef const uint8_t *end = cursor.end
     cdef const uint8_t *name = cursor.at
     cdef const uint8_t *value

@@ -343,9 +343,9 @@ cdef void lanes_arm(Loop *loop) noexcept nogil:
     cdef uint32_t *armed
     for index in range(loop.worker_count):
         armed = loop.workers[index].lanes[loop.index].armed
-        # relaxed: ours alone to write
+        # SYNC core-armed; relaxed: ours alone to write
         atomic.store_seq_u32(armed, atomic.load_relaxed_u32(armed) + 1)
-    atomic.fence_seq()
+    atomic.fence_seq()  # SYNC core-armed
 
 
 cdef bint lanes_have_answers(Loop *loop) noexcept nogil:
@@ -382,11 +382,14 @@ cdef int loop_wait(Loop *loop, epoll_event *events) noexcept nogil:
             return count
         lanes_ring(loop, 0)
         loop.turns_unrung = 0
-    if loop.spin_limit_ns and loop.exchange_count:
-        count = loop_spin(loop, events)
-        if count >= 0:
-            return count
-    timeout_ms = loop_timeout_ms(loop)
+    if loop.spin.limit_ns and loop.exchange_count:
+        return loop_wait_awake(loop, events)
+    return loop_sleep(loop, events)
+
+
+cdef int loop_sleep(Loop *loop, epoll_event *events) noexcept nogil:
+    cdef int count
+    cdef int timeout_ms = loop_timeout_ms(loop)
     if timeout_ms == 0:
         return epoll_wait(loop.epoll_fd, events, EVENTS_PER_TURN, 0)
     lanes_arm(loop)
@@ -398,9 +401,21 @@ cdef int loop_wait(Loop *loop, epoll_event *events) noexcept nogil:
     return count
 
 
-cdef int loop_spin(Loop *loop, epoll_event *events) noexcept nogil:
-    # Looks at the lanes and at epoll for a short while. -1: nothing came; sleep.
-    cdef uint64_t until = linux.now_ns() + loop.spin_limit_ns
+cdef int loop_wait_awake(Loop *loop, epoll_event *events) noexcept nogil:
+    # Workers have requests of ours: their answers may be a moment away.
+    cdef uint64_t since = linux.now_ns()
+    cdef int count = -1
+    if spin_is_worth(&loop.spin, since):
+        count = loop_spin(loop, events, since + loop.spin.limit_ns)
+        spin_note_end(&loop.spin, since)
+    if count < 0:
+        count = loop_sleep(loop, events)
+    spin_note_wait(&loop.spin, linux.now_ns() - since)
+    return count
+
+
+cdef int loop_spin(Loop *loop, epoll_event *events, uint64_t until_ns) noexcept nogil:
+    # Looks at the lanes and, less often, at epoll. -1: nothing came.
     cdef uint32_t looks = 0
     cdef int count
     while True:
@@ -411,7 +426,7 @@ cdef int loop_spin(Loop *loop, epoll_event *events) noexcept nogil:
             count = epoll_wait(loop.epoll_fd, events, EVENTS_PER_TURN, 0)
             if count > 0:
                 return count
-            if linux.now_ns() >= until:
+            if linux.now_ns() >= until_ns:
                 return -1
         atomic.cpu_relax()
 

@@ -89,8 +89,9 @@ cdef bint worker_takes(const Worker *worker, const Loop *loop) noexcept nogil:
 
 
 cdef uint32_t prefetch_depth(const Pool *pool, const Settings *settings) noexcept nogil:
-    # As many as a worker executes while it would otherwise sleep and be woken, and no more than have
-    # room in its response ring beside the answers of its slots: a full ring stops every thread.
+    # As many as a worker executes while it would otherwise sleep and be woken, and no more than
+    # have room in its response ring beside the answers of its slots: a full ring stops every
+    # thread.
     cdef uint64_t service_ns = pool.service_ns if pool.service_ns else SERVICE_UNKNOWN_NS
     cdef uint64_t depth = PREFETCH_NS // service_ns
     cdef uint64_t room = settings.ring_bytes // 4 * 3 // (pool.answer_bytes + 1)
@@ -193,9 +194,9 @@ cdef Exchange *place_revoke(Loop *loop, Worker *worker, uint32_t index) noexcept
     cdef Exchange *exchange = place.exchange
     if place.state != PLACE_HANDED or exchange == NULL:
         return NULL
-    atomic.store_seq(&worker.revoked[index], place.dispatch)
-    atomic.fence_seq()
-    if atomic.load_seq(&worker.started[index]) == place.dispatch:
+    atomic.store_seq(&worker.revoked[index], place.dispatch)  # SYNC revoked
+    atomic.fence_seq()  # SYNC revoked
+    if atomic.load_seq(&worker.started[index]) == place.dispatch:  # SYNC started
         return NULL
     place.state = PLACE_REVOKED
     place.exchange = NULL
@@ -377,6 +378,7 @@ cdef void pool_admit(Loop *loop) noexcept nogil:
             refused = exchange
         exchange = following
     pool_dispatch(loop)
+    queue_refuse_all(loop.core)
     pthread_mutex_unlock(&pool.lock)
     while refused != NULL:
         following = refused.next
@@ -399,12 +401,12 @@ cdef void pool_expire(Loop *loop) noexcept nogil:
             exchange = pool.suspects_first
             if exchange == NULL or exchange.arrived_ns + limit > loop.now_ns:
                 break
-        queue_refuse(loop, exchange, REASON_TIMER_REQUEST_QUEUE)
+        queue_refuse(loop.core, exchange, REASON_TIMER_REQUEST_QUEUE)
     pthread_mutex_unlock(&pool.lock)
 
 
-cdef void queue_refuse(Loop *loop, Exchange *exchange, int reason) noexcept nogil:
-    cdef Pool *pool = &loop.core.pool
+cdef void queue_refuse(Core_ *core, Exchange *exchange, int reason) noexcept nogil:
+    cdef Pool *pool = &core.pool
     queue_unlink(pool, exchange)
     suspect_release(pool, exchange)
     exchange.state = EXCHANGE_REFUSED
@@ -413,18 +415,26 @@ cdef void queue_refuse(Loop *loop, Exchange *exchange, int reason) noexcept nogi
     exchange.letter.reason = <uint8_t> reason
     exchange.letter.is_owned = False
     exchange.letter.subject = exchange
-    mailbox_post(&loop.core.loops[exchange.loop].mailbox, &exchange.letter)
+    mailbox_post(&core.loops[exchange.loop].mailbox, &exchange.letter)
+
+
+cdef void queue_refuse_all(Core_ *core) noexcept nogil:
+    # Nobody will execute what is queued, or comes back from dying workers, while the pool is
+    # offline or after the server's graceful timeout.
+    cdef Pool *pool = &core.pool
+    cdef int reason = REASON_APP_OFFLINE if pool.state == POOL_OFFLINE else REASON_APP_SHUTDOWN
+    if pool.state == POOL_ONLINE:
+        return
+    while pool.first != NULL:
+        queue_refuse(core, pool.first, reason)
+    while pool.suspects_first != NULL:
+        queue_refuse(core, pool.suspects_first, reason)
 
 
 cdef void pool_set_state(Core_ *core, uint8_t state) noexcept nogil:
-    # Managers' thread. What is queued when a pool goes offline is refused; at shutdown it is still
-    # answered.
+    # Managers' thread.
     cdef Pool *pool = &core.pool
     pthread_mutex_lock(&pool.lock)
     pool.state = state
-    if state == POOL_OFFLINE:
-        while pool.first != NULL:
-            queue_refuse(&core.loops[0], pool.first, REASON_APP_OFFLINE)
-        while pool.suspects_first != NULL:
-            queue_refuse(&core.loops[0], pool.suspects_first, REASON_APP_OFFLINE)
+    queue_refuse_all(core)
     pthread_mutex_unlock(&pool.lock)

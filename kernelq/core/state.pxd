@@ -32,6 +32,7 @@ from kernelq.core.linux cimport pthread_cond_t, pthread_mutex_t, pthread_t
 from kernelq.core.reason cimport REASON_COUNT
 from kernelq.core.ring cimport RingReader, RingWriter
 from kernelq.core.settings cimport Settings
+from kernelq.core.spin cimport Spin
 from kernelq.core.timer cimport Timer, TimerWheel
 
 # What an epoll event or a letter is about; the first field of everything registered with epoll.
@@ -460,7 +461,7 @@ cdef struct Loop:
     uint64_t drain_until_ns
     uint64_t date_second
     char date[40]
-    uint64_t spin_limit_ns         # longest spin before sleeping; 0: none
+    Spin spin                      # of waiting awake for answers
     bint has_mail
     bint ring_is_due               # records were published and not announced
     uint32_t turns_unrung          # for so many turns

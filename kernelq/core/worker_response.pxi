@@ -128,8 +128,7 @@ cdef class Response:
         self.is_over = self.is_started = self.is_sent = self.is_ended = self.is_too_long = False
         self.sent = 0
 
-    # -- the head
-    # ----------------------------------------------------------------------------------------------
+    # -- the head ----------------------------------------------------------------------------------
 
     @cython.binding(False)
     def start(self, status, headers, exc_info=None, /):
@@ -247,8 +246,7 @@ cdef class Response:
         self.texts_room = room
         return 0
 
-    # -- records
-    # ----------------------------------------------------------------------------------------------
+    # -- records -----------------------------------------------------------------------------------
 
     cdef inline uint64_t head_bytes(self, bint has_content) noexcept nogil:
         # Content starts at a multiple of 8; without it nothing is padded.
@@ -356,8 +354,7 @@ cdef class Response:
         self.is_ended = True
         return 0
 
-    # -- content
-    # ----------------------------------------------------------------------------------------------
+    # -- content -----------------------------------------------------------------------------------
 
     cdef inline Py_ssize_t fitting(self, Py_ssize_t bytes) except -1:
         # How many of these bytes the declared length still admits.
@@ -429,7 +426,8 @@ cdef class Response:
             raise AssertionError("the application did not call start_response()")
         bytes = PyBytes_GET_SIZE(block)
         if self.content_length < 0 and not self.is_sent and (
-                not self.has_no_content or (self.is_head_request and bytes > 0 and self.status not in (204, 304))):
+                not self.has_no_content or (self.is_head_request and bytes > 0
+                                            and self.status not in (204, 304))):
             self.content_length = bytes
         fits = self.fitting(bytes)
         if (self.has_no_content or self.content_length < 0
@@ -463,7 +461,7 @@ cdef class Response:
             if self.is_sent:
                 if self.is_gone():
                     raise ClientGone("the client has left")
-                if not is_first or self.link.run_ns > SLOW_NS or self.link.deputy_sleeps:
+                if not is_first or link_is_slow(self.link) or deputy_is_asleep(self.link):
                     link_announce(self.link)
                 if self.has_no_content or self.is_too_long:
                     return 0

@@ -53,7 +53,7 @@ def application(environ, start_response):
 def _file_of(body):
     import tempfile
 
-    file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
+    file = tempfile.TemporaryFile(buffering=0)
     file.write(body)
     file.seek(0)
     return file
