@@ -194,7 +194,7 @@ cdef class Core:
             for index in range(self.core.settings.place_count):
                 if worker.places[index].exchange != NULL:
                     executing.append(exchange_info(worker, index))
-            for index in range(min(worker.casualty_count, CASUALTIES_MAX)):
+            for index in range(min(worker.casualty_count, <uint32_t> CASUALTIES_MAX)):
                 executing.append(casualty_info(&worker.casualties[index]))
         finally:
             pthread_mutex_unlock(&self.core.pool.lock)
