@@ -34,7 +34,7 @@ PYTHON_PARTS = {
 # A header may cimport headers of the rows above its own.
 LAYERS = (
     {"atomic", "bug", "linux", "limits", "thread"},
-    {"layout", "reason", "span", "scan", "status", "settings", "fields"},
+    {"layout", "reason", "span", "scan", "spin", "status", "settings", "fields"},
     {"ring", "timer", "http1", "target", "forwarded"},
     {"state", "link"},
 )

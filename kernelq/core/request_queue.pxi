@@ -15,7 +15,7 @@
 #  gets nothing else until it has answered.
 #
 # Why a queue with one lock: loops take it once per turn for dispatch and once per answer, for some
-# ten instructions each; docs/decisions/004 has the figures.
+# ten instructions each (docs/decisions/004).
 
 cdef enum:
     PREFETCH_NS = 1600000          # a worker is given at most so much work ahead
