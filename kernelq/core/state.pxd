@@ -19,8 +19,7 @@
 #
 # Life of an Exchange
 #     RECEIVING ─▶ QUEUED ─▶ HANDED ─▶ STARTED ─▶ (END) freed
-#                    ▲          │ revoked     │ the worker died: by promise 2 back into the queue,
-#                               or refused
+#                    ▲          │ revoked     │ the worker died: back by promise 2, or refused
 #                    └──────────┴─────────────┘
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
@@ -53,16 +52,13 @@ cdef enum:
     SPARE_EXCHANGES = 64           # kept per loop for reuse
     SPARE_CHUNKS = 16
     SPARE_CONNS = 64
-    # spill buffers of one request on their way to the disk before reading pauses
-    SPILL_JOBS_MAX = 2
-    # bytes of a request ring that REQUEST and CONTENT leave to control records
-    CONTROL_RESERVE_PER_PLACE = 256
+    SPILL_JOBS_MAX = 2             # spill buffers of one request on their way before reading pauses
+    CONTROL_RESERVE_PER_PLACE = 256  # bytes of a request ring that are left to control records
 
 cdef enum:                         # Conn.state
     CONN_HEAD = 0                  # waiting for or receiving a request head
     CONN_CONTENT = 1               # receiving content; the request is not dispatched yet
-    # the exchange is queued or executing (streamed content may still arrive)
-    CONN_WAIT = 2
+    CONN_WAIT = 2                  # the exchange is queued or executing; content may still arrive
     CONN_FLUSH = 3                 # the response is complete but not all sent
     CONN_LINGER = 4                # our side is shut; reading until the client closes
     CONN_CLOSED = 5                # freed at the end of the turn
@@ -75,8 +71,7 @@ cdef enum:                         # Exchange.state
     EXCHANGE_QUEUED = 1            # [pool lock] in the request queue
     EXCHANGE_HANDED = 2            # [pool lock] in a worker's place, as far as we know not started
     EXCHANGE_STARTED = 3           # its worker answered or was seen to have started it
-    # [pool lock] out of the queue; a letter with the reason is on its way
-    EXCHANGE_REFUSED = 4
+    EXCHANGE_REFUSED = 4           # [pool lock] out of the queue; a letter says why
     EXCHANGE_DONE = 5
 
 cdef enum:                         # how the end of a response is told
@@ -98,6 +93,7 @@ cdef enum:                         # Place.state [pool lock]
     PLACE_HANDED = 1
     PLACE_STARTED = 2
     PLACE_REVOKED = 3              # taken back; free when the worker says SKIPPED
+    PLACE_CONTESTED = 4            # revoked, but too late: it will be answered, or SKIPPED
 
 cdef enum:                         # Pool.state [pool lock]
     POOL_ONLINE = 0
@@ -212,8 +208,7 @@ cdef struct SpillFile:             # shared by an exchange and the jobs that wri
     bint has_failed
 
 cdef struct Exchange:
-    # [pool lock] request queue; or the loop's arrivals, or its spare list
-    Exchange *next
+    Exchange *next                 # [pool lock] in the queue; or the loop's arrivals, spare list
     Exchange *previous
     Conn *conn                     # NULL: the client has gone
     Worker *worker                 # [pool lock]
@@ -351,9 +346,11 @@ cdef struct Lane:              # one worker, as one loop sees it
     uint32_t *armed                # our hint in our memory
     const uint32_t *worker_armed   # the worker's
     uint32_t rung_for
+    uint64_t full_turn             # the turn in which a request could not be handed over
     uint32_t unrung                # records published since the worker's last bell
     bint is_open                   # mapped and checked: the rings may be used
     bint is_watched                # its bell and pidfd are in our epoll
+    bint has_died                  # its pidfd fired; to be buried in this turn
     bint is_dead                   # we have classified what it had of ours
     Bell bell
     Bell death
@@ -390,8 +387,11 @@ cdef struct Worker:
     uint64_t started_seen          # progress when that was noted
     bint is_unhealthy
     bint is_hopeless
+    bint has_said_ready
+    bint is_distrusted
     uint64_t unhealthy_since_ns
     bint has_timed_out             # a request exceeded request_timeout: no more dispatch
+    uint64_t deaf_since_ns         # its side socket is closed; 0: it is not
     uint64_t ping_at_ns
     uint64_t ping_sent_ns          # 0: none is under way
     uint64_t latency_ns            # of the last PONG
@@ -415,6 +415,7 @@ cdef struct Pool:
     Worker *workers
     uint32_t worker_number
     uint32_t ready_count
+    uint64_t tick_at_ns            # next look at its workers' health and at its queue
     uint64_t service_ns            # moving average over the workers: prefetch depth
     uint64_t answer_bytes          # likewise, of what an answer takes in a response ring
 
@@ -463,6 +464,7 @@ cdef struct Loop:
     char date[40]
     Spin spin                      # of waiting awake for answers
     bint has_mail
+    bint deaths_are_due
     bint ring_is_due               # records were published and not announced
     uint32_t turns_unrung          # for so many turns
     bint is_quiet                  # draining: nothing is left
@@ -471,6 +473,8 @@ cdef struct Loop:
     RingWriter log
     RingReader log_reader
     uint64_t log_published, log_released
+    int schedstat_fd               # debug builds: of our thread
+    uint64_t turn_ns_max           # debug builds: the longest turn, but for waiting for a processor
     uint64_t counters[COUNTERS]
     uint64_t reasons[REASON_COUNT]
 
