@@ -166,6 +166,12 @@ class Server:
         lines = self.executions.read_text().splitlines()
         return sum(line.split()[1] == str(number) for line in lines)
 
+    def suspend(self, pid: int) -> None:
+        """SIGSTOP, until each of its threads stands still."""
+        os.kill(pid, signal.SIGSTOP)
+        tasks = list(Path(f"/proc/{pid}/task").glob("*/stat"))
+        self.wait_until(lambda: all(_state(task) == "T" for task in tasks))
+
     # Its end.
 
     def signal(self, number: int) -> None:
@@ -191,6 +197,10 @@ class Server:
             left.append(f"{process.pid} {process.cmdline()}")
             os.kill(process.pid, signal.SIGKILL)
         return left
+
+
+def _state(stat: Path) -> str:
+    return stat.read_text().rpartition(") ")[2][:1]
 
 
 def _has_ended(process: psutil.Process) -> bool:
