@@ -463,6 +463,8 @@ cdef void place_bury(Loop *loop, Worker *worker, uint32_t index) noexcept nogil:
         exchange.is_suspect = exchange.is_suspect or was_started
         exchange.state = EXCHANGE_RECEIVING
         exchange.started_ns = 0
+        if was_started:
+            exchange.queued_ns = loop.now_ns
         queue_push(&core.pool, exchange)
         requeued = True
     pthread_mutex_unlock(&core.pool.lock)
@@ -563,6 +565,8 @@ cdef void worker_check_health(Loop *loop, Worker *worker) noexcept nogil:
             waiting += 1
     if waiting == 0 or started >= settings.slot_count:
         worker.unstarted_since_ns = 0
+        if waiting > worker.revoked_count:
+            worker_revoke_late(loop, worker)
         if worker.is_unhealthy and waiting == 0:
             worker.is_unhealthy = False
             worker.is_hopeless = False
@@ -573,6 +577,18 @@ cdef void worker_check_health(Loop *loop, Worker *worker) noexcept nogil:
         worker.unstarted_since_ns = loop.now_ns
         worker.started_seen = started + worker.served
     worker_judge(loop, worker)
+
+
+cdef void worker_revoke_late(Loop *loop, Worker *worker) noexcept nogil:
+    # It is busy: what it was given ahead and has not begun in time waits for whoever is free first.
+    cdef uint32_t index
+    cdef Exchange *exchange
+    for index in range(loop.core.settings.place_count):
+        if worker.places[index].handed_ns + HEALTH_START_NS <= loop.now_ns:
+            exchange = place_revoke(loop, worker, index)
+            if exchange != NULL:
+                queue_push(&loop.core.pool, exchange)
+                loop.dispatch_is_due = True
 
 
 cdef void worker_judge(Loop *loop, Worker *worker) noexcept nogil:

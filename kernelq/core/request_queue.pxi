@@ -10,7 +10,7 @@
 #  some handed on as prefetch, so that a worker need not sleep between two requests; how many
 #  follows from how long requests take (prefetch_depth). A prefetched request that its worker does
 #  not start is taken back (place_revoke) when another worker has a free slot, when its client goes,
-#  when the worker drains, or is found unhealthy.
+#  when the worker drains, is found unhealthy, or has not begun it after a second.
 #  A suspect (its last worker died while executing it) runs alone: a worker is kept free for it, and
 #  gets nothing else until it has answered.
 #
@@ -118,7 +118,7 @@ cdef Worker *worker_pick(Loop *loop) noexcept nogil:
     if best == NULL or worker_active(best) < settings.slot_count:
         return best
     most = settings.slot_count + prefetch_depth(pool, settings)
-    return best if worker_active(best) < most else NULL
+    return best if worker_active(best) < most and best.revoked_count == 0 else NULL
 
 
 cdef bint worker_hand(Loop *loop, Worker *worker, Exchange *exchange) noexcept nogil:
@@ -401,6 +401,7 @@ cdef void pool_admit(Loop *loop) noexcept nogil:
             pool_dispatch(loop)
             reason = queue_reason(loop.core)
         if reason == REASON_NONE:
+            exchange.queued_ns = loop.now_ns
             queue_push(pool, exchange)
         else:
             exchange.letter.reason = <uint8_t> reason
@@ -427,9 +428,9 @@ cdef void pool_expire(Loop *loop) noexcept nogil:
     pthread_mutex_lock(&pool.lock)
     while True:
         exchange = pool.first
-        if exchange == NULL or exchange.arrived_ns + limit > loop.now_ns:
+        if exchange == NULL or exchange.queued_ns + limit > loop.now_ns:
             exchange = pool.suspects_first
-            if exchange == NULL or exchange.arrived_ns + limit > loop.now_ns:
+            if exchange == NULL or exchange.queued_ns + limit > loop.now_ns:
                 break
         queue_refuse(loop.core, exchange, REASON_TIMER_REQUEST_QUEUE)
     pthread_mutex_unlock(&pool.lock)

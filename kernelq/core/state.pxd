@@ -268,6 +268,7 @@ cdef struct Exchange:
     uint64_t file_left
     # times
     uint64_t arrived_ns            # its head was complete
+    uint64_t queued_ns             # [pool lock] it began to wait for a worker
     uint64_t serial                # [pool lock] order of arrival in the queue
     uint64_t started_ns            # first seen to be started; 0: not
     uint64_t sent_bytes            # of the response, with head and framing
