@@ -9,7 +9,6 @@ gives all outcomes. Without its fences each protocol must fail here: that shows 
 from __future__ import annotations
 
 import pytest
-
 from kernelq._coretest import revocation_race
 
 Step = tuple[str, ...]
@@ -45,7 +44,7 @@ def successors(state: State, programs: list[list[Step]]) -> list[State]:
             known = tuple(sorted({**dict(registers[who]), step[1]: value}.items()))
             if step[0] == "load":
                 found.append((memory, buffers, ahead, put(registers, who, known)))
-            else:  # ("unless", name, value, then): skips to a step if the word does not have the value
+            else:  # ("unless", name, value, then): skips to a step if it has another value
                 target = ahead if value == int(step[2]) else put(at, who, int(step[3]))
                 found.append((memory, buffers, target, put(registers, who, known)))
     return found
@@ -115,8 +114,8 @@ def test_without_fences_it_would() -> None:
 
 @pytest.mark.parametrize("rounds", [20_000])
 def test_revocation_on_this_machine(rounds: int) -> None:
-    # Two threads of C, started together again and again: how often neither saw the other, and how often
-    # they met at all.
+    # Two threads of C, started together again and again: how often neither saw the other, and how
+    # often they met at all.
     blind, met = revocation_race(rounds)
     assert blind == 0
     assert 0 <= met <= rounds
