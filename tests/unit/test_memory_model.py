@@ -3,7 +3,7 @@
 A machine may hold a store back in a buffer while later loads of the same processor already read
 memory (x86 does; others do more, which the C compiler's fences forbid likewise). Each program is a
 list of steps; the search tries every order of steps and of buffered stores reaching memory, and
-gives all outcomes. Without its fences each protocol must fail here: that shows that the search sees.
+gives all outcomes. Without its fences each protocol must fail here: the search does see.
 """
 
 from __future__ import annotations
