@@ -532,9 +532,14 @@ cdef object regular_file(object filelike):
 
 
 cdef Py_ssize_t length_of(object result):
-    # len(result) if it has one; -1: it has none that can be trusted.
+    # len(result) if it has one; -1: it has none that can be trusted. A generator has none, which a
+    # look at its type tells without an exception.
+    cdef TypeSlots *slots = type_slots(result)
+    if ((slots.tp_as_sequence == NULL or slots.tp_as_sequence.sq_length == NULL)
+            and (slots.tp_as_mapping == NULL or slots.tp_as_mapping.mp_length == NULL)):
+        return -1
     try:
-        return len(result) if hasattr(type(result), "__len__") else -1
+        return len(result)
     except Exception:
         return -1
 

@@ -3,8 +3,7 @@
 A machine may hold a store back in a buffer while later loads of the same processor already read
 memory (x86 does; others do more, which the C compiler's fences forbid likewise). Each program is a
 list of steps; the search tries every order of steps and of buffered stores reaching memory, and
-gives all outcomes. Without its fences each protocol must fail here, which shows that the search
-sees.
+gives all outcomes. Without its fences each protocol must fail here: the search does see.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ def successors(state: State, programs: list[list[Step]]) -> list[State]:
             known = tuple(sorted({**dict(registers[who]), step[1]: value}.items()))
             if step[0] == "load":
                 found.append((memory, buffers, ahead, put(registers, who, known)))
-            else:  # ("unless", name, value, then): skips to a step unless the word has the value
+            else:  # ("unless", name, value, then): skips to a step if it has another value
                 target = ahead if value == int(step[2]) else put(at, who, int(step[3]))
                 found.append((memory, buffers, target, put(registers, who, known)))
     return found
@@ -84,7 +83,7 @@ def revocation(fence: list[Step]) -> set[tuple[int, int]]:
     core = [("store", "revoked", "1"), *fence, ("load", "started")]
     worker = [("store", "started", "1"), *fence, ("load", "revoked")]
     ends = outcomes({"revoked": 0, "started": 0}, [core, worker])
-    return {(dict(end[1])["started"], dict(end[2])["revoked"]) for end in ends}
+    return {(dict(end[1])["started"], dict(end[2])["revoked"]) for end in ends}  # type: ignore[call-overload]
 
 
 def test_a_request_is_started_or_taken_back_and_one_of_both_knows() -> None:
@@ -102,7 +101,7 @@ def doorbell(fence: list[Step]) -> set[tuple[int, int]]:
     reader = [("store", "armed", "1"), *fence, ("unless", "published", "0", str(3 + len(fence)))]
     reader += [("store", "slept", "1")]
     ends = outcomes({"published": 0, "armed": 0, "rung": 0, "slept": 0}, [writer, reader])
-    return {(dict(end[0])["rung"], dict(end[0])["slept"]) for end in ends}
+    return {(dict(end[0])["rung"], dict(end[0])["slept"]) for end in ends}  # type: ignore[call-overload]
 
 
 def test_no_reader_sleeps_over_a_record_without_being_rung() -> None:
