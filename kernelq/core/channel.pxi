@@ -157,6 +157,7 @@ cdef void worker_free(Core_ *core, Worker *worker) noexcept nogil:
     fd_close(&worker.side_fd)
     fd_close(&worker.pidfd)
     free(worker.lanes)
+    free(worker.parked)
     free(worker.places)
     free(worker.free_places)
     free(worker)

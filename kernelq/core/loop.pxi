@@ -88,6 +88,8 @@ cdef void letter_on_read(Loop *loop, Letter *letter) noexcept nogil:
         lane_on_opened(loop, &(<Worker *> letter.subject).lanes[loop.index])
     elif letter.kind == LETTER_DRAIN:
         worker_on_drain(loop, <Worker *> letter.subject)
+    elif letter.kind == LETTER_DISTRUST:
+        worker_distrust(loop, <Worker *> letter.subject)
     elif letter.kind == LETTER_FORGET:
         lane_forget(loop, <Worker *> letter.subject)
     elif letter.kind == LETTER_SHUTDOWN:
@@ -455,7 +457,7 @@ cdef int loop_spin(Loop *loop, epoll_event *events, uint64_t until_ns) noexcept 
 
 cdef void loop_turn(Loop *loop, epoll_event *events) noexcept nogil:
     cdef int count = loop_wait(loop, events)
-    cdef uint64_t since = 0
+    cdef int64_t since = 0
     loop.now_ns = linux.now_ns()
     loop.counters[COUNT_TURNS] += 1
     if bug.DEBUG:
@@ -463,8 +465,8 @@ cdef void loop_turn(Loop *loop, epoll_event *events) noexcept nogil:
     loop_work(loop, events, count)
     if bug.DEBUG:
         since = linux.unqueued_ns(loop.schedstat_fd) - since
-        if since > loop.turn_ns_max:
-            atomic.store_relaxed(&loop.turn_ns_max, since)  # relaxed: a figure
+        if since > <int64_t> loop.turn_ns_max:
+            atomic.store_relaxed(&loop.turn_ns_max, <uint64_t> since)  # relaxed: a figure
 
 
 cdef void loop_work(Loop *loop, epoll_event *events, int count) noexcept nogil:

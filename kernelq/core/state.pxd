@@ -111,6 +111,14 @@ cdef enum:                         # Letter.kind
     LETTER_FORGET = 9              # a worker's lanes are no longer used
     LETTER_OPENED = 10             # a worker's memory is mapped and checked
     LETTER_DRAIN = 11              # a worker gets nothing more
+    LETTER_DISTRUST = 12           # a worker passed a descriptor that it must not
+
+cdef enum:                         # Core_.jobs
+    QUEUE_SPILL = 0
+    QUEUE_WARM = 1
+    QUEUE_DISCARD = 2
+    QUEUES = 3
+    HELPERS = 5
 
 cdef enum:                         # events to the managers
     EVENT_READY = 0
@@ -400,8 +408,8 @@ cdef struct Worker:
     Casualty casualties[CASUALTIES_MAX]  # [pool lock] for the line about its death
     uint32_t casualty_count        # [pool lock] of all, also of those beyond the array
     uint32_t loops_forgotten
-    Parked parked[64]              # [receiver lock]
-    uint32_t parked_count
+    Parked *parked                 # [receiver lock]
+    uint32_t parked_count, parked_room
     bint side_has_ended            # nothing more will come over the side socket
 
 cdef struct Pool:
@@ -492,6 +500,14 @@ cdef struct Job:
     bint has_failed
     Letter letter
 
+cdef struct JobQueue:
+    pthread_mutex_t lock
+    pthread_cond_t ready
+    Job *first
+    Job *last
+    bint stops
+    Core_ *core
+
 cdef struct Core_:
     Settings settings
     HeadLimits limits
@@ -511,12 +527,8 @@ cdef struct Core_:
     uint32_t event_first, event_count
     int event_fd
     # helper threads
-    pthread_mutex_t jobs_lock
-    pthread_cond_t jobs_ready
-    Job *jobs_first
-    Job *jobs_last
-    bint helpers_stop
-    pthread_t helpers[2]
+    JobQueue jobs[QUEUES]
+    pthread_t helpers[HELPERS]     # helper n serves queue n % QUEUES
     pthread_t receiver             # takes descriptors from the side sockets
     pthread_mutex_t receiver_lock
     int receiver_epoll

@@ -160,7 +160,7 @@ def check_campaign(field: Field, load: Load, end: dict[str, int]) -> None:
 @pytest.mark.parametrize("loops", [1, 2])
 def test_a_hostile_worker_harms_nobody_else(field, loops):
     core = field(loops=loops)
-    load, end = run_campaign(core, lives=250, seed=loops * 1_000_000)
+    load, end = run_campaign(core, lives=800, seed=loops * 1_000_000)
     check_campaign(core, load, end)
     assert core.count(0) > 100  # mutations
 
