@@ -229,8 +229,8 @@ cdef uint8_t *escaped_put(uint8_t *at, const uint8_t *text, uint32_t bytes) noex
             at += 1
         else:
             at = text_put(at, b"\\x", 2)
-            at[0] = <uint8_t> b"0123456789abcdef"[byte >> 4]
-            at[1] = <uint8_t> b"0123456789abcdef"[byte & 15]
+            at[0] = <uint8_t> HEX_DIGITS[byte >> 4]
+            at[1] = <uint8_t> HEX_DIGITS[byte & 15]
             at += 2
     return at
 

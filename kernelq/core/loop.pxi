@@ -85,10 +85,11 @@ cdef void letter_on_read(Loop *loop, Letter *letter) noexcept nogil:
     elif letter.kind == LETTER_WORKER:
         lane_watch(loop, <Worker *> letter.subject)
     elif letter.kind == LETTER_OPENED:
-        (<Worker *> letter.subject).lanes[loop.index].is_open = True
-        loop.dispatch_is_due = True
+        lane_on_opened(loop, &(<Worker *> letter.subject).lanes[loop.index])
     elif letter.kind == LETTER_DRAIN:
         worker_on_drain(loop, <Worker *> letter.subject)
+    elif letter.kind == LETTER_DISTRUST:
+        worker_distrust(loop, <Worker *> letter.subject)
     elif letter.kind == LETTER_FORGET:
         lane_forget(loop, <Worker *> letter.subject)
     elif letter.kind == LETTER_SHUTDOWN:
@@ -241,7 +242,7 @@ cdef void loop_close_idle(Loop *loop) noexcept nogil:
     cdef Timer *timer
     cdef Timer *following
     cdef Conn *conn
-    for slot in range(TIMER_SLOTS):
+    for slot in range(<uint32_t> TIMER_SLOTS):
         timer = loop.wheel.slots[slot].next
         while timer != &loop.wheel.slots[slot]:
             following = timer.next
@@ -273,9 +274,20 @@ cdef void loop_on_event(Loop *loop, epoll_event *event) noexcept nogil:
     elif source.kind == SOURCE_LISTENER:
         listener_on_ready(loop, <Listener *> source)
     elif source.kind == SOURCE_PIDFD:
-        worker_on_death(loop, (<Bell *> source).worker)
+        # Buried behind the mail: what a letter opens is still to be read (LETTER_OPENED).
+        (<Bell *> source).worker.lanes[loop.index].has_died = True
+        loop.deaths_are_due = True
+        loop.has_mail = True
     else:
         bug.BUG_ON(True)
+
+
+cdef void loop_bury(Loop *loop) noexcept nogil:
+    cdef uint32_t index
+    loop.deaths_are_due = False
+    for index in range(loop.worker_count):
+        if loop.workers[index].lanes[loop.index].has_died:
+            worker_on_death(loop, loop.workers[index])
 
 
 cdef void loop_run_again(Loop *loop) noexcept nogil:
@@ -364,7 +376,8 @@ cdef bint lanes_have_answers(Loop *loop) noexcept nogil:
     cdef Lane *lane
     for index in range(loop.worker_count):
         lane = &loop.workers[index].lanes[loop.index]
-        if lane.is_open and not lane.answers.is_broken and ring_has_record(&lane.answers):
+        if (lane.is_open and worker_is_trusted(loop.workers[index])
+                and ring_has_record(&lane.answers)):
             return True
     return False
 
@@ -393,11 +406,14 @@ cdef int loop_wait(Loop *loop, epoll_event *events) noexcept nogil:
             return count
         lanes_ring(loop, 0)
         loop.turns_unrung = 0
-    if loop.spin_limit_ns and loop.exchange_count:
-        count = loop_spin(loop, events)
-        if count >= 0:
-            return count
-    timeout_ms = loop_timeout_ms(loop)
+    if loop.spin.limit_ns and loop.exchange_count:
+        return loop_wait_awake(loop, events)
+    return loop_sleep(loop, events)
+
+
+cdef int loop_sleep(Loop *loop, epoll_event *events) noexcept nogil:
+    cdef int count
+    cdef int timeout_ms = loop_timeout_ms(loop)
     if timeout_ms == 0:
         return epoll_wait(loop.epoll_fd, events, EVENTS_PER_TURN, 0)
     lanes_arm(loop)
@@ -409,9 +425,21 @@ cdef int loop_wait(Loop *loop, epoll_event *events) noexcept nogil:
     return count
 
 
-cdef int loop_spin(Loop *loop, epoll_event *events) noexcept nogil:
-    # Looks at the lanes and at epoll for a short while. -1: nothing came; sleep.
-    cdef uint64_t until = linux.now_ns() + loop.spin_limit_ns
+cdef int loop_wait_awake(Loop *loop, epoll_event *events) noexcept nogil:
+    # Workers have requests of ours: their answers may be a moment away.
+    cdef uint64_t since = linux.now_ns()
+    cdef int count = -1
+    if spin_is_worth(&loop.spin, since):
+        count = loop_spin(loop, events, since + loop.spin.limit_ns)
+        spin_note_end(&loop.spin, since)
+    if count < 0:
+        count = loop_sleep(loop, events)
+    spin_note_wait(&loop.spin, linux.now_ns() - since)
+    return count
+
+
+cdef int loop_spin(Loop *loop, epoll_event *events, uint64_t until_ns) noexcept nogil:
+    # Looks at the lanes and, less often, at epoll. -1: nothing came.
     cdef uint32_t looks = 0
     cdef int count
     while True:
@@ -422,21 +450,34 @@ cdef int loop_spin(Loop *loop, epoll_event *events) noexcept nogil:
             count = epoll_wait(loop.epoll_fd, events, EVENTS_PER_TURN, 0)
             if count > 0:
                 return count
-            if linux.now_ns() >= until:
+            if linux.now_ns() >= until_ns:
                 return -1
         atomic.cpu_relax()
 
 
 cdef void loop_turn(Loop *loop, epoll_event *events) noexcept nogil:
     cdef int count = loop_wait(loop, events)
-    cdef int index
+    cdef int64_t since = 0
     loop.now_ns = linux.now_ns()
     loop.counters[COUNT_TURNS] += 1
+    if bug.DEBUG:
+        since = linux.unqueued_ns(loop.schedstat_fd)
+    loop_work(loop, events, count)
+    if bug.DEBUG:
+        since = linux.unqueued_ns(loop.schedstat_fd) - since
+        if since > <int64_t> loop.turn_ns_max:
+            atomic.store_relaxed(&loop.turn_ns_max, <uint64_t> since)  # relaxed: a figure
+
+
+cdef void loop_work(Loop *loop, epoll_event *events, int count) noexcept nogil:
+    cdef int index
     for index in range(count):
         loop_on_event(loop, &events[index])
     if loop.has_mail:
         loop.has_mail = False
         mailbox_read(loop)
+    if loop.deaths_are_due:
+        loop_bury(loop)
     lanes_drain(loop)
     if loop.again != NULL:
         loop_run_again(loop)
@@ -461,6 +502,10 @@ cdef void *loop_main(void *argument) noexcept nogil:
     cdef sigset_t all_signals
     sigfillset(&all_signals)
     pthread_sigmask(SIG_BLOCK, &all_signals, NULL)
+    if bug.DEBUG:
+        loop.schedstat_fd = linux.schedstat_open()
     while loop.is_running:
         loop_turn(loop, events)
+    if bug.DEBUG:
+        fd_close(&loop.schedstat_fd)
     return NULL

@@ -40,7 +40,7 @@ cdef uint8_t *hex_put(uint8_t *at, uint64_t number) noexcept nogil:
     while shift > 0 and number >> shift == 0:
         shift -= 4
     while shift >= 0:
-        at[0] = <uint8_t> b"0123456789abcdef"[(number >> shift) & 15]
+        at[0] = <uint8_t> HEX_DIGITS[(number >> shift) & 15]
         at += 1
         shift -= 4
     return at
@@ -384,6 +384,7 @@ cdef void response_send_file(Loop *loop, Exchange *exchange) noexcept nogil:
     # us.
     cdef Conn *conn = exchange.conn
     cdef int64_t offset
+    cdef uint64_t bytes
     cdef ssize_t sent
     cdef uint64_t budget = FILE_BYTES_PER_TURN
     while exchange.file_left and exchange.file_fd >= 0 and conn.out_bytes == 0 and conn.can_write:
@@ -393,8 +394,9 @@ cdef void response_send_file(Loop *loop, Exchange *exchange) noexcept nogil:
         if not file_is_warm(loop, exchange):
             return
         offset = <int64_t> exchange.file_offset
-        sent = linux.sendfile(conn.fd, exchange.file_fd, &offset, exchange.file_left
-                              if exchange.file_left < FILE_BYTES_PER_CALL else FILE_BYTES_PER_CALL)
+        bytes = min(exchange.file_left, exchange.file_warm_to - exchange.file_offset,
+                    <uint64_t> FILE_BYTES_PER_CALL)
+        sent = linux.sendfile(conn.fd, exchange.file_fd, &offset, bytes)
         if sent > 0:
             exchange.file_offset += <uint64_t> sent
             exchange.file_left -= <uint64_t> sent
@@ -421,7 +423,8 @@ cdef void response_send_file(Loop *loop, Exchange *exchange) noexcept nogil:
 
 cdef bint file_is_warm(Loop *loop, Exchange *exchange) noexcept nogil:
     # sendfile() of a cold file would block the loop on the disk: one byte is read without waiting;
-    # if that fails a helper thread reads ahead first and posts a letter.
+    # if that fails, or the file system cannot do it (overlayfs, network file systems), a helper
+    # thread reads ahead first and posts a letter.
     cdef uint8_t byte
     cdef iovec part
     cdef ssize_t got
@@ -432,8 +435,11 @@ cdef bint file_is_warm(Loop *loop, Exchange *exchange) noexcept nogil:
     part.iov_base = &byte
     part.iov_len = 1
     got = preadv2(exchange.file_fd, &part, 1, <int64_t> exchange.file_offset, RWF_NOWAIT)
-    if got >= 0 or linux.errno != EAGAIN:
+    if got >= 0 or (linux.errno != EAGAIN and linux.errno != EOPNOTSUPP):
         exchange.file_warm_to = exchange.file_offset + FILE_BYTES_PER_CALL
         return True
-    exchange.file_is_warming = job_warm(loop, exchange)
-    return not exchange.file_is_warming
+    if job_warm(loop, exchange):
+        exchange.file_is_warming = True
+        return False
+    exchange.file_warm_to = exchange.file_offset + FILE_BYTES_PER_CALL
+    return True

@@ -19,8 +19,7 @@
 #
 # Life of an Exchange
 #     RECEIVING ─▶ QUEUED ─▶ HANDED ─▶ STARTED ─▶ (END) freed
-#                    ▲          │ revoked     │ the worker died: by promise 2 back into the queue,
-#                               or refused
+#                    ▲          │ revoked     │ the worker died: back by promise 2, or refused
 #                    └──────────┴─────────────┘
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
@@ -32,6 +31,7 @@ from kernelq.core.linux cimport pthread_cond_t, pthread_mutex_t, pthread_t
 from kernelq.core.reason cimport REASON_COUNT
 from kernelq.core.ring cimport RingReader, RingWriter
 from kernelq.core.settings cimport Settings
+from kernelq.core.spin cimport Spin
 from kernelq.core.timer cimport Timer, TimerWheel
 
 # What an epoll event or a letter is about; the first field of everything registered with epoll.
@@ -52,16 +52,13 @@ cdef enum:
     SPARE_EXCHANGES = 64           # kept per loop for reuse
     SPARE_CHUNKS = 16
     SPARE_CONNS = 64
-    # spill buffers of one request on their way to the disk before reading pauses
-    SPILL_JOBS_MAX = 2
-    # bytes of a request ring that REQUEST and CONTENT leave to control records
-    CONTROL_RESERVE_PER_PLACE = 256
+    SPILL_JOBS_MAX = 2             # spill buffers of one request on their way before reading pauses
+    CONTROL_RESERVE_PER_PLACE = 256  # bytes of a request ring that are left to control records
 
 cdef enum:                         # Conn.state
     CONN_HEAD = 0                  # waiting for or receiving a request head
     CONN_CONTENT = 1               # receiving content; the request is not dispatched yet
-    # the exchange is queued or executing (streamed content may still arrive)
-    CONN_WAIT = 2
+    CONN_WAIT = 2                  # the exchange is queued or executing; content may still arrive
     CONN_FLUSH = 3                 # the response is complete but not all sent
     CONN_LINGER = 4                # our side is shut; reading until the client closes
     CONN_CLOSED = 5                # freed at the end of the turn
@@ -74,8 +71,7 @@ cdef enum:                         # Exchange.state
     EXCHANGE_QUEUED = 1            # [pool lock] in the request queue
     EXCHANGE_HANDED = 2            # [pool lock] in a worker's place, as far as we know not started
     EXCHANGE_STARTED = 3           # its worker answered or was seen to have started it
-    # [pool lock] out of the queue; a letter with the reason is on its way
-    EXCHANGE_REFUSED = 4
+    EXCHANGE_REFUSED = 4           # [pool lock] out of the queue; a letter says why
     EXCHANGE_DONE = 5
 
 cdef enum:                         # how the end of a response is told
@@ -97,6 +93,7 @@ cdef enum:                         # Place.state [pool lock]
     PLACE_HANDED = 1
     PLACE_STARTED = 2
     PLACE_REVOKED = 3              # taken back; free when the worker says SKIPPED
+    PLACE_CONTESTED = 4            # revoked, but too late: it will be answered, or SKIPPED
 
 cdef enum:                         # Pool.state [pool lock]
     POOL_ONLINE = 0
@@ -114,6 +111,14 @@ cdef enum:                         # Letter.kind
     LETTER_FORGET = 9              # a worker's lanes are no longer used
     LETTER_OPENED = 10             # a worker's memory is mapped and checked
     LETTER_DRAIN = 11              # a worker gets nothing more
+    LETTER_DISTRUST = 12           # a worker passed a descriptor that it must not
+
+cdef enum:                         # Core_.jobs
+    QUEUE_SPILL = 0
+    QUEUE_WARM = 1
+    QUEUE_DISCARD = 2
+    QUEUES = 3
+    HELPERS = 5
 
 cdef enum:                         # events to the managers
     EVENT_READY = 0
@@ -153,6 +158,10 @@ cdef enum:                         # counters; the names are in stats.pxi
 
 cdef enum:
     EVENTS_MAX = 1024
+    CASUALTIES_MAX = 8             # requests that the line about a death names
+    CASUALTY_METHOD_MAX = 24
+    CASUALTY_TARGET_MAX = 300
+    CASUALTY_CLIENT_MAX = 46
     STATUS_NONE = 1                # Exchange.status of a response that never had one
     HEALTH_TICK_NS = 134217728
     PING_EVERY_NS = 30000000000
@@ -207,8 +216,7 @@ cdef struct SpillFile:             # shared by an exchange and the jobs that wri
     bint has_failed
 
 cdef struct Exchange:
-    # [pool lock] request queue; or the loop's arrivals, or its spare list
-    Exchange *next
+    Exchange *next                 # [pool lock] in the queue; or the loop's arrivals, spare list
     Exchange *previous
     Conn *conn                     # NULL: the client has gone
     Worker *worker                 # [pool lock]
@@ -332,6 +340,11 @@ cdef struct Parked:                # a descriptor without its FILE record, or th
     int fd
     bint is_expected               # the record came first
 
+cdef struct Casualty:              # a request that its worker was executing when it died
+    uint64_t handed_ns
+    uint16_t method_bytes, target_bytes, client_bytes
+    char text[384]                 # method, target, client; cut to fit
+
 cdef struct Bell:
     Source source
     Worker *worker
@@ -342,9 +355,11 @@ cdef struct Lane:              # one worker, as one loop sees it
     uint32_t *armed                # our hint in our memory
     const uint32_t *worker_armed   # the worker's
     uint32_t rung_for
+    uint64_t full_turn             # the turn in which a request could not be handed over
     uint32_t unrung                # records published since the worker's last bell
     bint is_open                   # mapped and checked: the rings may be used
     bint is_watched                # its bell and pidfd are in our epoll
+    bint has_died                  # its pidfd fired; to be buried in this turn
     bint is_dead                   # we have classified what it had of ours
     Bell bell
     Bell death
@@ -381,17 +396,20 @@ cdef struct Worker:
     uint64_t started_seen          # progress when that was noted
     bint is_unhealthy
     bint is_hopeless
+    bint has_said_ready
+    bint is_distrusted
     uint64_t unhealthy_since_ns
     bint has_timed_out             # a request exceeded request_timeout: no more dispatch
+    uint64_t deaf_since_ns         # its side socket is closed; 0: it is not
     uint64_t ping_at_ns
     uint64_t ping_sent_ns          # 0: none is under way
     uint64_t latency_ns            # of the last PONG
     uint32_t loops_done            # after its death
+    Casualty casualties[CASUALTIES_MAX]  # [pool lock] for the line about its death
+    uint32_t casualty_count        # [pool lock] of all, also of those beyond the array
     uint32_t loops_forgotten
-    Parked *parked                 # [receiver lock] likewise the next three
-    uint32_t parked_count
-    uint32_t parked_room
-    uint32_t unclaimed             # of those parked: descriptors without their record
+    Parked *parked                 # [receiver lock]
+    uint32_t parked_count, parked_room
     bint side_has_ended            # nothing more will come over the side socket
 
 cdef struct Pool:
@@ -453,8 +471,9 @@ cdef struct Loop:
     uint64_t drain_until_ns
     uint64_t date_second
     char date[40]
-    uint64_t spin_limit_ns         # longest spin before sleeping; 0: none
+    Spin spin                      # of waiting awake for answers
     bint has_mail
+    bint deaths_are_due
     bint ring_is_due               # records were published and not announced
     uint32_t turns_unrung          # for so many turns
     bint is_quiet                  # draining: nothing is left
@@ -463,6 +482,8 @@ cdef struct Loop:
     RingWriter log
     RingReader log_reader
     uint64_t log_published, log_released
+    int schedstat_fd               # debug builds: of our thread
+    uint64_t turn_ns_max           # debug builds: the longest turn, but for waiting for a processor
     uint64_t counters[COUNTERS]
     uint64_t reasons[REASON_COUNT]
 
@@ -478,6 +499,14 @@ cdef struct Job:
     SpillFile *shared
     bint has_failed
     Letter letter
+
+cdef struct JobQueue:
+    pthread_mutex_t lock
+    pthread_cond_t ready
+    Job *first
+    Job *last
+    bint stops
+    Core_ *core
 
 cdef struct Core_:
     Settings settings
@@ -498,12 +527,8 @@ cdef struct Core_:
     uint32_t event_first, event_count
     int event_fd
     # helper threads
-    pthread_mutex_t jobs_lock
-    pthread_cond_t jobs_ready
-    Job *jobs_first
-    Job *jobs_last
-    bint helpers_stop
-    pthread_t helpers[2]
+    JobQueue jobs[QUEUES]
+    pthread_t helpers[HELPERS]     # helper n serves queue n % QUEUES
     pthread_t receiver             # takes descriptors from the side sockets
     pthread_mutex_t receiver_lock
     int receiver_epoll

@@ -45,7 +45,7 @@ cdef inline void lead_resume(LinkThread *self) noexcept nogil:
     # Its request has ended: is it still the leader?
     if self.is_leader:
         self.is_leader = lead_swap_back(self)
-    if atomic.load_relaxed_u32(&self.link.deputy_sleeps):
+    if deputy_is_asleep(self.link):
         deputy_wake(self.link)
 
 
@@ -94,6 +94,15 @@ cdef void content_drop(LinkPlace *place) noexcept nogil:
     place.last = NULL
 
 
+cdef void content_forget(Link *link, LinkPlace *place, uint64_t dispatch) noexcept nogil:
+    # Its request has ended: nobody will read what is left. END is out, so the place may have its
+    # next request already.
+    thread.mutex_take(&link.content_lock)
+    if place.dispatch == dispatch:
+        content_drop(place)
+    thread.mutex_give(&link.content_lock)
+
+
 cdef void content_add(Link *link, LinkPlace *place, const RecordHead *head,
                       const uint8_t *body) noexcept nogil:
     cdef uint32_t bytes = head.bytes - <uint32_t> sizeof(RecordHead)
@@ -121,7 +130,7 @@ cdef void content_add(Link *link, LinkPlace *place, const RecordHead *head,
 cdef LinkPlace *place_meet(Link *link, uint16_t index, uint64_t dispatch) noexcept nogil:
     # The place, if dispatch stands there or is newer than what does; NULL: the record is late. With
     # several loops a control record may be seen before its REQUEST, which another loop has put into
-    # its own ring: serials grow.
+    # its own ring: serials grow. [lead]
     cdef LinkPlace *place
     if index >= link.sizes.place_count:
         link_end(b"a record names a place that does not exist")
@@ -205,6 +214,7 @@ cdef inline bint lane_next(Link *link, LinkLane *lane, Taken *taken) noexcept no
             if unlikely(taken.head.bytes < sizeof(RequestRecord)):
                 link_end(b"a record of the core has another size than its kind")
             taken.lane = lane
+            place_meet(link, taken.head.place, taken.head.dispatch)
             return True
         control_take(link, lane, &taken.head, taken.record)
         ring_release(&lane.requests, taken.head.bytes)
@@ -306,9 +316,11 @@ cdef bint link_spin(Link *link) noexcept nogil:
     # Waits awake, as long as that is shorter than a sleep. True: something has come.
     cdef uint64_t until
     cdef int count
-    if link.spin_ns == 0 or link.wait_ns > SPIN_WORTH_NS:
+    cdef uint64_t now = linux.now_ns()
+    if not spin_is_worth(&link.spin, now):
         return False
-    until = linux.now_ns() + link.spin_ns
+    spin_note_end(&link.spin, now)
+    until = now + link.spin.limit_ns
     while True:
         for count in range(16):
             if link_has_record(link):
@@ -321,8 +333,8 @@ cdef bint link_spin(Link *link) noexcept nogil:
 cdef void lead_sleep(LinkThread *self) noexcept nogil:
     # Until something may be in a ring.
     cdef Link *link = self.link
-    cdef uint64_t since = linux.now_ns() if link.spin_ns else 0
-    if not link_spin(link):
+    cdef uint64_t since = linux.now_ns() if link.spin.limit_ns else 0
+    if link.spin.limit_ns == 0 or not link_spin(link):
         link_arm(link)
         if not link_has_record(link) and not atomic.load_relaxed_u32(&link.is_draining):
             lead_set(self, LEAD_ASLEEP)
@@ -330,13 +342,11 @@ cdef void lead_sleep(LinkThread *self) noexcept nogil:
                 link_lost(link)
             lead_set(self, LEAD_LEADING)
             atomic.fence_seq()  # SYNC deputy
-            if atomic.load_relaxed_u32(&link.deputy_sleeps):
+            if deputy_is_asleep(link):
                 deputy_wake(link)
         link_arm(link)
-    if link.spin_ns:
-        # A wait that was long says nothing about the next one but that it need not be short.
-        link.wait_ns += min(linux.now_ns() - since,
-                            <uint64_t> 10 * SPIN_WORTH_NS) // 8 - link.wait_ns // 8
+    if link.spin.limit_ns:
+        spin_note_wait(&link.spin, linux.now_ns() - since)
 
 
 # -- threads ---------------------------------------------------------------------------------------
@@ -363,7 +373,7 @@ cdef int follower_next(LinkThread *self, Taken *taken) noexcept nogil:
         seen = atomic.load_acquire_u32(&link.follow_word)  # SYNC follow
         atomic.add_u32(&link.idle_count, 1)
         atomic.fence_seq()  # SYNC follow, SYNC deputy
-        if atomic.load_relaxed_u32(&link.deputy_sleeps):
+        if deputy_is_asleep(link):
             deputy_wake(link)
         if pending_take(link, taken):
             atomic.add_u32(&link.idle_count, <uint32_t> -1)
@@ -442,7 +452,7 @@ cdef void place_wait(LinkThread *self, LinkPlace *place, uint32_t seen) noexcept
             break
         if lead_state(atomic.load_relaxed(&link.lead)) in (LEAD_VACANT, LEAD_RUNNING):
             follower_wake(link)
-        if atomic.load_relaxed_u32(&link.deputy_sleeps):
+        if deputy_is_asleep(link):
             deputy_wake(link)
         thread.futex_wait(&place.news, seen, 0)
     atomic.add_u32(&link.waiter_count, <uint32_t> -1)
@@ -450,6 +460,10 @@ cdef void place_wait(LinkThread *self, LinkPlace *place, uint32_t seen) noexcept
 
 
 # -- the deputy ------------------------------------------------------------------------------------
+
+cdef inline bint deputy_is_asleep(Link *link) noexcept nogil:
+    return atomic.load_relaxed_u32(&link.deputy_sleeps) != 0
+
 
 cdef void deputy_wake(Link *link) noexcept nogil:
     atomic.store_relaxed_u32(&link.deputy_sleeps, 0)

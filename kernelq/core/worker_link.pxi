@@ -212,10 +212,14 @@ cdef void link_announce(Link *link) noexcept nogil:
         lane_announce(&link.lanes[loop])
 
 
+cdef inline bint link_is_slow(Link *link) noexcept nogil:
+    return atomic.load_relaxed(&link.run_ns) > SLOW_NS
+
+
 cdef inline bint link_must_announce(Link *link) noexcept nogil:
     # Answers should not wait any longer, although more requests are at hand.
     cdef uint32_t loop
-    if link.run_ns > SLOW_NS:
+    if link_is_slow(link):
         return True
     for loop in range(link.sizes.loop_count):
         if atomic.load_relaxed_u32(&link.lanes[loop].unannounced) >= link.unannounced_max:

@@ -461,7 +461,7 @@ cdef class Response:
             if self.is_sent:
                 if self.is_gone():
                     raise ClientGone("the client has left")
-                if not is_first or self.link.run_ns > SLOW_NS or self.link.deputy_sleeps:
+                if not is_first or link_is_slow(self.link) or deputy_is_asleep(self.link):
                     link_announce(self.link)
                 if self.has_no_content or self.is_too_long:
                     return 0
@@ -534,9 +534,14 @@ cdef object regular_file(object filelike):
 
 
 cdef Py_ssize_t length_of(object result):
-    # len(result) if it has one; -1: it has none that can be trusted.
+    # len(result) if it has one; -1: it has none that can be trusted. A generator has none, which a
+    # look at its type tells without an exception.
+    cdef TypeSlots *slots = type_slots(result)
+    if ((slots.tp_as_sequence == NULL or slots.tp_as_sequence.sq_length == NULL)
+            and (slots.tp_as_mapping == NULL or slots.tp_as_mapping.mp_length == NULL)):
+        return -1
     try:
-        return len(result) if hasattr(type(result), "__len__") else -1
+        return len(result)
     except Exception:
         return -1
 

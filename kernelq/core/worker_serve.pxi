@@ -9,9 +9,6 @@ cdef inline bint request_begin(LinkThread *self, const Taken *taken) noexcept no
     # The worker's half of promise 1. False: the request was taken back, or comes after DRAIN:
     # answer SKIPPED.
     cdef Link *link = self.link
-    if unlikely(taken.head.place >= link.sizes.place_count):
-        link_end(b"a record names a place that does not exist")
-    place_meet(link, taken.head.place, taken.head.dispatch)
     atomic.store_relaxed_u32(&self.is_running, 1)
     if unlikely(not self.is_leader):
         # SYNC draining: link_is_drained() looks at the lead, and then at us.
@@ -63,19 +60,24 @@ cdef bint link_is_drained(Link *link) noexcept nogil:
 
 cdef inline void clock_start(LinkThread *self) noexcept nogil:
     self.began_ns = self.now_ns if self.now_ns else linux.now_ns()
-    self.began_cpu_ns = thread.thread_cpu_ns() if self.link.run_ns > SLOW_NS else 0
+    self.began_cpu_ns = thread.thread_cpu_ns() if link_is_slow(self.link) else 0
+
+
+cdef inline void average_move(uint64_t *average, uint64_t value) noexcept nogil:
+    # Over about eight values. When two threads do it at once one value is lost: it is an average.
+    cdef uint64_t before = atomic.load_relaxed(average)
+    atomic.store_relaxed(average, before + value // 8 - before // 8)
 
 
 cdef inline void clock_stop(LinkThread *self) noexcept nogil:
-    # Moving averages over about eight requests.
     cdef Link *link = self.link
     cdef uint64_t ran, blocked = 0
     self.now_ns = linux.now_ns()
     ran = self.now_ns - self.began_ns
     if unlikely(self.began_cpu_ns != 0):
         blocked = ran - min(ran, thread.thread_cpu_ns() - self.began_cpu_ns)
-    link.run_ns += ran // 8 - link.run_ns // 8
-    link.blocked_ns += blocked // 8 - link.blocked_ns // 8
+    average_move(&link.run_ns, ran)
+    average_move(&link.blocked_ns, blocked)
 
 
 cdef class Runner:
@@ -146,7 +148,7 @@ cdef class Runner:
             taken_release(taken)
             if likely(self_thread.is_leader):
                 lead_run(self_thread)
-                if unlikely(self_thread.link.blocked_ns > BLOCKS_NS
+                if unlikely(atomic.load_relaxed(&self_thread.link.blocked_ns) > BLOCKS_NS
                             or (content is not None and content.source == SOURCE_STREAM)):
                     lead_pass_on(self_thread.link)
             self.call()
@@ -216,10 +218,7 @@ cdef class Runner:
         self.environ = None
         if content is not None:
             content.close()
-            with nogil:
-                thread.mutex_take(&self.thread.link.content_lock)
-                content_drop(response.place)
-                thread.mutex_give(&self.thread.link.content_lock)
+            content_forget(self.thread.link, response.place, response.dispatch)
         if unlikely(references_of(<PyObject *> self.starter) != 1
                     or references_of(<PyObject *> response.writer) != 1
                     or references_of(<PyObject *> response) != 4):

@@ -1,8 +1,9 @@
 """What a hostile worker does: one life of it, made of acts chosen by a seeded random generator.
 
 Mutation is aware of structure: most acts start from a record that an honest worker would send at
-that moment, and change something about it. Every act is one mutation, and is waited for until the
-core has read it: an act behind one that has already cost the worker its life would test nothing.
+that moment, and change something about it. Every record is a mutation, and so is every act without
+one; each is waited for until the core has read it: an act behind one that has already cost the
+worker its life would test nothing.
 """
 
 import fcntl
@@ -47,6 +48,7 @@ class Life:
         self.random = random.Random(seed)
         self.count = count
         self.keep: list[object] = []
+        self.records = 0
 
     # -- choosing --------------------------------------------------------------------------------
 
@@ -134,6 +136,8 @@ class Life:
             if len(data) >= 16 and self.random.random() < 0.9:
                 loop = data[8] % self.raw.head.loop_count
         if self.raw.has_room(loop, len(data)):
+            self.records += 1
+            self.count()
             self.raw.put(loop, data)
             self.raw.wait_read(loop, READ_WAIT_MS)
 
@@ -379,9 +383,12 @@ class Life:
             lambda: os.truncate(raw.core_fd, size * 2),
             lambda: fcntl.fcntl(raw.core_fd, channel.F_ADD_SEALS, channel.SEAL_WRITE),
             lambda: os.posix_fallocate(raw.core_fd, size, 4096),
-            lambda: os.truncate(raw.own_fd, 0),
-            lambda: os.truncate(raw.own_fd, size * 2),
         )
+        if raw.is_sealed():
+            attempts += (
+                lambda: os.truncate(raw.own_fd, 0),
+                lambda: os.truncate(raw.own_fd, size * 2),
+            )
         attempt = self.random.choice(attempts)
         try:
             attempt()
@@ -395,7 +402,8 @@ class Life:
             self.raw.own.madvise(mmap.MADV_REMOVE)
         except OSError:
             return
-        raise Breach("a hole was punched")
+        if self.raw.is_sealed():
+            raise Breach("a hole was punched")
 
     # -- life ------------------------------------------------------------------------------------
 
@@ -440,8 +448,10 @@ class Life:
             if self.random.random() < 0.7:
                 self.raw.take(self.random.choice((0, 1, 20)))
             act = self.random.choices(ACTS, WEIGHTS)[0]
-            self.count()
+            before = self.records
             getattr(self, act)()
+            if self.records == before:
+                self.count()
         if self.random.random() < 0.1:
             os.kill(os.getpid(), signal.SIGKILL)
         if self.random.random() < 0.02:

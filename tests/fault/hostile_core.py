@@ -25,6 +25,7 @@ from kernelq.config import CoreSettings
 
 HERE = Path(__file__).parent
 LIFE_LIMIT = 0.5  # seconds after which a hostile worker that does nothing is ended
+LOG_LEVEL = 50  # thousands of lines about distrusted workers help nobody
 PATIENCE = 60.0
 
 
@@ -42,7 +43,7 @@ class Manager:
     def __init__(self, link: socket.socket, tally_fd: int, key: str, settings: dict) -> None:
         self.link = link
         self.key = key
-        self.core = _core.Core(CoreSettings(threads=THREADS, **settings))
+        self.core = _core.Core(CoreSettings(threads=THREADS, log_level=LOG_LEVEL, **settings))
         self.listener = socket.create_server(("127.0.0.1", 0), backlog=256)
         self.listener.setblocking(False)
         self.core.add_listener(os.dup(self.listener.fileno()))

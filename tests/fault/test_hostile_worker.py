@@ -3,8 +3,8 @@ one of them, never crashes, never hangs, and loses nothing.
 
 The core runs in a process of its own, beside two honest workers; hostile ones follow one another in
 a few seats. A request that was handed to a hostile worker may end in any way that HTTP allows;
-every other one must be answered by an honest worker, byte for byte. What a hostile worker was handed
-is read from the memory of its channel, not from what it says.
+every other one must be answered by an honest worker, byte for byte. What a hostile worker was
+handed is read from the memory of its channel, not from what it says.
 """
 
 import json
@@ -160,9 +160,9 @@ def check_campaign(field: Field, load: Load, end: dict[str, int]) -> None:
 @pytest.mark.parametrize("loops", [1, 2])
 def test_a_hostile_worker_harms_nobody_else(field, loops):
     core = field(loops=loops)
-    load, end = run_campaign(core, lives=250, seed=loops * 1_000_000)
+    load, end = run_campaign(core, lives=800, seed=loops * 1_000_000)
     check_campaign(core, load, end)
-    assert core.count(0) > 1000
+    assert core.count(0) > 100  # mutations
 
 
 @pytest.mark.slow

@@ -141,7 +141,7 @@ def test_ping() -> None:
     with served(answering(), loops=2, threads=2) as rig:
         for ring in range(2):
             rig.tell("PING", value=123 + ring, ring=ring)
-            kind, _, _, _, rest = rig.core.wait(ring)
+            kind, _, _, _, rest = rig.core.wait()
             assert (kind, rest) == ("PONG", 123 + ring)
 
 
