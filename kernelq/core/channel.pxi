@@ -607,8 +607,9 @@ cdef void worker_judge(Loop *loop, Worker *worker) noexcept nogil:
 
 
 cdef void worker_ping(Loop *loop, Worker *worker) noexcept nogil:
-    # For a figure only: how long a record takes to a worker and back. Nobody is judged by it.
-    if worker.ping_sent_ns == 0 and loop.now_ns >= worker.ping_at_ns:
+    # For a figure only: how long a record takes to a worker and back. Nobody is judged by it. The
+    # answer comes to loop 0, so only that one asks.
+    if loop.index == 0 and worker.ping_sent_ns == 0 and loop.now_ns >= worker.ping_at_ns:
         worker.ping_at_ns = loop.now_ns + PING_EVERY_NS
         if lane_tell(loop, worker, RECORD_PING, 0, 0, 0, loop.now_ns):
             worker.ping_sent_ns = loop.now_ns
