@@ -314,8 +314,8 @@ cdef void loop_run_timers(Loop *loop) noexcept nogil:
 
 
 cdef void loop_tick(Loop *loop) noexcept nogil:
-    # Every HEALTH_TICK_NS while this loop has requests; for the pool whichever loop comes first (the
-    # others may sleep).
+    # Every HEALTH_TICK_NS while this loop has requests; for the pool whichever loop comes first
+    # (the others may sleep).
     loop.health_at_ns = loop.now_ns + HEALTH_TICK_NS
     loop_check_timeouts(loop)
     if pool_takes_tick(loop):
