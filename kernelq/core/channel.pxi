@@ -575,8 +575,19 @@ cdef void worker_ping(Loop *loop, Worker *worker) noexcept nogil:
             worker.ping_sent_ns = loop.now_ns
 
 
+cdef bint pool_check_is_due(Loop *loop) noexcept nogil:
+    cdef Pool *pool = &loop.core.pool
+    cdef bint is_due
+    pthread_mutex_lock(&pool.lock)
+    is_due = loop.now_ns >= pool.checked_ns + HEALTH_TICK_NS // 2
+    if is_due:
+        pool.checked_ns = loop.now_ns
+    pthread_mutex_unlock(&pool.lock)
+    return is_due
+
+
 cdef void pool_check_health(Loop *loop) noexcept nogil:
-    # Loop 0, every tick while anything is in hand.
+    # Every tick while anything is in hand.
     cdef Pool *pool = &loop.core.pool
     cdef Worker *worker
     cdef Worker *deaf = NULL
@@ -592,7 +603,8 @@ cdef void pool_check_health(Loop *loop) noexcept nogil:
                 and (worker.state == WORKER_READY or worker.state == WORKER_DRAINING)):
             if worker.in_hand or worker.is_unhealthy:
                 worker_check_health(loop, worker)
-            worker_ping(loop, worker)
+            if loop.index == 0:
+                worker_ping(loop, worker)
             loop.worker_is_watched |= worker.is_unhealthy
         worker = worker.next
     pthread_mutex_unlock(&pool.lock)

@@ -314,17 +314,18 @@ cdef void loop_run_timers(Loop *loop) noexcept nogil:
 
 
 cdef void loop_tick(Loop *loop) noexcept nogil:
-    # Every HEALTH_TICK_NS while requests are alive; loop 0 for all of them.
+    # Every HEALTH_TICK_NS while requests are alive; whichever loop comes first, for all of them:
+    # any may be the only one that is awake.
     loop.health_at_ns = loop.now_ns + HEALTH_TICK_NS
     loop_check_timeouts(loop)
-    if loop.index == 0:
+    if pool_check_is_due(loop):
         pool_check_health(loop)
         pool_expire(loop)
 
 
 cdef bint loop_needs_tick(const Loop *loop) noexcept nogil:
-    return (loop.exchange_count > 0 or (loop.index == 0 and loop.core.pool.queued > 0)
-            or loop.worker_is_watched)
+    # Every request, queued or handed over, is some loop's.
+    return loop.exchange_count > 0 or loop.worker_is_watched
 
 
 cdef int loop_timeout_ms(Loop *loop) noexcept nogil:
@@ -434,6 +435,7 @@ cdef void loop_turn(Loop *loop, epoll_event *events) noexcept nogil:
     cdef int64_t since = 0
     loop.now_ns = linux.now_ns()
     loop.counters[COUNT_TURNS] += 1
+    loop.turn_bytes = 0
     if bug.DEBUG:
         since = linux.unqueued_ns(loop.schedstat_fd)
     loop_work(loop, events, count)

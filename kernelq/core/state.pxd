@@ -166,7 +166,8 @@ cdef enum:
     HEALTH_TICK_NS = 134217728
     PING_EVERY_NS = 30000000000
     FILE_BYTES_PER_CALL = 1 << 20
-    FILE_BYTES_PER_TURN = 4 << 20
+    FILE_BYTES_AT_LEAST = 65536
+    TURN_BYTES = 4 << 20           # moved in a turn; beyond, each connection gets one small piece
     CONTENT_RECORD_BYTES = 32768   # of streamed content in one record
 
 # Declared ahead: they name one another.
@@ -415,6 +416,7 @@ cdef struct Pool:
     uint32_t queued                # in both lists
     uint64_t serial
     Worker *workers
+    uint64_t checked_ns            # when health and waiting times were last looked at
     uint32_t worker_number
     uint32_t ready_count
     uint64_t service_ns            # moving average over the workers: prefetch depth
@@ -470,6 +472,7 @@ cdef struct Loop:
     uint32_t turns_unrung          # for so many turns
     bint is_quiet                  # draining: nothing is left
     bint worker_is_watched         # a worker is unhealthy: look at it even without requests
+    uint64_t turn_bytes            # received and sent from files in this turn
     bint log_is_due                # records were written this turn
     RingWriter log
     RingReader log_reader
