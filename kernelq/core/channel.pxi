@@ -631,7 +631,8 @@ cdef void pool_check_health(Loop *loop) noexcept nogil:
                 and (worker.state == WORKER_READY or worker.state == WORKER_DRAINING)):
             if worker.in_hand or worker.is_unhealthy:
                 worker_check_health(loop, worker)
-            worker_ping(loop, worker)
+            if loop.index == 0:
+                worker_ping(loop, worker)
             loop.worker_is_watched |= worker.is_unhealthy
         worker = worker.next
     pthread_mutex_unlock(&pool.lock)

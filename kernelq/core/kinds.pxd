@@ -133,7 +133,8 @@ cdef enum:
     HEALTH_TICK_NS = 134217728
     PING_EVERY_NS = 30000000000
     FILE_BYTES_PER_CALL = 1 << 20
-    FILE_BYTES_PER_TURN = 4 << 20
+    FILE_BYTES_AT_LEAST = 65536
+    TURN_BYTES = 4 << 20           # moved in a turn; beyond, each connection gets one small piece
     CONTENT_RECORD_BYTES = 32768   # of streamed content in one record
 
 cdef enum:

@@ -460,6 +460,7 @@ cdef void loop_turn(Loop *loop, epoll_event *events) noexcept nogil:
     cdef int64_t since = 0
     loop.now_ns = linux.now_ns()
     loop.counters[COUNT_TURNS] += 1
+    loop.turn_bytes = 0
     if bug.DEBUG:
         since = linux.unqueued_ns(loop.schedstat_fd)
     loop_work(loop, events, count)

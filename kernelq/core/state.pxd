@@ -341,6 +341,7 @@ cdef struct Loop:
     uint32_t turns_unrung          # for so many turns
     bint is_quiet                  # draining: nothing is left
     bint worker_is_watched         # a worker is unhealthy: look at it even without requests
+    uint64_t turn_bytes            # received and sent from files in this turn
     bint log_is_due                # records were written this turn
     RingWriter log
     RingReader log_reader
