@@ -527,6 +527,8 @@ cdef object regular_file(object filelike):
     status = os.fstat(raw.fileno())
     if status.st_mode & 0o170000 != 0o100000:
         return None
+    if status.st_size == 0:
+        return None  # nothing, or a file of /proc, whose size nobody knows
     position = filelike.tell()
     return raw.fileno(), position, max(0, status.st_size - position)
 
