@@ -19,7 +19,7 @@ PART_LINES, FILE_LINES, TEST_LINES, MAP_LINES = 900, 500, 600, 300
 COLUMNS = 100
 
 LONG_FUNCTIONS: set[str] = set()
-LONG_FILES = {"kernelq/core/state.pxd": 520}  # all data structures of the core, in one place
+LONG_FILES = {"kernelq/core/state.pxd": 560}  # all data structures of the core, in one place
 
 # Parts that touch Python: the core's doors, and what of the worker makes and reads objects.
 PYTHON_PARTS = {

@@ -34,13 +34,28 @@ cdef void lane_drain(Loop *loop, Worker *worker) noexcept nogil:
         worker_distrust(loop, worker)
 
 
+cdef void lane_drain_rest(Loop *loop, Worker *worker) noexcept nogil:
+    # What stands in the ring now that the worker is dead. At most one ring: a child that it left
+    # behind may still write.
+    cdef RingReader *answers = &worker.lanes[loop.index].answers
+    cdef uint64_t end = answers.position + answers.bytes
+    cdef uint64_t before = answers.position - 1
+    while answers.position != before and answers.position < end and ring_has_record(answers):
+        before = answers.position
+        lane_drain(loop, worker)
+
+
 cdef void lanes_drain(Loop *loop) noexcept nogil:
     cdef uint32_t index = 0
     cdef Worker *worker
+    cdef Lane *lane
     while index < loop.worker_count:
         worker = loop.workers[index]
-        if worker.lanes[loop.index].is_open and worker.state < WORKER_DISTRUSTED:
-            if ring_has_record(&worker.lanes[loop.index].answers):
+        lane = &worker.lanes[loop.index]
+        if lane.is_open and worker_is_trusted(worker):
+            if lane.requests.is_broken:
+                worker_distrust(loop, worker)
+            elif ring_has_record(&lane.answers):
                 lane_drain(loop, worker)
         index += 1
 
@@ -49,8 +64,7 @@ cdef int answer_on_record(Loop *loop, Worker *worker, const RecordHead *head,
                           const uint8_t *body) noexcept nogil:
     cdef Exchange *exchange = NULL
     if head.kind == RECORD_READY:
-        worker_on_ready(loop, worker)
-        return 0
+        return worker_on_ready(loop, worker)
     if head.kind == RECORD_PONG:
         return worker_on_pong(loop, worker, head, body)
     if head.kind == RECORD_SKIPPED:
@@ -82,10 +96,10 @@ cdef bint place_find(Loop *loop, Worker *worker, const RecordHead *head,
     pthread_mutex_lock(&pool.lock)
     place = &worker.places[head.place]
     if (place.dispatch == head.dispatch
-            and (place.state == PLACE_HANDED or place.state == PLACE_STARTED)):
+            and place.state != PLACE_FREE and place.state != PLACE_REVOKED):
         is_right = True
         exchange[0] = place.exchange
-        if place.state == PLACE_HANDED:
+        if place.state != PLACE_STARTED:
             place.state = PLACE_STARTED
             if place.exchange != NULL:
                 place.exchange.state = EXCHANGE_STARTED
@@ -104,14 +118,15 @@ cdef int place_on_skipped(Loop *loop, Worker *worker, const RecordHead *head) no
         return -1
     pthread_mutex_lock(&pool.lock)
     place = &worker.places[head.place]
-    if place.dispatch != head.dispatch or worker.revoked[head.place] != head.dispatch or (
-            place.state != PLACE_REVOKED and place.state != PLACE_HANDED):
+    if place.dispatch != head.dispatch or (
+            place.state != PLACE_REVOKED and place.state != PLACE_CONTESTED):
         outcome = -1
     else:
         exchange = place.exchange
         place_free(loop, worker, head.place)
         if exchange != NULL and exchange.conn != NULL:
             exchange.state = EXCHANGE_RECEIVING
+            exchange.started_ns = 0
             queue_push(pool, exchange)
             exchange = NULL
         elif exchange != NULL:
@@ -126,7 +141,7 @@ cdef int place_on_skipped(Loop *loop, Worker *worker, const RecordHead *head) no
 cdef int worker_on_pong(Loop *loop, Worker *worker, const RecordHead *head,
                         const uint8_t *body) noexcept nogil:
     cdef NumberRecord record
-    if head.bytes != sizeof(NumberRecord):
+    if head.bytes != sizeof(NumberRecord) or loop.index != 0:
         return -1
     memcpy(&record, body, sizeof(record))
     if worker.ping_sent_ns == 0 or record.value != worker.ping_sent_ns:
@@ -240,6 +255,7 @@ cdef void answer_complete(Loop *loop, Worker *worker, uint32_t index, Exchange *
     cdef Pool *pool = &loop.core.pool
     cdef Place *place = &worker.places[index]
     cdef uint64_t since
+    cdef bint is_first
     pthread_mutex_lock(&pool.lock)
     since = place.handed_ns if place.handed_ns > worker.last_end_ns else worker.last_end_ns
     worker.last_end_ns = loop.now_ns
@@ -251,11 +267,12 @@ cdef void answer_complete(Loop *loop, Worker *worker, uint32_t index, Exchange *
             <int64_t> (min(exchange.response_bytes, <uint64_t> SCRATCH_BYTES) - pool.answer_bytes)
             // 16)
     worker.served += 1
+    is_first = worker.served == 1
     place_free(loop, worker, index)
     if exchange != NULL:
         exchange.worker = NULL
     pthread_mutex_unlock(&pool.lock)
-    if worker.served == 1:
+    if is_first:
         event_post(loop.core, EVENT_FIRST_ANSWER, worker.number, 0)
     if exchange == NULL:
         return

@@ -2,7 +2,7 @@
 # threads or two processes only through these calls. Every release has an acquire of the same SYNC
 # name (checked by tests/test_tidy.py).
 
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 cdef extern from *:
     """
@@ -35,6 +35,8 @@ cdef extern from *:
     #endif
     #endif
     """
+    uint8_t load_relaxed_u8 "kq_load_relaxed"(const uint8_t *p) noexcept nogil
+    void store_relaxed_u8 "kq_store_relaxed"(uint8_t *p, uint8_t v) noexcept nogil
     uint32_t load_relaxed_u32 "kq_load_relaxed"(const uint32_t *p) noexcept nogil
     uint32_t load_acquire_u32 "kq_load_acquire"(const uint32_t *p) noexcept nogil
     uint32_t load_seq_u32 "kq_load_seq"(const uint32_t *p) noexcept nogil

@@ -8,11 +8,11 @@
 #  3. A worker is unlinked and freed only when every loop has let go of its lane (LETTER_FORGET).
 #
 # Facts that shaped this
-#  A memfd that its other side may still shrink turns a read into SIGBUS: hence F_SEAL_SHRINK before
-#  the first look. A pidfd becomes readable when the process has ended, before it is reaped, and
-#  stays so. An eventfd written by the worker is watched edge-triggered and never read: each write
-#  is an edge. Towards the worker a pipe is used, since an eventfd shares its O_NONBLOCK with the
-#  worker, who could clear it and block our write.
+#  A memfd that its other side has shrunk, or may still shrink, turns a read into SIGBUS: hence
+#  F_SEAL_SHRINK, and its size, before the first look. A pidfd becomes readable when the process has
+#  ended, before it is reaped, and stays so. An eventfd written by the worker is watched
+#  edge-triggered and never read: each write is an edge. Towards the worker a pipe is used, since an
+#  eventfd shares its O_NONBLOCK with the worker, who could clear it and block our write.
 
 cdef uint32_t worker_side_reserve(const Core_ *core) noexcept nogil:
     return core.settings.place_count * CONTROL_RESERVE_PER_PLACE
@@ -191,7 +191,7 @@ cdef int worker_attach(Core_ *core, Worker *worker, int pid, int pidfd) noexcept
     for index in range(<uint32_t> LOOPS_MAX):
         fd_close(&worker.doorbell_ends[index])
     pthread_mutex_lock(&core.pool.lock)
-    worker.state = WORKER_STARTING
+    atomic.store_relaxed_u8(&worker.state, WORKER_STARTING)
     pthread_mutex_unlock(&core.pool.lock)
     receiver_watch(core, worker)
     for index in range(core.settings.loop_count):
@@ -218,7 +218,8 @@ cdef bint worker_map(Core_ *core, Worker *worker) noexcept nogil:
     cdef Lane *lane
     cdef const WorkerLane *theirs
     cdef const uint8_t *memory
-    if not linux.is_sealed(worker.worker_fd):
+    if (not linux.is_sealed(worker.worker_fd)
+            or linux.file_bytes(worker.worker_fd) != linux.file_bytes(worker.core_fd)):
         return False
     memory = <const uint8_t *> linux.map_whole(worker.worker_fd, worker.head_bytes, False)
     if memory == NULL:
@@ -239,8 +240,10 @@ cdef bint worker_map(Core_ *core, Worker *worker) noexcept nogil:
         lane.answers.published = &theirs.response_published
         lane.requests.released = &theirs.request_released
         lane.worker_armed = &theirs.armed
+    pthread_mutex_lock(&core.pool.lock)
     worker.started = <const uint64_t *> (memory + PLACES_AT)
     worker.worker_memory = memory
+    pthread_mutex_unlock(&core.pool.lock)
     return True
 
 
@@ -265,7 +268,7 @@ cdef void lane_watch(Loop *loop, Worker *worker) noexcept nogil:
 cdef void worker_on_bell(Loop *loop, Worker *worker) noexcept nogil:
     # The lanes are drained every turn; a bell only matters before the memory is mapped.
     cdef uint32_t index
-    if loop.index != 0 or worker.worker_memory != NULL or worker.state != WORKER_STARTING:
+    if loop.index != 0 or worker.worker_memory != NULL or not worker_is_trusted(worker):
         return
     if not worker_map(loop.core, worker):
         if linux.is_sealed(worker.worker_fd):
@@ -274,6 +277,14 @@ cdef void worker_on_bell(Loop *loop, Worker *worker) noexcept nogil:
     worker.lanes[0].is_open = True
     for index in range(1, loop.core.settings.loop_count):
         letter_send(&loop.core.loops[index].mailbox, LETTER_OPENED, worker, 0, -1)
+    if atomic.load_relaxed_u8(&worker.state) == WORKER_DRAINING:  # relaxed: else a letter comes
+        lane_tell(loop, worker, RECORD_DRAIN, 0, 0, 0, 0)
+
+
+cdef void lane_on_opened(Loop *loop, Lane *lane) noexcept nogil:
+    # LETTER_OPENED: loop 0 has mapped and checked the worker's memory.
+    lane.is_open = not lane.is_dead
+    loop.dispatch_is_due = True
 
 
 cdef void lane_ring(Loop *loop, Worker *worker) noexcept nogil:
@@ -309,7 +320,7 @@ cdef bint lane_tell(Loop *loop, Worker *worker, uint8_t kind, uint8_t flags, uin
     # not drain.
     cdef Lane *lane = &worker.lanes[loop.index]
     cdef NumberRecord *record
-    if not lane.is_open or worker.state >= WORKER_DISTRUSTED:
+    if not lane.is_open or not worker_is_trusted(worker):
         return True
     record = <NumberRecord *> ring_claim(&lane.requests, sizeof(NumberRecord), 0)
     if record == NULL:
@@ -326,15 +337,27 @@ cdef bint lane_tell(Loop *loop, Worker *worker, uint8_t kind, uint8_t flags, uin
     return True
 
 
-cdef void worker_on_ready(Loop *loop, Worker *worker) noexcept nogil:
+cdef int worker_on_ready(Loop *loop, Worker *worker) noexcept nogil:
+    # Once: a worker that says it again and again must not fill the table of events.
     cdef Pool *pool = &loop.core.pool
+    cdef bint was_ready
     pthread_mutex_lock(&pool.lock)
+    was_ready = worker.has_said_ready
+    worker.has_said_ready = True
     if worker.state == WORKER_STARTING:
-        worker.state = WORKER_READY
+        atomic.store_relaxed_u8(&worker.state, WORKER_READY)
         pool.ready_count += 1
     pthread_mutex_unlock(&pool.lock)
+    if was_ready:
+        return -1
     loop.dispatch_is_due = True
     event_post(loop.core, EVENT_READY, worker.number, 0)
+    return 0
+
+
+cdef inline bint worker_is_trusted(const Worker *worker) noexcept nogil:
+    # Neither dead nor distrusted, as far as this loop may know without the pool's lock.
+    return atomic.load_relaxed_u8(&worker.state) < WORKER_DISTRUSTED  # relaxed: see worker_on_death
 
 
 cdef void worker_leave_ready(Pool *pool, Worker *worker, uint8_t state) noexcept nogil:
@@ -342,21 +365,26 @@ cdef void worker_leave_ready(Pool *pool, Worker *worker, uint8_t state) noexcept
     if worker.state == WORKER_READY:
         pool.ready_count -= 1
     if worker.state < state:
-        worker.state = state
+        atomic.store_relaxed_u8(&worker.state, state)
     worker.waiting_suspect = NULL
 
 
 cdef void worker_distrust(Loop *loop, Worker *worker) noexcept nogil:
     # It wrote what it must not: its rings are closed for good, it is killed, and its death does the
-    # rest.
-    cdef bint is_new
+    # rest. What a dead worker wrote may be found out only now.
+    cdef bint is_new, is_alive
     pthread_mutex_lock(&loop.core.pool.lock)
-    is_new = worker.state < WORKER_DISTRUSTED
+    is_new = not worker.is_distrusted
+    is_alive = worker.state < WORKER_DISTRUSTED
+    worker.is_distrusted = True
     worker_leave_ready(&loop.core.pool, worker, WORKER_DISTRUSTED)
     pthread_mutex_unlock(&loop.core.pool.lock)
     if not is_new:
         return
     loop.counters[COUNT_DISTRUSTED] += 1
+    if not is_alive:
+        log_worker(loop, LOG_ERROR, worker, b"has ended and left malformed data (event 5127)")
+        return
     log_worker(loop, LOG_ERROR, worker,
                b"sent malformed data and is no longer trusted (event 5127); it is killed")
     syscall(SYS_pidfd_send_signal, worker.pidfd, SIGKILL, NULL, 0)
@@ -386,18 +414,20 @@ cdef void worker_on_death(Loop *loop, Worker *worker) noexcept nogil:
     cdef Lane *lane = &worker.lanes[loop.index]
     cdef uint32_t index
     cdef uint32_t done
+    cdef bint is_distrusted
     if lane.is_dead:
         return
     lane.is_dead = True
     pthread_mutex_lock(&core.pool.lock)
+    is_distrusted = worker.is_distrusted
     if worker.state != WORKER_DISTRUSTED:
         worker_leave_ready(&core.pool, worker, WORKER_DEAD)
     pthread_mutex_unlock(&core.pool.lock)
-    if loop.index == 0 and worker.worker_memory == NULL and worker.state != WORKER_DISTRUSTED:
-        lane.is_open = worker_map(core, worker)
-    if lane.is_open and worker.state != WORKER_DISTRUSTED:
-        while ring_has_record(&lane.answers) and worker.state != WORKER_DISTRUSTED:
-            lane_drain(loop, worker)
+    if not is_distrusted:
+        if loop.index == 0 and worker.worker_memory == NULL:
+            lane.is_open = worker_map(core, worker)
+        if lane.is_open:
+            lane_drain_rest(loop, worker)
     for index in range(core.settings.place_count):
         place_bury(loop, worker, index)
     lane.is_open = False
@@ -409,10 +439,11 @@ cdef void worker_on_death(Loop *loop, Worker *worker) noexcept nogil:
 
 cdef void place_bury(Loop *loop, Worker *worker, uint32_t index) noexcept nogil:
     # What becomes of the request in this place, if it is this loop's, now that the worker is dead.
+    # What a distrusted worker says that it has not started, it may have executed all the same.
     cdef Core_ *core = loop.core
     cdef Place *place = &worker.places[index]
     cdef Exchange *exchange
-    cdef bint was_started
+    cdef bint was_started, is_distrusted
     cdef bint requeued = False
     pthread_mutex_lock(&core.pool.lock)
     exchange = place.exchange
@@ -421,9 +452,8 @@ cdef void place_bury(Loop *loop, Worker *worker, uint32_t index) noexcept nogil:
             place_free(loop, worker, index)
         pthread_mutex_unlock(&core.pool.lock)
         return
-    was_started = place.state == PLACE_STARTED or (
-        worker.started != NULL
-        and atomic.load_acquire(&worker.started[index]) == place.dispatch)  # SYNC started
+    is_distrusted = worker.is_distrusted
+    was_started = is_distrusted or place_is_started(worker, index)
     if was_started:
         exchange.executions += 1
         casualty_note(worker, place)
@@ -450,7 +480,7 @@ cdef void place_bury(Loop *loop, Worker *worker, uint32_t index) noexcept nogil:
     else:
         exchange.state = EXCHANGE_DONE
         exchange_refuse(loop, exchange, REASON_WORKER_DISTRUSTED
-                        if worker.state == WORKER_DISTRUSTED else REASON_WORKER_DIED)
+                        if is_distrusted else REASON_WORKER_DIED)
 
 
 cdef void casualty_note(Worker *worker, const Place *place) noexcept nogil:
@@ -511,7 +541,7 @@ cdef void lane_forget(Loop *loop, Worker *worker) noexcept nogil:
 
 
 cdef void worker_check_health(Loop *loop, Worker *worker) noexcept nogil:
-    # Under the pool's lock, once per tick on loop 0. Unhealthy: a slot is free and yet a request
+    # Under the pool's lock, once per tick. Unhealthy: a slot is free and yet a request
     # handed over is not started within a second. Running application code is never unhealthy by
     # itself.
     cdef const Settings *settings = &loop.core.settings
@@ -524,7 +554,7 @@ cdef void worker_check_health(Loop *loop, Worker *worker) noexcept nogil:
         if place.state == PLACE_FREE or place.state == PLACE_REVOKED:
             waiting += place.state == PLACE_REVOKED
             continue
-        if (place.state == PLACE_STARTED
+        if (place.state == PLACE_STARTED or place.state == PLACE_CONTESTED
                 or atomic.load_acquire(&worker.started[index]) == place.dispatch):  # SYNC started
             started += 1
             if place.exchange != NULL and place.exchange.started_ns == 0:
@@ -568,13 +598,18 @@ cdef void worker_ping(Loop *loop, Worker *worker) noexcept nogil:
 
 
 cdef void pool_check_health(Loop *loop) noexcept nogil:
-    # Loop 0, every tick while anything is in hand.
+    # Every tick while anything is in hand.
     cdef Pool *pool = &loop.core.pool
     cdef Worker *worker
+    cdef Worker *deaf = NULL
     pthread_mutex_lock(&pool.lock)
     worker = pool.workers
     loop.worker_is_watched = False
     while worker != NULL:
+        if worker.deaf_since_ns and worker_is_trusted(worker):
+            loop.worker_is_watched = True
+            if loop.now_ns >= worker.deaf_since_ns + HEALTH_START_NS:
+                deaf = worker
         if (worker.started != NULL
                 and (worker.state == WORKER_READY or worker.state == WORKER_DRAINING)):
             if worker.in_hand or worker.is_unhealthy:
@@ -583,6 +618,8 @@ cdef void pool_check_health(Loop *loop) noexcept nogil:
             loop.worker_is_watched |= worker.is_unhealthy
         worker = worker.next
     pthread_mutex_unlock(&pool.lock)
+    if deaf != NULL:
+        worker_distrust(loop, deaf)  # it closed its side socket, and lives
 
 
 cdef void loop_check_timeouts(Loop *loop) noexcept nogil:
@@ -607,7 +644,8 @@ cdef void loop_check_timeouts(Loop *loop) noexcept nogil:
                 exchange = NULL
             else:
                 exchange.state = EXCHANGE_STARTED
-                place.state = PLACE_STARTED
+                if place.state == PLACE_HANDED:
+                    place.state = PLACE_STARTED
             pthread_mutex_unlock(&loop.core.pool.lock)
             if exchange != NULL and exchange.conn != NULL:
                 worker_time_out(loop, worker, exchange)

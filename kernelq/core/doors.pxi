@@ -5,8 +5,13 @@
 #     thread started; the other parts know neither.
 #  2. A door may be used from any thread of the service process: it takes the lock that guards what
 #     it touches, or sends a letter to the loop that owns it.
+#  3. No Python while a lock is held that a loop may want: an allocation can run a finalizer, and
+#     that anything.
 
 from kernelq.trusted import pack_trusted
+
+cdef enum:
+    TARGET_SHOWN_MAX = 1024        # bytes of a request target in worker_info()
 
 COUNTER_NAMES = (
     "connections", "connections_now", "requests", "answered", "refused", "client_gone",
@@ -124,13 +129,8 @@ cdef class Core:
         cdef Event event
         events = []
         read(self.core.event_fd, &count, sizeof(count))
-        pthread_mutex_lock(&self.core.events_lock)
-        while self.core.event_count:
-            event = self.core.events[self.core.event_first]
-            self.core.event_first = (self.core.event_first + 1) % EVENTS_MAX
-            self.core.event_count -= 1
+        while event_take(self.core, &event):
             events.append((EVENT_NAMES[event.kind], event.worker, event.value))
-        pthread_mutex_unlock(&self.core.events_lock)
         return events
 
     def channel_open(self):
@@ -188,25 +188,26 @@ cdef class Core:
     def worker_info(self, uint32_t number):
         """State, counts and the requests in hand of a worker: a dict."""
         cdef Worker *worker = self.find(number)
+        cdef Worker seen
+        cdef InHand inhand
         executing = []
+        for index in range(self.core.settings.place_count):
+            if inhand_read(self.core, worker, index, &inhand):
+                executing.append(inhand_info(&inhand))
         pthread_mutex_lock(&self.core.pool.lock)
-        try:
-            for index in range(self.core.settings.place_count):
-                if worker.places[index].exchange != NULL:
-                    executing.append(exchange_info(worker, index))
-            for index in range(min(worker.casualty_count, <uint32_t> CASUALTIES_MAX)):
-                executing.append(casualty_info(&worker.casualties[index]))
-        finally:
-            pthread_mutex_unlock(&self.core.pool.lock)
+        seen = worker[0]
+        pthread_mutex_unlock(&self.core.pool.lock)
+        for index in range(min(seen.casualty_count, <uint32_t> CASUALTIES_MAX)):
+            executing.append(casualty_info(&seen.casualties[index]))
         return {
-            "pid": worker.pid,
-            "state": WORKER_STATES[worker.state],
-            "in_hand": worker.in_hand,
-            "served": worker.served,
-            "unhealthy": bool(worker.is_unhealthy),
-            "latency_ns": worker.latency_ns,
+            "pid": seen.pid,
+            "state": WORKER_STATES[seen.state],
+            "in_hand": seen.in_hand,
+            "served": seen.served,
+            "unhealthy": bool(seen.is_unhealthy),
+            "latency_ns": seen.latency_ns,
             "executing": executing,
-            "casualties": worker.casualty_count,
+            "casualties": seen.casualty_count,
         }
 
     def set_pool_state(self, str state):
@@ -257,13 +258,17 @@ cdef class Core:
 
     def stats(self):
         """The counters, summed over the loops, and the queue's figures: a dict of ints."""
-        cdef uint32_t index
+        cdef uint32_t index, queued, ready_count
+        cdef uint64_t service_ns
         figures = {name: core_count(self.core, index) for index, name in enumerate(COUNTER_NAMES)}
         pthread_mutex_lock(&self.core.pool.lock)
-        figures["queued"] = self.core.pool.queued
-        figures["workers_ready"] = self.core.pool.ready_count
-        figures["service_ns"] = self.core.pool.service_ns
+        queued = self.core.pool.queued
+        ready_count = self.core.pool.ready_count
+        service_ns = self.core.pool.service_ns
         pthread_mutex_unlock(&self.core.pool.lock)
+        figures.update(queued=queued, workers_ready=ready_count, service_ns=service_ns)
+        if bug.DEBUG:
+            figures["turn_ns_max"] = turn_ns_max(self.core)
         for index in range(1, <uint32_t> REASON_COUNT):
             name = "reason_" + reasons[index].name.decode().lower()
             figures[name] = reason_count(self.core, index)
@@ -278,19 +283,64 @@ cdef uint64_t reason_count(const Core_ *core, uint32_t reason) noexcept nogil:
     return total
 
 
-cdef dict exchange_info(const Worker *worker, uint32_t index):
-    # Under the pool's lock: the exchange and its image stand still.
+cdef uint64_t turn_ns_max(const Core_ *core) noexcept nogil:
+    cdef uint64_t most = 0
+    cdef uint32_t index
+    for index in range(core.settings.loop_count):
+        most = max(most, atomic.load_relaxed(&core.loops[index].turn_ns_max))  # relaxed: a figure
+    return most
+
+
+cdef bint event_take(Core_ *core, Event *event) noexcept nogil:
+    cdef bint found
+    pthread_mutex_lock(&core.events_lock)
+    found = core.event_count > 0
+    if found:
+        event[0] = core.events[core.event_first]
+        core.event_first = (core.event_first + 1) % EVENTS_MAX
+        core.event_count -= 1
+    pthread_mutex_unlock(&core.events_lock)
+    return found
+
+
+cdef struct InHand:                # a request in a worker's place, copied
+    uint8_t text[METHOD_BYTES_MAX + ADDRESS_TEXT_MAX + TARGET_SHOWN_MAX]
+    uint32_t method_bytes, target_bytes, remote_bytes
+    uint64_t handed_ns
+    bint is_started
+
+
+cdef bint inhand_read(Core_ *core, Worker *worker, uint32_t index, InHand *seen) noexcept nogil:
+    # False: nothing is in this place.
     cdef const Place *place = &worker.places[index]
     cdef Span method, remote, target
+    cdef uint8_t *at = seen.text
+    pthread_mutex_lock(&core.pool.lock)
+    if place.exchange == NULL:
+        pthread_mutex_unlock(&core.pool.lock)
+        return False
     image_line(place.exchange, &method, &remote, &target)
+    seen.method_bytes = span_cut(&method, METHOD_BYTES_MAX)
+    seen.target_bytes = span_cut(&target, TARGET_SHOWN_MAX)
+    seen.remote_bytes = span_cut(&remote, ADDRESS_TEXT_MAX)
+    at = span_put(at, method)
+    at = span_put(at, target)
+    span_put(at, remote)
+    seen.handed_ns = place.handed_ns
+    seen.is_started = place_is_started(worker, index)
+    pthread_mutex_unlock(&core.pool.lock)
+    return True
+
+
+cdef dict inhand_info(const InHand *seen):
+    cdef const uint8_t *target = seen.text + seen.method_bytes
+    cdef const uint8_t *remote = target + seen.target_bytes
     return {
-        "method": method.at[:method.bytes].decode("latin-1"),
-        "target": target.at[:target.bytes].decode("latin-1"),
-        "client": remote.at[:remote.bytes].decode("latin-1"),
-        "handed_ns": place.handed_ns,
-        "started": place.state == PLACE_STARTED or (
-            worker.started != NULL
-            and atomic.load_acquire(&worker.started[index]) == place.dispatch),  # SYNC started
+        "method": seen.text[:seen.method_bytes].decode("latin-1"),
+        "target": target[:seen.target_bytes].decode("latin-1"),
+        "client": remote[:seen.remote_bytes].decode("latin-1"),
+        "handed_ns": seen.handed_ns,
+        "started": bool(seen.is_started),
     }
 
 

@@ -158,14 +158,17 @@ cdef void exchange_refuse(Loop *loop, Exchange *exchange, int reason) noexcept n
 
 
 cdef void exchange_abort(Loop *loop, Exchange *exchange, int reason) noexcept nogil:
-    # Response bytes are out (or no answer is possible): what the client has must not look complete.
+    # Response bytes are out (or no answer is possible): what the client has must not look complete,
+    # unless it is: then only the worker's END is missing, and the client, which may be sending its
+    # next request already, need not know.
     cdef Conn *conn = exchange.conn
     cdef uint8_t framing = exchange.framing
     cdef bint head_sent = exchange.head_sent
+    cdef bint is_whole = response_is_whole(exchange) and exchange.file_left == 0
     log_exchange(loop, LOG_WARNING, exchange, reason, exchange.worker)
     loop.reasons[reason] += 1
-    loop.counters[COUNT_REFUSED] += 1
-    conn.is_last = True
+    loop.counters[COUNT_ANSWERED if is_whole else COUNT_REFUSED] += 1
+    conn.is_last = conn.is_last or not is_whole
     conn.exchange = NULL
     exchange.is_refused = True
     if exchange.status == 0:
@@ -686,7 +689,7 @@ cdef void content_stream_end(Loop *loop, Exchange *exchange, uint8_t flags) noex
     if exchange.worker == NULL:
         return
     lane = &exchange.worker.lanes[loop.index]
-    if not lane.is_open or exchange.worker.state >= WORKER_DISTRUSTED:
+    if not lane.is_open or not worker_is_trusted(exchange.worker):
         return
     head = <RecordHead *> ring_claim(&lane.requests, sizeof(RecordHead), 0)
     if head == NULL:

@@ -19,6 +19,7 @@ cdef extern from *:
     #include <pthread.h>
     #include <sched.h>
     #include <signal.h>
+    #include <stdio.h>
     #include <stdlib.h>
     #include <string.h>
     #include <sys/epoll.h>
@@ -64,6 +65,10 @@ cdef extern from *:
         int seals = fcntl(fd, F_GET_SEALS);
         return seals >= 0 && (seals & KQ_SEALS) == KQ_SEALS;
     }
+    static inline int64_t kq_file_bytes(int fd) {
+        struct stat status;
+        return fstat(fd, &status) < 0 ? -1 : status.st_size;
+    }
     /* One ring mapped twice in a row: a record never wraps. NULL on failure. */
     static inline void *kq_map_twice(int fd, uint64_t offset, size_t bytes, int writable) {
         int protection = PROT_READ | (writable ? PROT_WRITE : 0);
@@ -95,6 +100,23 @@ cdef extern from *:
         struct timespec t;
         clock_gettime(CLOCK_REALTIME, &t);
         return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+    }
+    /* Of the calling thread; see unqueued_ns. */
+    static inline int kq_schedstat_open(void) {
+        return open("/proc/thread-self/schedstat", O_RDONLY | O_CLOEXEC);
+    }
+    /* A clock that stands still while the thread could run and got no processor: differences tell
+       how long it was busy or blocked, on a machine however loaded. */
+    static inline uint64_t kq_unqueued_ns(int schedstat_fd) {
+        unsigned long long running, queued = 0;
+        char text[64];
+        uint64_t now = kq_now_ns();
+        ssize_t got = schedstat_fd < 0 ? -1 : pread(schedstat_fd, text, sizeof text - 1, 0);
+        if (got > 0) {
+            text[got] = 0;
+            if (sscanf(text, "%llu %llu", &running, &queued) < 2) queued = 0;
+        }
+        return now - queued;
     }
     /* One descriptor with a fixed-size message over a unix socket. 0, or -errno. */
     static inline int kq_send_fd(int sock, const void *message, size_t bytes, int fd) {
@@ -133,10 +155,13 @@ cdef extern from *:
     int memfd "kq_memfd"(const char *name) noexcept nogil
     int seal "kq_seal"(int fd) noexcept nogil
     bint is_sealed "kq_is_sealed"(int fd) noexcept nogil
+    int64_t file_bytes "kq_file_bytes"(int fd) noexcept nogil
     void *map_twice "kq_map_twice"(int fd, uint64_t offset, size_t bytes,
                                    bint writable) noexcept nogil
     void *map_whole "kq_map"(int fd, size_t bytes, bint writable) noexcept nogil
     uint64_t now_ns "kq_now_ns"() noexcept nogil
+    int schedstat_open "kq_schedstat_open"() noexcept nogil
+    uint64_t unqueued_ns "kq_unqueued_ns"(int schedstat_fd) noexcept nogil
     uint64_t wall_ns "kq_wall_ns"() noexcept nogil
     int send_fd "kq_send_fd"(int sock, const void *message, size_t bytes, int fd) noexcept nogil
     ssize_t receive_fd "kq_receive_fd"(int sock, void *message, size_t bytes, int *fd,

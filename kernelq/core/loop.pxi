@@ -85,8 +85,7 @@ cdef void letter_on_read(Loop *loop, Letter *letter) noexcept nogil:
     elif letter.kind == LETTER_WORKER:
         lane_watch(loop, <Worker *> letter.subject)
     elif letter.kind == LETTER_OPENED:
-        (<Worker *> letter.subject).lanes[loop.index].is_open = True
-        loop.dispatch_is_due = True
+        lane_on_opened(loop, &(<Worker *> letter.subject).lanes[loop.index])
     elif letter.kind == LETTER_DRAIN:
         worker_on_drain(loop, <Worker *> letter.subject)
     elif letter.kind == LETTER_FORGET:
@@ -273,9 +272,20 @@ cdef void loop_on_event(Loop *loop, epoll_event *event) noexcept nogil:
     elif source.kind == SOURCE_LISTENER:
         listener_on_ready(loop, <Listener *> source)
     elif source.kind == SOURCE_PIDFD:
-        worker_on_death(loop, (<Bell *> source).worker)
+        # Buried behind the mail: what a letter opens is still to be read (LETTER_OPENED).
+        (<Bell *> source).worker.lanes[loop.index].has_died = True
+        loop.deaths_are_due = True
+        loop.has_mail = True
     else:
         bug.BUG_ON(True)
+
+
+cdef void loop_bury(Loop *loop) noexcept nogil:
+    cdef uint32_t index
+    loop.deaths_are_due = False
+    for index in range(loop.worker_count):
+        if loop.workers[index].lanes[loop.index].has_died:
+            worker_on_death(loop, loop.workers[index])
 
 
 cdef void loop_run_again(Loop *loop) noexcept nogil:
@@ -302,17 +312,28 @@ cdef void loop_run_timers(Loop *loop) noexcept nogil:
 
 
 cdef void loop_tick(Loop *loop) noexcept nogil:
-    # Every HEALTH_TICK_NS while requests are alive; loop 0 for all of them.
+    # Every HEALTH_TICK_NS while this loop has requests; for the pool whichever loop comes first
+    # (the others may sleep).
     loop.health_at_ns = loop.now_ns + HEALTH_TICK_NS
     loop_check_timeouts(loop)
-    if loop.index == 0:
+    if pool_takes_tick(loop):
         pool_check_health(loop)
         pool_expire(loop)
 
 
+cdef bint pool_takes_tick(Loop *loop) noexcept nogil:
+    cdef Pool *pool = &loop.core.pool
+    cdef bint is_due
+    pthread_mutex_lock(&pool.lock)
+    is_due = loop.now_ns >= pool.tick_at_ns
+    if is_due:
+        pool.tick_at_ns = loop.now_ns + HEALTH_TICK_NS // 2
+    pthread_mutex_unlock(&pool.lock)
+    return is_due
+
+
 cdef bint loop_needs_tick(const Loop *loop) noexcept nogil:
-    return (loop.exchange_count > 0 or (loop.index == 0 and loop.core.pool.queued > 0)
-            or loop.worker_is_watched)
+    return loop.exchange_count > 0 or loop.worker_is_watched
 
 
 cdef int loop_timeout_ms(Loop *loop) noexcept nogil:
@@ -353,7 +374,8 @@ cdef bint lanes_have_answers(Loop *loop) noexcept nogil:
     cdef Lane *lane
     for index in range(loop.worker_count):
         lane = &loop.workers[index].lanes[loop.index]
-        if lane.is_open and not lane.answers.is_broken and ring_has_record(&lane.answers):
+        if (lane.is_open and worker_is_trusted(loop.workers[index])
+                and ring_has_record(&lane.answers)):
             return True
     return False
 
@@ -433,14 +455,27 @@ cdef int loop_spin(Loop *loop, epoll_event *events, uint64_t until_ns) noexcept 
 
 cdef void loop_turn(Loop *loop, epoll_event *events) noexcept nogil:
     cdef int count = loop_wait(loop, events)
-    cdef int index
+    cdef uint64_t since = 0
     loop.now_ns = linux.now_ns()
     loop.counters[COUNT_TURNS] += 1
+    if bug.DEBUG:
+        since = linux.unqueued_ns(loop.schedstat_fd)
+    loop_work(loop, events, count)
+    if bug.DEBUG:
+        since = linux.unqueued_ns(loop.schedstat_fd) - since
+        if since > loop.turn_ns_max:
+            atomic.store_relaxed(&loop.turn_ns_max, since)  # relaxed: a figure
+
+
+cdef void loop_work(Loop *loop, epoll_event *events, int count) noexcept nogil:
+    cdef int index
     for index in range(count):
         loop_on_event(loop, &events[index])
     if loop.has_mail:
         loop.has_mail = False
         mailbox_read(loop)
+    if loop.deaths_are_due:
+        loop_bury(loop)
     lanes_drain(loop)
     if loop.again != NULL:
         loop_run_again(loop)
@@ -465,6 +500,10 @@ cdef void *loop_main(void *argument) noexcept nogil:
     cdef sigset_t all_signals
     sigfillset(&all_signals)
     pthread_sigmask(SIG_BLOCK, &all_signals, NULL)
+    if bug.DEBUG:
+        loop.schedstat_fd = linux.schedstat_open()
     while loop.is_running:
         loop_turn(loop, events)
+    if bug.DEBUG:
+        fd_close(&loop.schedstat_fd)
     return NULL

@@ -73,6 +73,7 @@ cdef void queue_unlink(Pool *pool, Exchange *exchange) noexcept nogil:
         exchange.next.previous = exchange.previous
     exchange.next = NULL
     exchange.previous = NULL
+    exchange.state = EXCHANGE_RECEIVING
     bug.BUG_ON(pool.queued == 0)
     pool.queued -= 1
 
@@ -83,9 +84,11 @@ cdef uint32_t worker_active(const Worker *worker) noexcept nogil:
 
 
 cdef bint worker_takes(const Worker *worker, const Loop *loop) noexcept nogil:
+    cdef const Lane *lane = &worker.lanes[loop.index]
     return (worker.state == WORKER_READY and not worker.is_solo and worker.waiting_suspect == NULL
-            and not worker.is_unhealthy and not worker.has_timed_out
-            and worker.lanes[loop.index].is_open and worker.free_count > 0)
+            and not worker.is_unhealthy and not worker.has_timed_out and worker.free_count > 0
+            and worker.deaf_since_ns == 0 and lane.is_open and not lane.requests.is_broken
+            and lane.full_turn != loop.counters[COUNT_TURNS])
 
 
 cdef uint32_t prefetch_depth(const Pool *pool, const Settings *settings) noexcept nogil:
@@ -119,7 +122,8 @@ cdef Worker *worker_pick(Loop *loop) noexcept nogil:
 
 
 cdef bint worker_hand(Loop *loop, Worker *worker, Exchange *exchange) noexcept nogil:
-    # Writes the request into the worker's ring. False: no room there now; nothing was changed.
+    # Writes the request into the worker's ring. False: it cannot be written now; nothing was
+    # changed, and the worker is passed over for the rest of the turn.
     cdef Lane *lane = &worker.lanes[loop.index]
     cdef uint32_t inline_bytes = 0
     cdef uint32_t bytes = exchange.image_bytes
@@ -127,24 +131,22 @@ cdef bint worker_hand(Loop *loop, Worker *worker, Exchange *exchange) noexcept n
     cdef Place *place
     cdef RecordHead *head
     cdef uint8_t *at
-    cdef SideMessage message
     if exchange.content != NULL:
         inline_bytes = <uint32_t> exchange.content_received
         bytes = <uint32_t> align8(bytes) + inline_bytes
     at = ring_claim(&lane.requests, bytes,
                     loop.core.settings.place_count * CONTROL_RESERVE_PER_PLACE)
     if at == NULL:
+        lane.full_turn = loop.counters[COUNT_TURNS]
+        loop.dispatch_is_due |= lane.requests.is_broken  # a turn soon: lanes_drain() will see it
         return False
     index = worker.free_places[worker.free_count - 1]
     place = &worker.places[index]
     worker.serial += 1
     place.dispatch = worker.serial << 8 | exchange.loop
-    if exchange.spill_fd >= 0:
-        message.dispatch = place.dispatch
-        message.place = index
-        message.kind = RECORD_REQUEST
-        if linux.send_fd(worker.side_fd, &message, sizeof(message), exchange.spill_fd) < 0:
-            return False
+    if exchange.spill_fd >= 0 and not worker_pass_file(loop, worker, index, exchange.spill_fd):
+        lane.full_turn = loop.counters[COUNT_TURNS]
+        return False
     memcpy(at, exchange.image, exchange.image_bytes)
     if inline_bytes:
         memcpy(at + align8(exchange.image_bytes), exchange.content, inline_bytes)
@@ -169,6 +171,20 @@ cdef bint worker_hand(Loop *loop, Worker *worker, Exchange *exchange) noexcept n
         loop.counters[COUNT_PREFETCHED] += 1
     bug.FAULT("handed, not rung")
     return True
+
+
+cdef bint worker_pass_file(Loop *loop, Worker *worker, uint32_t index, int fd) noexcept nogil:
+    # The spilled content of the request that is about to be handed to this place. A side socket
+    # that the worker has closed is not yet a fault: it may just be dying (pool_check_health()).
+    cdef SideMessage message
+    cdef int error
+    message.dispatch = worker.places[index].dispatch
+    message.place = index
+    message.kind = RECORD_REQUEST
+    error = linux.send_fd(worker.side_fd, &message, sizeof(message), fd)
+    if error == -EPIPE or error == -ECONNRESET:
+        worker.deaf_since_ns = loop.now_ns
+    return error >= 0
 
 
 cdef void place_free(Loop *loop, Worker *worker, uint32_t index) noexcept nogil:
@@ -197,6 +213,9 @@ cdef Exchange *place_revoke(Loop *loop, Worker *worker, uint32_t index) noexcept
     atomic.store_seq(&worker.revoked[index], place.dispatch)  # SYNC revoked
     atomic.fence_seq()  # SYNC revoked
     if atomic.load_seq(&worker.started[index]) == place.dispatch:  # SYNC started
+        # Seen once, and believed from now on: a worker that takes it back gains nothing.
+        place.state = PLACE_CONTESTED
+        exchange.state = EXCHANGE_STARTED
         return NULL
     place.state = PLACE_REVOKED
     place.exchange = NULL
@@ -205,6 +224,18 @@ cdef Exchange *place_revoke(Loop *loop, Worker *worker, uint32_t index) noexcept
     exchange.state = EXCHANGE_RECEIVING
     loop.counters[COUNT_REVOKED] += 1
     return exchange
+
+
+cdef inline bint place_is_started(const Worker *worker, uint32_t index) noexcept nogil:
+    # As far as we know. A word that the worker cannot have been told is no word for "not started".
+    cdef const Place *place = &worker.places[index]
+    cdef uint64_t word
+    if place.state == PLACE_STARTED or place.state == PLACE_CONTESTED:
+        return True
+    if worker.started == NULL or place.state != PLACE_HANDED:
+        return False
+    word = atomic.load_acquire(&worker.started[index])  # SYNC started
+    return word == place.dispatch or word >> 8 > worker.serial
 
 
 cdef void worker_revoke_all(Loop *loop, Worker *worker) noexcept nogil:
@@ -291,7 +322,6 @@ cdef void pool_dispatch(Loop *loop) noexcept nogil:
         queue_unlink(pool, exchange)
         if not worker_hand(loop, worker, exchange):
             queue_push(pool, exchange)
-            return
     if pool.ready_count > 1:
         pool_rebalance(loop)
 

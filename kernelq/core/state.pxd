@@ -93,6 +93,7 @@ cdef enum:                         # Place.state [pool lock]
     PLACE_HANDED = 1
     PLACE_STARTED = 2
     PLACE_REVOKED = 3              # taken back; free when the worker says SKIPPED
+    PLACE_CONTESTED = 4            # revoked, but too late: it will be answered, or SKIPPED
 
 cdef enum:                         # Pool.state [pool lock]
     POOL_ONLINE = 0
@@ -345,9 +346,11 @@ cdef struct Lane:              # one worker, as one loop sees it
     uint32_t *armed                # our hint in our memory
     const uint32_t *worker_armed   # the worker's
     uint32_t rung_for
+    uint64_t full_turn             # the turn in which a request could not be handed over
     uint32_t unrung                # records published since the worker's last bell
     bint is_open                   # mapped and checked: the rings may be used
     bint is_watched                # its bell and pidfd are in our epoll
+    bint has_died                  # its pidfd fired; to be buried in this turn
     bint is_dead                   # we have classified what it had of ours
     Bell bell
     Bell death
@@ -384,8 +387,11 @@ cdef struct Worker:
     uint64_t started_seen          # progress when that was noted
     bint is_unhealthy
     bint is_hopeless
+    bint has_said_ready
+    bint is_distrusted
     uint64_t unhealthy_since_ns
     bint has_timed_out             # a request exceeded request_timeout: no more dispatch
+    uint64_t deaf_since_ns         # its side socket is closed; 0: it is not
     uint64_t ping_at_ns
     uint64_t ping_sent_ns          # 0: none is under way
     uint64_t latency_ns            # of the last PONG
@@ -409,6 +415,7 @@ cdef struct Pool:
     Worker *workers
     uint32_t worker_number
     uint32_t ready_count
+    uint64_t tick_at_ns            # next look at its workers' health and at its queue
     uint64_t service_ns            # moving average over the workers: prefetch depth
     uint64_t answer_bytes          # likewise, of what an answer takes in a response ring
 
@@ -457,6 +464,7 @@ cdef struct Loop:
     char date[40]
     Spin spin                      # of waiting awake for answers
     bint has_mail
+    bint deaths_are_due
     bint ring_is_due               # records were published and not announced
     uint32_t turns_unrung          # for so many turns
     bint is_quiet                  # draining: nothing is left
@@ -465,6 +473,8 @@ cdef struct Loop:
     RingWriter log
     RingReader log_reader
     uint64_t log_published, log_released
+    int schedstat_fd               # debug builds: of our thread
+    uint64_t turn_ns_max           # debug builds: the longest turn, but for waiting for a processor
     uint64_t counters[COUNTERS]
     uint64_t reasons[REASON_COUNT]
 

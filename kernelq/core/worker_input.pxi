@@ -121,8 +121,7 @@ cdef class Content:
                 return False
             self.is_busy = True
             with nogil:
-                self.tell_consumed()
-                place_wait(self.thread, self.place, seen)
+                self.wait_for_more(seen)
             self.is_busy = False
         try:
             self.buffer = PyBytes_FromStringAndSize(<char *> piece.data, piece.bytes)
@@ -136,19 +135,27 @@ cdef class Content:
             self.tell_consumed()
         return True
 
-    cdef void tell_consumed(self) noexcept nogil:
-        # Opens the window again. When there is no room for the record, a later one says as much.
+    cdef bint tell_consumed(self) noexcept nogil:
+        # Opens the window again. False: no room for the record now; a later one says as much.
         cdef NumberRecord record
         cdef Link *link = self.thread.link
         if self.is_wanted and self.consumed == self.fetched:
-            return
+            return True
         record_init(&record.head, sizeof(NumberRecord), RECORD_CONSUMED, self.place_index,
                     self.dispatch)
         record.value = self.fetched
-        FAULT(b"worker-consumes")
-        if lane_put(link, lane_of(link, self.dispatch), &record.head, 0):
-            self.consumed = self.fetched
-            self.is_wanted = True
+        if not lane_put(link, lane_of(link, self.dispatch), &record.head, 0):
+            return False
+        self.consumed = self.fetched
+        self.is_wanted = True
+        return True
+
+    cdef void wait_for_more(self, uint32_t seen) noexcept nogil:
+        # Until there is news about the place; the core must know that we want more.
+        cdef uint64_t wait_ns = 0
+        while not self.tell_consumed():
+            link_wait_room(self.thread.link, &wait_ns)
+        place_wait(self.thread, self.place, seen)
 
     # -- handing out -------------------------------------------------------------------------------
 

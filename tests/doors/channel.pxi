@@ -517,7 +517,7 @@ cdef void *race_worker(void *subject) noexcept nogil:
     cdef uint64_t number
     for number in range(1, race.rounds + 1):
         while atomic.load_acquire(&race.turn) < number:
-            atomic.cpu_relax()
+            threads.sched_yield()
         atomic.store_relaxed(&race.started, number)
         atomic.fence_seq()
         race.worker_saw[number - 1] = atomic.load_relaxed(&race.revoked) == number
@@ -543,7 +543,7 @@ def revocation_race(uint64_t rounds):
             atomic.fence_seq()
             race.core_saw[number - 1] = atomic.load_relaxed(&race.started) == number
             while atomic.load_acquire(&race.done) < number:
-                atomic.cpu_relax()
+                threads.sched_yield()
         threads.thread_join(other, NULL)
         for number in range(rounds):
             blind += not race.core_saw[number] and not race.worker_saw[number]

@@ -239,6 +239,14 @@ def test_request_that_waits_too_long_is_a_503(hasty: Server, gate: Gate) -> None
     hasty.log.expect(word("TIMER_REQUEST_QUEUE"), "/hello?waiting")
 
 
+@pytest.mark.parametrize("attempt", range(3))
+def test_timers_of_requests_work_on_every_loop(attempt: int, gate: Gate) -> None:
+    with Server("--loops", "3", "--request-timeout", "1", "--graceful-timeout", "1") as server:
+        client = server.connect().get(f"/waits?gate={gate.path}")
+        gate.enter()
+        check_refused(client.response(), "TIMER_RESPONSE")
+
+
 @provokes("TIMER_RESPONSE")
 def test_request_that_runs_too_long_is_a_504(gates: Callable[[], Gate]) -> None:
     one, two = gates(), gates()

@@ -87,6 +87,16 @@ def kill_unless(value):
     kill("")
 
 
+def orphan(value):
+    """Leaves a process without parent, which ends when the file exists."""
+    between = os.fork()
+    if between == 0:
+        if os.fork() == 0:
+            wait_for(value)
+        os._exit(0)
+    os.waitpid(between, 0)
+
+
 def eat(value):
     """So many MiB, and never give them back."""
     _blocked.extend(bytearray(1 << 20) for _ in range(int(value)))
@@ -109,6 +119,7 @@ DOES = {
     "hold": hold_gil,
     "wait": wait_for,
     "once": kill_unless,
+    "orphan": orphan,
     "eat": eat,
     "limit": limit,
     "exit": lambda value: os._exit(int(value)),

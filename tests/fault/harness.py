@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -150,13 +150,15 @@ class Server:
         return sorted(pids)
 
     def wait_for_execution(self, number: int, times: int = 1) -> None:
-        """Until the application has begun with a request. The file has no event to wait for; how
-        often it is looked at decides nothing.
-        """
+        """Until the application has begun with a request."""
+        self.wait_until(lambda: self.executed(number) >= times)
+
+    def wait_until(self, is_so: Callable[[], bool]) -> None:
+        """For what has no event to wait for; how often it is looked at decides nothing."""
         deadline = time.monotonic() + PATIENCE
-        while self.executed(number) < times:
-            assert time.monotonic() < deadline, f"request {number} was not executed:\n{self.log}"
-            threading.Event().wait(0.002)
+        while not is_so():
+            assert time.monotonic() < deadline, str(self.log)
+            threading.Event().wait(0.005)
 
     def executed(self, number: int) -> int:
         if not self.executions.exists():

@@ -379,9 +379,12 @@ class Life:
             lambda: os.truncate(raw.core_fd, size * 2),
             lambda: fcntl.fcntl(raw.core_fd, channel.F_ADD_SEALS, channel.SEAL_WRITE),
             lambda: os.posix_fallocate(raw.core_fd, size, 4096),
-            lambda: os.truncate(raw.own_fd, 0),
-            lambda: os.truncate(raw.own_fd, size * 2),
         )
+        if raw.is_sealed():
+            attempts += (
+                lambda: os.truncate(raw.own_fd, 0),
+                lambda: os.truncate(raw.own_fd, size * 2),
+            )
         attempt = self.random.choice(attempts)
         try:
             attempt()
@@ -395,7 +398,8 @@ class Life:
             self.raw.own.madvise(mmap.MADV_REMOVE)
         except OSError:
             return
-        raise Breach("a hole was punched")
+        if self.raw.is_sealed():
+            raise Breach("a hole was punched")
 
     # -- life ------------------------------------------------------------------------------------
 

@@ -147,11 +147,16 @@ class RawChannel:
     # -- opening ---------------------------------------------------------------------------------
 
     def write_head(self, **changes: int) -> None:
+        limits = {"magic": 2**64 - 1, "bytes": 2**64 - 1, "epoch": 2**64 - 1}
+        changes = {name: value & limits.get(name, 2**32 - 1) for name, value in changes.items()}
         head = self.head._replace(owner=OWNER_WORKER, creator_pid=os.getpid())._replace(**changes)
         self.own[: CHANNEL_HEAD.size] = CHANNEL_HEAD.pack(*head)
 
     def seal(self, seals: int = ALL_SEALS) -> None:
         fcntl.fcntl(self.own_fd, F_ADD_SEALS, seals)
+
+    def is_sealed(self) -> bool:
+        return fcntl.fcntl(self.own_fd, F_GET_SEALS) & ALL_SEALS == ALL_SEALS
 
     def ready(self) -> None:
         self.put(0, record(READY, 0, 0))

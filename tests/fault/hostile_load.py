@@ -25,6 +25,7 @@ class Connection:
     def __init__(self, port: int) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port), PATIENCE)
         self.rest = b""
+        self.before = "nothing"
 
     def more(self) -> None:
         try:
@@ -140,11 +141,12 @@ class Load:
             self._send(connection, target, content)
             status, body, is_kept = connection.response()
         except Lost:
-            self.outcomes[target] = "lost"
+            self.outcomes[target] = f"lost after {connection.before}"
             connection.socket.close()
             return None
         self.outcomes[target] = self.judge(target, content, status, body)
         if is_kept:
+            connection.before = f"{target} {self.outcomes[target]}"
             return connection
         connection.socket.close()
         return None

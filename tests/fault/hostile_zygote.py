@@ -5,10 +5,10 @@ shared by all: per seat (of which one worker at a time has each) the number of m
 and errors, then the text of the last breach or error.
 """
 
+import contextlib
 import json
 import mmap
 import os
-import signal
 import socket
 import sys
 import traceback
@@ -49,14 +49,21 @@ def run(fds: list[int], order: dict[str, int], tally: Tally) -> None:
     os._exit(0)
 
 
+def reap() -> None:
+    """Forget the children that have ended."""
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG) != (0, 0):
+            pass
+
+
 def main() -> None:
     link = socket.socket(fileno=int(sys.argv[1]))
     shared = mmap.mmap(int(sys.argv[2]), 0)
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     while True:
         message, fds, _, _ = socket.recv_fds(link, 4096, FDS_MAX)
         if not message:
             return
+        reap()
         order = json.loads(message)
         pid = os.fork()
         if pid == 0:

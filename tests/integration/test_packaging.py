@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 
 
 def run(*command: str | Path, **how: object) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False, **how)  # type: ignore[call-overload]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, **how)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

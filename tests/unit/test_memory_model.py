@@ -9,8 +9,6 @@ sees.
 
 from __future__ import annotations
 
-import threading
-
 import pytest
 from kernelq._coretest import revocation_race
 
@@ -115,11 +113,10 @@ def test_without_fences_it_would() -> None:
     assert (0, 1) in doorbell([])
 
 
-@pytest.mark.parametrize("rounds", [30_000])
+@pytest.mark.parametrize("rounds", [20_000])
 def test_revocation_on_this_machine(rounds: int) -> None:
     # Two threads of C, started together again and again: how often neither saw the other, and how
     # often they met at all.
     blind, met = revocation_race(rounds)
     assert blind == 0
     assert 0 <= met <= rounds
-    assert threading.active_count() == 1

@@ -56,7 +56,8 @@ def test_one_thread_pumps_for_itself() -> None:
             streamed = rig.hand(flags=STREAMED, content_length=-1)
             others = [rig.hand() for _ in range(6)]
             rig.tell("PING", value=5)
-            assert rig.core.wait()[0] == "PONG"
+            while rig.core.wait()[0] != "PONG":
+                pass  # it asks for its content meanwhile
             rig.tell("CONTENT", streamed, data=b"late", flags=FLAG_END)
             assert rig.collect(streamed).content == b"late"
             for dispatch in others:
