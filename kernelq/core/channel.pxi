@@ -9,10 +9,10 @@
 #
 # Facts that shaped this
 #  A memfd that its other side has shrunk, or may still shrink, turns a read into SIGBUS: hence
-#  F_SEAL_SHRINK, and its size, before the first look. A pidfd becomes readable when the process has ended, before it is reaped, and
-#  stays so. An eventfd written by the worker is watched edge-triggered and never read: each write
-#  is an edge. Towards the worker a pipe is used, since an eventfd shares its O_NONBLOCK with the
-#  worker, who could clear it and block our write.
+#  F_SEAL_SHRINK, and its size, before the first look. A pidfd becomes readable when the process
+#  has ended, before it is reaped, and stays so. An eventfd written by the worker is watched edge-
+#  triggered and never read: each write is an edge. Towards the worker a pipe is used, since an
+#  eventfd shares its O_NONBLOCK with the worker, who could clear it and block our write.
 
 cdef uint32_t worker_side_reserve(const Core_ *core) noexcept nogil:
     return core.settings.place_count * CONTROL_RESERVE_PER_PLACE
@@ -632,7 +632,8 @@ cdef void pool_check_health(Loop *loop) noexcept nogil:
                 and (worker.state == WORKER_READY or worker.state == WORKER_DRAINING)):
             if worker.in_hand or worker.is_unhealthy:
                 worker_check_health(loop, worker)
-            worker_ping(loop, worker)
+            if loop.index == 0:
+                worker_ping(loop, worker)
             loop.worker_is_watched |= worker.is_unhealthy
         worker = worker.next
     pthread_mutex_unlock(&pool.lock)

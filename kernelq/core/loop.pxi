@@ -314,7 +314,7 @@ cdef void loop_run_timers(Loop *loop) noexcept nogil:
 
 
 cdef void loop_tick(Loop *loop) noexcept nogil:
-    # Every HEALTH_TICK_NS while this loop has requests; for the pool, whichever loop comes first
+    # Every HEALTH_TICK_NS while this loop has requests; for the pool whichever loop comes first
     # (the others may sleep).
     loop.health_at_ns = loop.now_ns + HEALTH_TICK_NS
     loop_check_timeouts(loop)
@@ -460,6 +460,7 @@ cdef void loop_turn(Loop *loop, epoll_event *events) noexcept nogil:
     cdef int64_t since = 0
     loop.now_ns = linux.now_ns()
     loop.counters[COUNT_TURNS] += 1
+    loop.turn_bytes = 0
     if bug.DEBUG:
         since = linux.unqueued_ns(loop.schedstat_fd)
     loop_work(loop, events, count)

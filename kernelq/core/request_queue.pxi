@@ -234,7 +234,7 @@ cdef inline bint place_is_started(const Worker *worker, uint32_t index) noexcept
         return True
     if worker.started == NULL or place.state != PLACE_HANDED:
         return False
-    word = atomic.load_acquire(&worker.started[index])
+    word = atomic.load_acquire(&worker.started[index])  # SYNC started
     return word == place.dispatch or word >> 8 > worker.serial
 
 

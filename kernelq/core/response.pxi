@@ -386,16 +386,14 @@ cdef void response_send_file(Loop *loop, Exchange *exchange) noexcept nogil:
     cdef int64_t offset
     cdef uint64_t bytes
     cdef ssize_t sent
-    cdef uint64_t budget = FILE_BYTES_PER_TURN
+    cdef bint is_last
     while exchange.file_left and exchange.file_fd >= 0 and conn.out_bytes == 0 and conn.can_write:
-        if budget == 0:
-            conn_again(loop, conn)
-            return
         if not file_is_warm(loop, exchange):
             return
+        is_last = loop.turn_bytes > TURN_BYTES
         offset = <int64_t> exchange.file_offset
         bytes = min(exchange.file_left, exchange.file_warm_to - exchange.file_offset,
-                    <uint64_t> FILE_BYTES_PER_CALL)
+                    <uint64_t> (FILE_BYTES_AT_LEAST if is_last else FILE_BYTES_PER_CALL))
         sent = linux.sendfile(conn.fd, exchange.file_fd, &offset, bytes)
         if sent > 0:
             exchange.file_offset += <uint64_t> sent
@@ -403,7 +401,10 @@ cdef void response_send_file(Loop *loop, Exchange *exchange) noexcept nogil:
             conn.total_bytes += <uint64_t> sent
             exchange.sent_bytes += <uint64_t> sent
             loop.counters[COUNT_BYTES_SENT] += <uint64_t> sent
-            budget -= <uint64_t> sent if <uint64_t> sent < budget else budget
+            loop.turn_bytes += <uint64_t> sent
+            if is_last and exchange.file_left:
+                conn_again(loop, conn)
+                return
         elif sent < 0 and linux.errno == EAGAIN:
             conn.can_write = False
         elif sent < 0 and linux.errno == EINTR:

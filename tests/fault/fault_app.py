@@ -23,6 +23,12 @@ _eaten: list[bytearray] = []
 if "FAULT_APP_LIMIT" in os.environ:  # MiB of address space
     most = int(os.environ["FAULT_APP_LIMIT"]) << 20
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
+while os.path.exists("slow"):
+    time.sleep(0.005)
+if os.path.exists("bad"):
+    os._exit(3)
+if os.path.exists("broken"):
+    1 / 0  # noqa: B018
 
 
 def filler(number: int) -> bytes:

@@ -241,6 +241,7 @@ def running(
         yield server
         if server.process.poll() is None:
             assert server.stop() == 0, str(server.log)
+            assert server.log.count("graceful timeout") == 0, str(server.log)
         assert server.leftovers() == [], str(server.log)
         assert server.log.count("kernelq: bug") == 0, str(server.log)
     finally:

@@ -313,7 +313,7 @@ class Life:
         fd = os.open(tempfile.gettempdir(), os.O_TMPFILE | os.O_RDWR)
         os.write(fd, b"hostile " * self.random.choice((0, 1, 100, 20000)))
         if self.random.random() < 0.3:
-            os.truncate(fd, 2**33)
+            os.truncate(fd, 2**24)
         return fd
 
     def act_descriptors(self) -> None:

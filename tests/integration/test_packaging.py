@@ -8,6 +8,7 @@ import tarfile
 import venv
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 from server import ROOT, Server
@@ -15,8 +16,8 @@ from server import ROOT, Server
 pytestmark = pytest.mark.slow
 
 
-def run(*command: str | Path, **how: object) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False, **how)  # type: ignore[call-overload]
+def run(*command: str | Path, **how: Any) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False, **how)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
