@@ -16,6 +16,7 @@ from kernelq.core cimport atomic, bug, linux  # no-cython-lint
 from kernelq.core.fields cimport *
 from kernelq.core.forwarded cimport *
 from kernelq.core.http1 cimport *
+from kernelq.core.kinds cimport *
 from kernelq.core.layout cimport *
 from kernelq.core.limits cimport *
 from kernelq.core.linux cimport *

@@ -118,6 +118,16 @@ from kernelq.core.ring cimport (
 cdef extern from "<strings.h>" nogil:
     int strncasecmp(const char *one, const char *other, size_t bytes)
 
+cdef extern from "Python.h":
+    ctypedef struct SequenceSlots "PySequenceMethods":
+        void *sq_length
+    ctypedef struct MappingSlots "PyMappingMethods":
+        void *mp_length
+    ctypedef struct TypeSlots "PyTypeObject":
+        SequenceSlots *tp_as_sequence
+        MappingSlots *tp_as_mapping
+    TypeSlots *type_slots "Py_TYPE"(object subject)
+
 cdef extern from *:
     dict __Pyx_PyDict_NewPresized(Py_ssize_t keys)
     Py_ssize_t references_of "Py_REFCNT"(PyObject *subject)

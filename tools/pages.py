@@ -1,7 +1,8 @@
 """Write the documents that are made from the code: python tools/pages.py
 
-docs/layout.md from kernelq/core/layout.pxd, docs/reasons.md from the rows of kernelq/core/reason.pxd,
-docs/options.md from the table in kernelq/options.py. tests/unit/test_docs.py compares.
+docs/layout.md from kernelq/core/layout.pxd, docs/reasons.md from the rows of
+kernelq/core/reason.pxd, docs/options.md from the table in kernelq/options.py.
+tests/unit/test_docs.py compares.
 """
 
 import re

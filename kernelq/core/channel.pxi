@@ -9,10 +9,10 @@
 #
 # Facts that shaped this
 #  A memfd that its other side has shrunk, or may still shrink, turns a read into SIGBUS: hence
-#  F_SEAL_SHRINK, and its size, before the first look. A pidfd becomes readable when the process has ended, before it is reaped, and
-#  stays so. An eventfd written by the worker is watched edge-triggered and never read: each write
-#  is an edge. Towards the worker a pipe is used, since an eventfd shares its O_NONBLOCK with the
-#  worker, who could clear it and block our write.
+#  F_SEAL_SHRINK, and its size, before the first look. A pidfd becomes readable when the process
+#  has ended, before it is reaped, and stays so. An eventfd written by the worker is watched edge-
+#  triggered and never read: each write is an edge. Towards the worker a pipe is used, since an
+#  eventfd shares its O_NONBLOCK with the worker, who could clear it and block our write.
 
 cdef uint32_t worker_side_reserve(const Core_ *core) noexcept nogil:
     return core.settings.place_count * CONTROL_RESERVE_PER_PLACE
@@ -157,6 +157,7 @@ cdef void worker_free(Core_ *core, Worker *worker) noexcept nogil:
     fd_close(&worker.side_fd)
     fd_close(&worker.pidfd)
     free(worker.lanes)
+    free(worker.parked)
     free(worker.places)
     free(worker.free_places)
     free(worker)
@@ -463,6 +464,8 @@ cdef void place_bury(Loop *loop, Worker *worker, uint32_t index) noexcept nogil:
         exchange.is_suspect = exchange.is_suspect or was_started
         exchange.state = EXCHANGE_RECEIVING
         exchange.started_ns = 0
+        if was_started:
+            exchange.queued_ns = loop.now_ns
         queue_push(&core.pool, exchange)
         requeued = True
     pthread_mutex_unlock(&core.pool.lock)
@@ -563,6 +566,8 @@ cdef void worker_check_health(Loop *loop, Worker *worker) noexcept nogil:
             waiting += 1
     if waiting == 0 or started >= settings.slot_count:
         worker.unstarted_since_ns = 0
+        if waiting > worker.revoked_count:
+            worker_revoke_late(loop, worker)
         if worker.is_unhealthy and waiting == 0:
             worker.is_unhealthy = False
             worker.is_hopeless = False
@@ -573,6 +578,18 @@ cdef void worker_check_health(Loop *loop, Worker *worker) noexcept nogil:
         worker.unstarted_since_ns = loop.now_ns
         worker.started_seen = started + worker.served
     worker_judge(loop, worker)
+
+
+cdef void worker_revoke_late(Loop *loop, Worker *worker) noexcept nogil:
+    # It is busy: what it was given ahead and has not begun in time waits for whoever is free first.
+    cdef uint32_t index
+    cdef Exchange *exchange
+    for index in range(loop.core.settings.place_count):
+        if worker.places[index].handed_ns + HEALTH_START_NS <= loop.now_ns:
+            exchange = place_revoke(loop, worker, index)
+            if exchange != NULL:
+                queue_push(&loop.core.pool, exchange)
+                loop.dispatch_is_due = True
 
 
 cdef void worker_judge(Loop *loop, Worker *worker) noexcept nogil:
@@ -614,7 +631,8 @@ cdef void pool_check_health(Loop *loop) noexcept nogil:
                 and (worker.state == WORKER_READY or worker.state == WORKER_DRAINING)):
             if worker.in_hand or worker.is_unhealthy:
                 worker_check_health(loop, worker)
-            worker_ping(loop, worker)
+            if loop.index == 0:
+                worker_ping(loop, worker)
             loop.worker_is_watched |= worker.is_unhealthy
         worker = worker.next
     pthread_mutex_unlock(&pool.lock)

@@ -292,7 +292,7 @@ cdef void conn_read(Loop *loop, Conn *conn) noexcept nogil:
         if left == 0:
             conn_again(loop, conn)
             return
-        left -= 1
+        left = left - 1 if loop.turn_bytes <= TURN_BYTES else 0
         if not conn_receive_room(loop, conn, &at, &room):
             conn_refuse(loop, conn, REASON_MEMORY)
             return
@@ -300,6 +300,7 @@ cdef void conn_read(Loop *loop, Conn *conn) noexcept nogil:
         if got > 0:
             conn.can_read = <size_t> got == room or conn.has_fin
             conn.total_bytes += <uint64_t> got
+            loop.turn_bytes += <uint64_t> got
             loop.counters[COUNT_BYTES_RECEIVED] += <uint64_t> got
             conn_on_received(loop, conn, at, <size_t> got)
         elif got == 0:

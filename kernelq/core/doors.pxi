@@ -197,7 +197,7 @@ cdef class Core:
         pthread_mutex_lock(&self.core.pool.lock)
         seen = worker[0]
         pthread_mutex_unlock(&self.core.pool.lock)
-        for index in range(min(seen.casualty_count, CASUALTIES_MAX)):
+        for index in range(min(seen.casualty_count, <uint32_t> CASUALTIES_MAX)):
             executing.append(casualty_info(&seen.casualties[index]))
         return {
             "pid": seen.pid,

@@ -51,8 +51,7 @@ cdef void exchange_free_unless_held(Loop *loop, Exchange *exchange) noexcept nog
 cdef void exchange_free(Loop *loop, Exchange *exchange) noexcept nogil:
     bug.BUG_ON(exchange_is_held(exchange))
     exchange_drop_content(loop, exchange)
-    if exchange.file_fd >= 0:
-        job_close(loop, exchange.file_fd)
+    fd_discard(loop.core, exchange.file_fd)
     if exchange.image != exchange.image_inline:
         free(exchange.image)
     loop.exchange_count -= 1

@@ -4,33 +4,45 @@
 # Rules
 #  1. A helper thread touches a Job and a descriptor, never an Exchange or a Conn: it names the
 #     exchange in the letter that it sends back to the loop.
-#  2. A descriptor from a worker is used only if it is a regular file opened for reading; everything
-#     else is closed here, where a slow close() (a lingering socket took 3.2 s when tried) blocks
-#     nobody.
+#  2. A descriptor from a worker is used only if it is a regular file opened for reading; with any
+#     other, the worker is distrusted.
+#  3. Whatever came from a worker is read and closed only by threads that do nothing else: a slow
+#     close() (a lingering socket took 3.2 s when tried, and can be made to take hours) or a file
+#     system that does not answer blocks nobody but its like. No lock is held meanwhile.
 #
 # Theory of operation
-#  jobs: one queue, two threads. receiver: one thread with an epoll over the side sockets; a
-#  worker's descriptor is kept in its slot until the loop asks for that dispatch, or given at once
-#  if the loop has asked already.
+#  jobs: three queues, for spill files, for warming, for closing what came from workers. receiver:
+#  one thread with an epoll over the side sockets; a worker's descriptor is parked until the loop
+#  asks for that dispatch, or given at once if the loop has asked already.
 
 cdef enum:
     JOB_SPILL = 1
     JOB_WARM = 2
-    JOB_CLOSE = 3
+    JOB_CLOSE = 3                  # a file of our own
+    JOB_DISCARD = 4                # whatever a worker has passed
     WARM_BYTES = 4194304
-    PARKED_MAX = 64                # descriptors of one worker that no FILE record has named yet
+    FDS_PER_MESSAGE = 253          # SCM_MAX_FD
+    PARKED_GROWTH = 64
+    PARKED_SPARE = 512             # descriptors and FILE records without each other, beyond places
+
+
+cdef uint32_t job_queue(uint8_t kind) noexcept nogil:
+    if kind == JOB_WARM:
+        return QUEUE_WARM
+    return QUEUE_DISCARD if kind == JOB_DISCARD else QUEUE_SPILL
 
 
 cdef void job_submit(Core_ *core, Job *job) noexcept nogil:
+    cdef JobQueue *jobs = &core.jobs[job_queue(job.kind)]
     job.next = NULL
-    pthread_mutex_lock(&core.jobs_lock)
-    if core.jobs_last == NULL:
-        core.jobs_first = job
+    pthread_mutex_lock(&jobs.lock)
+    if jobs.last == NULL:
+        jobs.first = job
     else:
-        core.jobs_last.next = job
-    core.jobs_last = job
-    pthread_cond_signal(&core.jobs_ready)
-    pthread_mutex_unlock(&core.jobs_lock)
+        jobs.last.next = job
+    jobs.last = job
+    pthread_cond_signal(&jobs.ready)
+    pthread_mutex_unlock(&jobs.lock)
 
 
 cdef Job *job_new(Loop *loop, uint8_t kind, Exchange *exchange, uint8_t letter_kind) noexcept nogil:
@@ -93,6 +105,20 @@ cdef void job_close(Loop *loop, int fd) noexcept nogil:
     job_submit(loop.core, job)
 
 
+cdef void fd_discard(Core_ *core, int fd) noexcept nogil:
+    # Any thread: away with a descriptor that a worker has passed; -1: nothing.
+    cdef Job *job
+    if fd < 0:
+        return
+    job = <Job *> calloc(1, sizeof(Job))
+    if job == NULL:
+        linux.close(fd)
+        return
+    job.kind = JOB_DISCARD
+    job.fd = fd
+    job_submit(core, job)
+
+
 cdef void spill_file_open(const Core_ *core, SpillFile *file) noexcept nogil:
     # Unlinked from the start; a second, read-only open is what workers get.
     cdef char path[64]
@@ -137,30 +163,48 @@ cdef void job_do_warm(Job *job) noexcept nogil:
     free(room)
 
 
-cdef void *helper_main(void *argument) noexcept nogil:
-    cdef Core_ *core = <Core_ *> argument
+cdef void job_do_discard(Job *job) noexcept nogil:
+    # A socket's close() would wait as long as its sender wished: without lingering it does not.
+    cdef linger_ off
+    memset(&off, 0, sizeof(off))
+    setsockopt(job.fd, SOL_SOCKET, SO_LINGER, &off, sizeof(off))
+    linux.close(job.fd)
+
+
+cdef Job *job_take(JobQueue *jobs) noexcept nogil:
+    # Waits for one; NULL: the core stops, and nothing is left.
     cdef Job *job
-    while True:
-        pthread_mutex_lock(&core.jobs_lock)
-        while core.jobs_first == NULL and not core.helpers_stop:
-            pthread_cond_wait(&core.jobs_ready, &core.jobs_lock)
-        job = core.jobs_first
-        if job == NULL:
-            pthread_mutex_unlock(&core.jobs_lock)
-            return NULL
-        core.jobs_first = job.next
-        if core.jobs_first == NULL:
-            core.jobs_last = NULL
-        pthread_mutex_unlock(&core.jobs_lock)
+    pthread_mutex_lock(&jobs.lock)
+    while jobs.first == NULL and not jobs.stops:
+        pthread_cond_wait(&jobs.ready, &jobs.lock)
+    job = jobs.first
+    if job != NULL:
+        jobs.first = job.next
+        if jobs.first == NULL:
+            jobs.last = NULL
+    pthread_mutex_unlock(&jobs.lock)
+    return job
+
+
+cdef void *helper_main(void *argument) noexcept nogil:
+    cdef JobQueue *jobs = <JobQueue *> argument
+    cdef Core_ *core = jobs.core
+    cdef Job *job = job_take(jobs)
+    while job != NULL:
         if job.kind == JOB_SPILL:
             job_do_spill(core, job)
+            mailbox_post(&core.loops[job.loop].mailbox, &job.letter)
         elif job.kind == JOB_WARM:
             job_do_warm(job)
+            mailbox_post(&core.loops[job.loop].mailbox, &job.letter)
         else:
-            linux.close(job.fd)
+            if job.kind == JOB_DISCARD:
+                job_do_discard(job)
+            else:
+                linux.close(job.fd)
             free(job)
-            continue
-        mailbox_post(&core.loops[job.loop].mailbox, &job.letter)
+        job = job_take(jobs)
+    return NULL
 
 
 cdef void spill_on_written(Loop *loop, Job *job) noexcept nogil:
@@ -196,11 +240,9 @@ cdef void file_on_warm(Loop *loop, Job *job) noexcept nogil:
 # --- descriptors from workers ---------------------------------------------------------------------
 
 cdef bint file_is_good(int fd) noexcept nogil:
-    cdef stat_ status
     cdef int flags = fcntl(fd, F_GETFL)
-    if fstat(fd, &status) < 0 or not S_ISREG(status.st_mode):
-        return False
-    return flags >= 0 and (flags & O_ACCMODE) != O_WRONLY and not flags & O_PATH
+    return (flags >= 0 and (flags & O_ACCMODE) != O_WRONLY and not flags & O_PATH
+            and linux.is_regular(fd))
 
 
 cdef void receiver_watch(Core_ *core, Worker *worker) noexcept nogil:
@@ -211,16 +253,17 @@ cdef void receiver_watch(Core_ *core, Worker *worker) noexcept nogil:
 
 
 cdef void receiver_forget(Core_ *core, Worker *worker) noexcept nogil:
-    # Takes what is still in the socket; who waits for a descriptor that never came is told so.
+    # Takes what is still in the socket, into which nothing more goes; who waits for a descriptor
+    # that never came is told so. What stood in the socket when it is closed would be closed with
+    # it, by whoever closes it.
     pthread_mutex_lock(&core.receiver_lock)
-    while not worker.side_has_ended:
-        if not receiver_take_one(core, worker):
-            break
+    linux.shutdown(worker.side_fd, SHUT_RD)
+    while receiver_take_one(core, worker):
+        pass
     receiver_end(core, worker)
     while worker.parked_count:
         worker.parked_count -= 1
-        if worker.parked[worker.parked_count].fd >= 0:
-            linux.close(worker.parked[worker.parked_count].fd)
+        fd_discard(core, worker.parked[worker.parked_count].fd)
     pthread_mutex_unlock(&core.receiver_lock)
 
 
@@ -267,25 +310,69 @@ cdef void receiver_take(Core_ *core, Worker *worker) noexcept nogil:
 
 
 cdef bint receiver_take_one(Core_ *core, Worker *worker) noexcept nogil:
-    # One message; False: none is there now.
+    # One message; False: none is there now, or ever.
     cdef SideMessage message
+    cdef int fds[FDS_PER_MESSAGE]
+    cdef int count = 0, index
     cdef int fd = -1
-    cdef ssize_t got = linux.receive_fd(worker.side_fd, &message, sizeof(message), &fd,
-                                        MSG_DONTWAIT)
+    cdef ssize_t got = linux.receive_fds(worker.side_fd, &message, sizeof(message), fds, &count)
     if got == -EAGAIN or got == -EINTR:
         return False
-    if got <= 0:
+    if (got == sizeof(message) and message.kind == RECORD_FILE
+            and (count == 0 or (count == 1 and file_is_good(fds[0])))):
+        # Without a descriptor: we were out of descriptors ourselves.
+        fd = fds[0] if count else -1
+        if not receiver_deliver(core, worker, message.dispatch, fd):
+            receiver_accuse(core, worker)
+        return True
+    for index in range(count):
+        fd_discard(core, fds[index])
+    if got > 0 or count:
+        receiver_accuse(core, worker)
+    else:
         receiver_end(core, worker)
-        return False
-    if got != sizeof(message) or message.kind != RECORD_FILE or (fd >= 0 and not file_is_good(fd)):
-        if fd >= 0:
-            linux.close(fd)
-        fd = -1
-    if got == sizeof(message) and message.kind == RECORD_FILE:
-        receiver_deliver(core, worker, message.dispatch, fd)
-    elif fd >= 0:
-        linux.close(fd)
-    return True
+    return got > 0
+
+
+cdef void receiver_accuse(Core_ *core, Worker *worker) noexcept nogil:
+    # It passed what it must not: loop 0 distrusts it, and nothing more is taken from it.
+    if not worker.side_has_ended:
+        receiver_end(core, worker)
+        letter_send(&core.loops[0].mailbox, LETTER_DISTRUST, worker, 0, -1)
+
+
+cdef Parked *parked_new(const Core_ *core, Worker *worker) noexcept nogil:
+    # NULL: more than an honest worker can need, or no memory.
+    cdef Parked *grown
+    cdef Parked *parked
+    if worker.parked_count == worker.parked_room:
+        if worker.parked_room >= core.settings.place_count + PARKED_SPARE:
+            return NULL
+        grown = <Parked *> realloc(worker.parked,
+                                   (worker.parked_room + PARKED_GROWTH) * sizeof(Parked))
+        if grown == NULL:
+            return NULL
+        worker.parked = grown
+        worker.parked_room += PARKED_GROWTH
+    parked = &worker.parked[worker.parked_count]
+    worker.parked_count += 1
+    memset(parked, 0, sizeof(Parked))
+    parked.fd = -1
+    return parked
+
+
+cdef Parked *parked_find(Worker *worker, uint64_t dispatch, bint is_expected) noexcept nogil:
+    cdef uint32_t index
+    for index in range(worker.parked_count):
+        if (worker.parked[index].dispatch == dispatch
+                and worker.parked[index].is_expected == is_expected):
+            return &worker.parked[index]
+    return NULL
+
+
+cdef void parked_remove(Worker *worker, Parked *parked) noexcept nogil:
+    worker.parked_count -= 1
+    parked[0] = worker.parked[worker.parked_count]
 
 
 cdef bint receiver_knows(Core_ *core, Worker *worker) noexcept nogil:
@@ -300,79 +387,65 @@ cdef bint receiver_knows(Core_ *core, Worker *worker) noexcept nogil:
     return known != NULL
 
 
-cdef void receiver_deliver(Core_ *core, Worker *worker, uint64_t dispatch, int fd) noexcept nogil:
-    # fd -1: it was no regular file. Parked until a loop expects it, or sent to the loop that does.
-    cdef uint32_t index
-    cdef Parked *parked
-    for index in range(worker.parked_count):
-        parked = &worker.parked[index]
-        if parked.dispatch == dispatch and parked.is_expected:
-            if parked.exchange == NULL:
-                if fd >= 0:
-                    linux.close(fd)
-            else:
-                letter_send(&core.loops[dispatch & 0xff].mailbox, LETTER_FILE, parked.exchange,
-                            dispatch, fd)
-            parked[0] = worker.parked[worker.parked_count - 1]
-            worker.parked_count -= 1
-            return
-    if worker.parked_count == PARKED_MAX or dispatch & 0xff >= core.settings.loop_count:
-        if fd >= 0:
-            linux.close(fd)
-        return
-    parked = &worker.parked[worker.parked_count]
+cdef bint receiver_deliver(Core_ *core, Worker *worker, uint64_t dispatch, int fd) noexcept nogil:
+    # fd -1: it got lost. Parked until a loop expects it, or sent to the loop that does. False: it
+    # can never be expected.
+    cdef Parked *parked = parked_find(worker, dispatch, True)
+    if parked != NULL:
+        if parked.exchange == NULL:
+            fd_discard(core, fd)
+        else:
+            letter_send(&core.loops[dispatch & 0xff].mailbox, LETTER_FILE, parked.exchange,
+                        dispatch, fd)
+        parked_remove(worker, parked)
+        return True
+    parked = parked_new(core, worker)
+    if parked == NULL:
+        fd_discard(core, fd)
+        return False
     parked.dispatch = dispatch
     parked.fd = fd
-    parked.is_expected = False
-    parked.exchange = NULL
-    worker.parked_count += 1
+    return True
 
 
 cdef void receiver_expect(Loop *loop, Worker *worker, uint64_t dispatch,
                           Exchange *exchange) noexcept nogil:
     # A FILE record was seen. exchange NULL: nobody wants the file any more.
     cdef Core_ *core = loop.core
-    cdef uint32_t index
     cdef Parked *parked
     cdef bint is_wanted = exchange != NULL and exchange.file_is_due
-    cdef bint is_found = False
     if exchange != NULL:
         exchange.file_worker = worker
     pthread_mutex_lock(&core.receiver_lock)
-    for index in range(worker.parked_count):
-        parked = &worker.parked[index]
-        if parked.dispatch == dispatch and not parked.is_expected:
-            if is_wanted:
-                letter_send(&loop.mailbox, LETTER_FILE, exchange, dispatch, parked.fd)
-            elif parked.fd >= 0:
-                linux.close(parked.fd)
-            parked[0] = worker.parked[worker.parked_count - 1]
-            worker.parked_count -= 1
-            is_found = True
-            break
-    if not is_found and is_wanted and (worker.parked_count == PARKED_MAX or worker.side_has_ended):
-        letter_send(&loop.mailbox, LETTER_FILE, exchange, dispatch, -1)
-    elif not is_found and worker.parked_count < PARKED_MAX:
-        parked = &worker.parked[worker.parked_count]
+    parked = parked_find(worker, dispatch, False)
+    if parked != NULL:
+        if is_wanted:
+            letter_send(&loop.mailbox, LETTER_FILE, exchange, dispatch, parked.fd)
+        else:
+            fd_discard(core, parked.fd)
+        parked_remove(worker, parked)
+        pthread_mutex_unlock(&core.receiver_lock)
+        return
+    parked = NULL if worker.side_has_ended else parked_new(core, worker)
+    if parked != NULL:
         parked.dispatch = dispatch
-        parked.fd = -1
         parked.is_expected = True
         parked.exchange = exchange if is_wanted else NULL
-        worker.parked_count += 1
+    elif is_wanted:
+        letter_send(&loop.mailbox, LETTER_FILE, exchange, dispatch, -1)
     pthread_mutex_unlock(&core.receiver_lock)
 
 
 cdef void receiver_unexpect(Loop *loop, Exchange *exchange) noexcept nogil:
-    # Nobody waits any more. If a letter is on its way already, the exchange stays until it has
-    # come.
+    # Nobody waits any more; what comes will be closed. If a letter is on its way already, the
+    # exchange stays until it has come.
     cdef Worker *worker = exchange.file_worker
     cdef uint32_t index
     pthread_mutex_lock(&loop.core.receiver_lock)
     if receiver_knows(loop.core, worker):
         for index in range(worker.parked_count):
             if worker.parked[index].is_expected and worker.parked[index].exchange == exchange:
-                worker.parked[index] = worker.parked[worker.parked_count - 1]
-                worker.parked_count -= 1
+                worker.parked[index].exchange = NULL
                 exchange.file_is_due = False
                 break
     pthread_mutex_unlock(&loop.core.receiver_lock)
@@ -382,8 +455,7 @@ cdef void file_on_arrived(Loop *loop, Exchange *exchange, int fd) noexcept nogil
     # LETTER_FILE; fd -1: no regular file came, or none at all.
     exchange.file_is_due = False
     if exchange.conn == NULL:
-        if fd >= 0:
-            job_close(loop, fd)
+        fd_discard(loop.core, fd)
         exchange_free_unless_held(loop, exchange)
         return
     if fd < 0:

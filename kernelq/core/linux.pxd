@@ -107,7 +107,7 @@ cdef extern from *:
     }
     /* A clock that stands still while the thread could run and got no processor: differences tell
        how long it was busy or blocked, on a machine however loaded. */
-    static inline uint64_t kq_unqueued_ns(int schedstat_fd) {
+    static inline int64_t kq_unqueued_ns(int schedstat_fd) {
         unsigned long long running, queued = 0;
         char text[64];
         uint64_t now = kq_now_ns();
@@ -116,7 +116,7 @@ cdef extern from *:
             text[got] = 0;
             if (sscanf(text, "%llu %llu", &running, &queued) < 2) queued = 0;
         }
-        return now - queued;
+        return (int64_t)(now - queued);
     }
     /* One descriptor with a fixed-size message over a unix socket. 0, or -errno. */
     static inline int kq_send_fd(int sock, const void *message, size_t bytes, int fd) {
@@ -150,6 +150,34 @@ cdef extern from *:
         }
         return got;
     }
+    /* The same for a peer that may pass anything: every descriptor comes to the caller, since those
+       that find no room would be closed in here, and that can take hours. */
+    static inline ssize_t kq_receive_fds(int sock, void *message, size_t bytes, int *fds,
+                                         int *count) {
+        union {
+            struct cmsghdr align;
+            char room[CMSG_SPACE(253 * sizeof(int))]; /* SCM_MAX_FD: a message has no more */
+        } control;
+        struct iovec part = {message, bytes};
+        struct msghdr m = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = &control,
+                           .msg_controllen = sizeof control.room};
+        ssize_t got = recvmsg(sock, &m, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+        *count = 0;
+        if (got < 0) return -errno;
+        for (struct cmsghdr *c = CMSG_FIRSTHDR(&m); c; c = CMSG_NXTHDR(&m, c)) {
+            if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS) continue;
+            size_t passed = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+            memcpy(fds, CMSG_DATA(c), passed * sizeof(int));
+            *count = (int)passed;
+        }
+        return got;
+    }
+    /* Without asking a file server: it may be the peer's own, and never answer. */
+    static inline int kq_is_regular(int fd) {
+        struct statx s;
+        return statx(fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_TYPE, &s) == 0
+            && S_ISREG(s.stx_mode);
+    }
     #endif
     """
     int memfd "kq_memfd"(const char *name) noexcept nogil
@@ -161,12 +189,15 @@ cdef extern from *:
     void *map_whole "kq_map"(int fd, size_t bytes, bint writable) noexcept nogil
     uint64_t now_ns "kq_now_ns"() noexcept nogil
     int schedstat_open "kq_schedstat_open"() noexcept nogil
-    uint64_t unqueued_ns "kq_unqueued_ns"(int schedstat_fd) noexcept nogil
+    int64_t unqueued_ns "kq_unqueued_ns"(int schedstat_fd) noexcept nogil
     uint64_t wall_ns "kq_wall_ns"() noexcept nogil
     int send_fd "kq_send_fd"(int sock, const void *message, size_t bytes, int fd) noexcept nogil
     ssize_t receive_fd "kq_receive_fd"(int sock, void *message, size_t bytes, int *fd,
                                        int flags) noexcept nogil
     int errno
+    ssize_t receive_fds "kq_receive_fds"(int sock, void *message, size_t bytes, int *fds,
+                                         int *count) noexcept nogil
+    bint is_regular "kq_is_regular"(int fd) noexcept nogil
     int munmap(void *at, size_t bytes) noexcept nogil
     int ftruncate(int fd, int64_t bytes) noexcept nogil
     int close(int fd) noexcept nogil
@@ -183,11 +214,6 @@ cdef extern from *:
     ssize_t pread(int fd, void *at, size_t bytes, int64_t offset) noexcept nogil
     ssize_t pwrite(int fd, const void *at, size_t bytes, int64_t offset) noexcept nogil
     ssize_t sendfile(int out, int in_, int64_t *offset, size_t bytes) noexcept nogil
-    ctypedef struct stat_ "struct stat":
-        unsigned int st_mode
-        int64_t st_size
-    int fstat(int fd, stat_ *status) noexcept nogil
-    bint S_ISREG(unsigned int mode) noexcept nogil
     ctypedef struct iovec "struct iovec":
         void *iov_base
         size_t iov_len
@@ -268,4 +294,4 @@ cdef extern from *:
     int F_DUPFD_CLOEXEC, F_GETFL, F_SETFL, IPPROTO_TCP, MSG_DONTWAIT, MSG_NOSIGNAL, O_ACCMODE
     int O_CLOEXEC, O_NONBLOCK, O_PATH, O_RDONLY, O_RDWR, O_TMPFILE, O_WRONLY, RWF_NOWAIT, SHUT_WR
     int SIGKILL, SIG_BLOCK, SIOCOUTQ, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_SEQPACKET, SOL_SOCKET
-    int SO_LINGER, TCP_NODELAY
+    int SO_LINGER, TCP_NODELAY, EOPNOTSUPP, SHUT_RD

@@ -88,6 +88,8 @@ cdef void letter_on_read(Loop *loop, Letter *letter) noexcept nogil:
         lane_on_opened(loop, &(<Worker *> letter.subject).lanes[loop.index])
     elif letter.kind == LETTER_DRAIN:
         worker_on_drain(loop, <Worker *> letter.subject)
+    elif letter.kind == LETTER_DISTRUST:
+        worker_distrust(loop, <Worker *> letter.subject)
     elif letter.kind == LETTER_FORGET:
         lane_forget(loop, <Worker *> letter.subject)
     elif letter.kind == LETTER_SHUTDOWN:
@@ -312,8 +314,8 @@ cdef void loop_run_timers(Loop *loop) noexcept nogil:
 
 
 cdef void loop_tick(Loop *loop) noexcept nogil:
-    # Every HEALTH_TICK_NS while this loop has requests; for the pool whichever loop comes first (the
-    # others may sleep).
+    # Every HEALTH_TICK_NS while this loop has requests; for the pool whichever loop comes first
+    # (the others may sleep).
     loop.health_at_ns = loop.now_ns + HEALTH_TICK_NS
     loop_check_timeouts(loop)
     if pool_takes_tick(loop):
@@ -455,16 +457,17 @@ cdef int loop_spin(Loop *loop, epoll_event *events, uint64_t until_ns) noexcept 
 
 cdef void loop_turn(Loop *loop, epoll_event *events) noexcept nogil:
     cdef int count = loop_wait(loop, events)
-    cdef uint64_t since = 0
+    cdef int64_t since = 0
     loop.now_ns = linux.now_ns()
     loop.counters[COUNT_TURNS] += 1
+    loop.turn_bytes = 0
     if bug.DEBUG:
         since = linux.unqueued_ns(loop.schedstat_fd)
     loop_work(loop, events, count)
     if bug.DEBUG:
         since = linux.unqueued_ns(loop.schedstat_fd) - since
-        if since > loop.turn_ns_max:
-            atomic.store_relaxed(&loop.turn_ns_max, since)  # relaxed: a figure
+        if since > <int64_t> loop.turn_ns_max:
+            atomic.store_relaxed(&loop.turn_ns_max, <uint64_t> since)  # relaxed: a figure
 
 
 cdef void loop_work(Loop *loop, epoll_event *events, int count) noexcept nogil:

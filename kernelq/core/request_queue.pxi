@@ -10,12 +10,12 @@
 #  some handed on as prefetch, so that a worker need not sleep between two requests; how many
 #  follows from how long requests take (prefetch_depth). A prefetched request that its worker does
 #  not start is taken back (place_revoke) when another worker has a free slot, when its client goes,
-#  when the worker drains, or is found unhealthy.
+#  when the worker drains, is found unhealthy, or has not begun it after a second.
 #  A suspect (its last worker died while executing it) runs alone: a worker is kept free for it, and
 #  gets nothing else until it has answered.
 #
 # Why a queue with one lock: loops take it once per turn for dispatch and once per answer, for some
-# ten instructions each; docs/decisions/004 has the figures.
+# ten instructions each (docs/decisions/004).
 
 cdef enum:
     PREFETCH_NS = 1600000          # a worker is given at most so much work ahead
@@ -118,7 +118,7 @@ cdef Worker *worker_pick(Loop *loop) noexcept nogil:
     if best == NULL or worker_active(best) < settings.slot_count:
         return best
     most = settings.slot_count + prefetch_depth(pool, settings)
-    return best if worker_active(best) < most else NULL
+    return best if worker_active(best) < most and best.revoked_count == 0 else NULL
 
 
 cdef bint worker_hand(Loop *loop, Worker *worker, Exchange *exchange) noexcept nogil:
@@ -234,7 +234,7 @@ cdef inline bint place_is_started(const Worker *worker, uint32_t index) noexcept
         return True
     if worker.started == NULL or place.state != PLACE_HANDED:
         return False
-    word = atomic.load_acquire(&worker.started[index])
+    word = atomic.load_acquire(&worker.started[index])  # SYNC started
     return word == place.dispatch or word >> 8 > worker.serial
 
 
@@ -401,6 +401,7 @@ cdef void pool_admit(Loop *loop) noexcept nogil:
             pool_dispatch(loop)
             reason = queue_reason(loop.core)
         if reason == REASON_NONE:
+            exchange.queued_ns = loop.now_ns
             queue_push(pool, exchange)
         else:
             exchange.letter.reason = <uint8_t> reason
@@ -427,9 +428,9 @@ cdef void pool_expire(Loop *loop) noexcept nogil:
     pthread_mutex_lock(&pool.lock)
     while True:
         exchange = pool.first
-        if exchange == NULL or exchange.arrived_ns + limit > loop.now_ns:
+        if exchange == NULL or exchange.queued_ns + limit > loop.now_ns:
             exchange = pool.suspects_first
-            if exchange == NULL or exchange.arrived_ns + limit > loop.now_ns:
+            if exchange == NULL or exchange.queued_ns + limit > loop.now_ns:
                 break
         queue_refuse(loop.core, exchange, REASON_TIMER_REQUEST_QUEUE)
     pthread_mutex_unlock(&pool.lock)

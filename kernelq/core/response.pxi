@@ -384,24 +384,27 @@ cdef void response_send_file(Loop *loop, Exchange *exchange) noexcept nogil:
     # us.
     cdef Conn *conn = exchange.conn
     cdef int64_t offset
+    cdef uint64_t bytes
     cdef ssize_t sent
-    cdef uint64_t budget = FILE_BYTES_PER_TURN
+    cdef bint is_last
     while exchange.file_left and exchange.file_fd >= 0 and conn.out_bytes == 0 and conn.can_write:
-        if budget == 0:
-            conn_again(loop, conn)
-            return
         if not file_is_warm(loop, exchange):
             return
+        is_last = loop.turn_bytes > TURN_BYTES
         offset = <int64_t> exchange.file_offset
-        sent = linux.sendfile(conn.fd, exchange.file_fd, &offset, exchange.file_left
-                              if exchange.file_left < FILE_BYTES_PER_CALL else FILE_BYTES_PER_CALL)
+        bytes = min(exchange.file_left, exchange.file_warm_to - exchange.file_offset,
+                    <uint64_t> (FILE_BYTES_AT_LEAST if is_last else FILE_BYTES_PER_CALL))
+        sent = linux.sendfile(conn.fd, exchange.file_fd, &offset, bytes)
         if sent > 0:
             exchange.file_offset += <uint64_t> sent
             exchange.file_left -= <uint64_t> sent
             conn.total_bytes += <uint64_t> sent
             exchange.sent_bytes += <uint64_t> sent
             loop.counters[COUNT_BYTES_SENT] += <uint64_t> sent
-            budget -= <uint64_t> sent if <uint64_t> sent < budget else budget
+            loop.turn_bytes += <uint64_t> sent
+            if is_last and exchange.file_left:
+                conn_again(loop, conn)
+                return
         elif sent < 0 and linux.errno == EAGAIN:
             conn.can_write = False
         elif sent < 0 and linux.errno == EINTR:
@@ -421,7 +424,8 @@ cdef void response_send_file(Loop *loop, Exchange *exchange) noexcept nogil:
 
 cdef bint file_is_warm(Loop *loop, Exchange *exchange) noexcept nogil:
     # sendfile() of a cold file would block the loop on the disk: one byte is read without waiting;
-    # if that fails a helper thread reads ahead first and posts a letter.
+    # if that fails, or the file system cannot do it (overlayfs, network file systems), a helper
+    # thread reads ahead first and posts a letter.
     cdef uint8_t byte
     cdef iovec part
     cdef ssize_t got
@@ -432,8 +436,11 @@ cdef bint file_is_warm(Loop *loop, Exchange *exchange) noexcept nogil:
     part.iov_base = &byte
     part.iov_len = 1
     got = preadv2(exchange.file_fd, &part, 1, <int64_t> exchange.file_offset, RWF_NOWAIT)
-    if got >= 0 or linux.errno != EAGAIN:
+    if got >= 0 or (linux.errno != EAGAIN and linux.errno != EOPNOTSUPP):
         exchange.file_warm_to = exchange.file_offset + FILE_BYTES_PER_CALL
         return True
-    exchange.file_is_warming = job_warm(loop, exchange)
-    return not exchange.file_is_warming
+    if job_warm(loop, exchange):
+        exchange.file_is_warming = True
+        return False
+    exchange.file_warm_to = exchange.file_offset + FILE_BYTES_PER_CALL
+    return True

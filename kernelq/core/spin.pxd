@@ -1,10 +1,12 @@
-# Waiting awake: when it pays, and when it stops being free. Used by the core's loops and by workers.
+# Waiting awake: when it pays, and when it stops being free. Used by the core's loops and by
+# workers.
 #
 # Facts that shaped this
-#  Waking a sleeper on another processor costs the ringer some 2 µs and the sleeper some 5 µs of CPU,
-#  and takes 50 to 70 µs on a virtual machine until it runs; a look at a counter takes 0.3 µs. Awake
-#  waiting pays while waits are shorter than a wake-up, and it is free only while nobody else wants
-#  the processor: the kernel tells us so by preempting us (ru_nivcsw), and then we leave it alone.
+#  Waking a sleeper on another processor costs the ringer some 2 µs and the sleeper some 5 µs of
+#  CPU, and takes 50 to 70 µs on a virtual machine until it runs; a look at a counter takes 0.3 µs.
+#  Awake waiting pays while waits are shorter than a wake-up, and it is free only while nobody else
+#  wants the processor: the kernel tells us so by preempting us (ru_nivcsw), and then we leave it
+#  alone.
 
 from libc.stdint cimport uint32_t, uint64_t
 

@@ -77,10 +77,12 @@ cdef int core_init(Core_ *core) noexcept nogil:
     core.event_fd = core.writer_fd = core.receiver_epoll = core.receiver_stop_fd = -1
     pthread_mutex_init(&core.pool.lock, NULL)
     pthread_mutex_init(&core.events_lock, NULL)
-    pthread_mutex_init(&core.jobs_lock, NULL)
     pthread_mutex_init(&core.receiver_lock, NULL)
     pthread_mutex_init(&core.log_lock, NULL)
-    pthread_cond_init(&core.jobs_ready, NULL)
+    for index in range(QUEUES):
+        core.jobs[index].core = core
+        pthread_mutex_init(&core.jobs[index].lock, NULL)
+        pthread_cond_init(&core.jobs[index].ready, NULL)
     core.loops = <Loop *> calloc(core.settings.loop_count, sizeof(Loop))
     if core.loops == NULL:
         return -ENOMEM
@@ -109,14 +111,21 @@ cdef int core_start(Core_ *core) noexcept nogil:
         return -EAGAIN
     if pthread_create(&core.receiver, NULL, receiver_main, core) != 0:
         return -EAGAIN
-    for index in range(2):
-        if pthread_create(&core.helpers[index], NULL, helper_main, core) != 0:
+    for index in range(HELPERS):
+        if pthread_create(&core.helpers[index], NULL, helper_main,
+                          &core.jobs[index % QUEUES]) != 0:
             return -EAGAIN
     for index in range(core.settings.loop_count):
         listeners_watch(&core.loops[index])
         if pthread_create(&core.loops[index].thread, NULL, loop_main, &core.loops[index]) != 0:
             return -EAGAIN
     return 0
+
+
+cdef void thread_join_if(pthread_t thread) noexcept nogil:
+    # 0: it was never started (no memory, too many threads).
+    if thread:
+        pthread_join(thread, NULL)
 
 
 cdef void core_stop(Core_ *core) noexcept nogil:
@@ -129,18 +138,19 @@ cdef void core_stop(Core_ *core) noexcept nogil:
     for index in range(core.settings.loop_count):
         letter_send(&core.loops[index].mailbox, LETTER_STOP, NULL, 0, -1)
     for index in range(core.settings.loop_count):
-        pthread_join(core.loops[index].thread, NULL)
-    pthread_mutex_lock(&core.jobs_lock)
-    core.helpers_stop = True
-    pthread_cond_broadcast(&core.jobs_ready)
-    pthread_mutex_unlock(&core.jobs_lock)
-    for index in range(2):
-        pthread_join(core.helpers[index], NULL)
+        thread_join_if(core.loops[index].thread)
     write(core.receiver_stop_fd, &one, sizeof(one))
-    pthread_join(core.receiver, NULL)
+    thread_join_if(core.receiver)
+    for index in range(QUEUES):
+        pthread_mutex_lock(&core.jobs[index].lock)
+        core.jobs[index].stops = True
+        pthread_cond_broadcast(&core.jobs[index].ready)
+        pthread_mutex_unlock(&core.jobs[index].lock)
+    for index in range(HELPERS):
+        thread_join_if(core.helpers[index])
     atomic.store_release_u32(&core.writer_stop, 1)  # SYNC writer-stop
     write(core.writer_fd, &one, sizeof(one))
-    pthread_join(core.writer, NULL)
+    thread_join_if(core.writer)
 
 
 cdef void core_uninit(Core_ *core) noexcept nogil:

@@ -95,7 +95,8 @@ cdef void content_drop(LinkPlace *place) noexcept nogil:
 
 
 cdef void content_forget(Link *link, LinkPlace *place, uint64_t dispatch) noexcept nogil:
-    # Its request has ended: nobody will read what is left. END is out, so the place may have its next request already.
+    # Its request has ended: nobody will read what is left. END is out, so the place may have its
+    # next request already.
     thread.mutex_take(&link.content_lock)
     if place.dispatch == dispatch:
         content_drop(place)

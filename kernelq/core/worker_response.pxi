@@ -527,14 +527,21 @@ cdef object regular_file(object filelike):
     status = os.fstat(raw.fileno())
     if status.st_mode & 0o170000 != 0o100000:
         return None
+    if status.st_size == 0:
+        return None  # nothing, or a file of /proc, whose size nobody knows
     position = filelike.tell()
     return raw.fileno(), position, max(0, status.st_size - position)
 
 
 cdef Py_ssize_t length_of(object result):
-    # len(result) if it has one; -1: it has none that can be trusted.
+    # len(result) if it has one; -1: it has none that can be trusted. A generator has none, which a
+    # look at its type tells without an exception.
+    cdef TypeSlots *slots = type_slots(result)
+    if ((slots.tp_as_sequence == NULL or slots.tp_as_sequence.sq_length == NULL)
+            and (slots.tp_as_mapping == NULL or slots.tp_as_mapping.mp_length == NULL)):
+        return -1
     try:
-        return len(result) if hasattr(type(result), "__len__") else -1
+        return len(result)
     except Exception:
         return -1
 

@@ -166,6 +166,19 @@ def file(environ: Environ, start: Answer, query: dict[str, str]) -> Answer:
     return environ["wsgi.file_wrapper"](opened, 8192)
 
 
+def pieces(environ: Environ, start: Answer, query: dict[str, str]) -> Answer:
+    """A file, read by the application."""
+    opened = open(query["path"], "rb")
+
+    def blocks() -> Iterator[bytes]:
+        with opened:
+            while block := opened.read(65536):
+                yield block
+
+    start("200 OK", [*TEXT, ("Content-Length", str(os.fstat(opened.fileno()).st_size))])
+    return blocks()
+
+
 class Failure(Exception):
     """What the application fails with."""
 
@@ -278,7 +291,7 @@ PATHS: dict[str, Callable[[Environ, Answer, dict[str, str]], Answer]] = {
     f"/{function.__name__}": function
     for function in (
         show, digest, echo, reads, eager, upper, status, fields, reflect, big, stream, lies,
-        writes, file, fails, exc_info, waits, steps, endless, says, crash, hello,
+        writes, file, pieces, fails, exc_info, waits, steps, endless, says, crash, hello,
     )
 }  # fmt: skip
 

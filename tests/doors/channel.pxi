@@ -500,7 +500,7 @@ cdef object answer_head(bytes record):
     return head.status, reason.decode("latin-1"), fields, head.content_length, record[at:]
 
 
-# -- the revocation protocol, by two threads ---------------------------------------------------------------------------
+# -- the revocation protocol, by two threads -------------------------------------------------------
 
 ctypedef struct Race:
     uint64_t rounds

@@ -153,6 +153,13 @@ class Client:
         """Read so many bytes of content that is framed by its length."""
         return self._take(count)
 
+    def chunk(self) -> bytes:
+        """Read one chunk, or the last, empty one."""
+        size = int(self._line(), 16)
+        data = self._take(size)
+        assert self._take(2) == b"\r\n"
+        return data
+
     def interim(self) -> int:
         """Read one interim response."""
         response = self._head()

@@ -1,8 +1,9 @@
 """What a hostile worker does: one life of it, made of acts chosen by a seeded random generator.
 
 Mutation is aware of structure: most acts start from a record that an honest worker would send at
-that moment, and change something about it. Every act is one mutation, and is waited for until the
-core has read it: an act behind one that has already cost the worker its life would test nothing.
+that moment, and change something about it. Every record is a mutation, and so is every act without
+one; each is waited for until the core has read it: an act behind one that has already cost the
+worker its life would test nothing.
 """
 
 import fcntl
@@ -47,6 +48,7 @@ class Life:
         self.random = random.Random(seed)
         self.count = count
         self.keep: list[object] = []
+        self.records = 0
 
     # -- choosing --------------------------------------------------------------------------------
 
@@ -134,6 +136,8 @@ class Life:
             if len(data) >= 16 and self.random.random() < 0.9:
                 loop = data[8] % self.raw.head.loop_count
         if self.raw.has_room(loop, len(data)):
+            self.records += 1
+            self.count()
             self.raw.put(loop, data)
             self.raw.wait_read(loop, READ_WAIT_MS)
 
@@ -309,7 +313,7 @@ class Life:
         fd = os.open(tempfile.gettempdir(), os.O_TMPFILE | os.O_RDWR)
         os.write(fd, b"hostile " * self.random.choice((0, 1, 100, 20000)))
         if self.random.random() < 0.3:
-            os.truncate(fd, 2**33)
+            os.truncate(fd, 2**24)
         return fd
 
     def act_descriptors(self) -> None:
@@ -444,8 +448,10 @@ class Life:
             if self.random.random() < 0.7:
                 self.raw.take(self.random.choice((0, 1, 20)))
             act = self.random.choices(ACTS, WEIGHTS)[0]
-            self.count()
+            before = self.records
             getattr(self, act)()
+            if self.records == before:
+                self.count()
         if self.random.random() < 0.1:
             os.kill(os.getpid(), signal.SIGKILL)
         if self.random.random() < 0.02:

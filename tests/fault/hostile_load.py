@@ -45,10 +45,15 @@ class Connection:
         return line[:-1]
 
     def take(self, count: int) -> bytes:
-        while len(self.rest) < count:
+        pieces, missing = [self.rest], count - len(self.rest)
+        while missing > 0:
+            self.rest = b""
             self.more()
-        data, self.rest = self.rest[:count], self.rest[count:]
-        return data
+            pieces.append(self.rest)
+            missing -= len(self.rest)
+        data = b"".join(pieces)
+        self.rest = data[count:]
+        return data[:count]
 
     def response(self) -> tuple[int, bytes, bool]:
         """Status, content, and whether the connection is kept."""

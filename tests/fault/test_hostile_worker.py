@@ -154,13 +154,14 @@ def check_campaign(field: Field, load: Load, end: dict[str, int]) -> None:
     assert load.count("honest") > 0
     for gauge in ("exchanges_now", "chunks_now", "connections_now", "queued"):
         assert end[gauge] == 0, gauge
-    assert end.get("turn_ns_max", 0) < TURN_NS_MAX
+    if end["has_precedence"]:
+        assert end.get("turn_ns_max", 0) < TURN_NS_MAX
 
 
 @pytest.mark.parametrize("loops", [1, 2])
 def test_a_hostile_worker_harms_nobody_else(field, loops):
     core = field(loops=loops)
-    load, end = run_campaign(core, lives=250, seed=loops * 1_000_000)
+    load, end = run_campaign(core, lives=800, seed=loops * 1_000_000)
     check_campaign(core, load, end)
     assert core.count(0) > 100  # mutations
 

@@ -3,13 +3,14 @@
 A machine may hold a store back in a buffer while later loads of the same processor already read
 memory (x86 does; others do more, which the C compiler's fences forbid likewise). Each program is a
 list of steps; the search tries every order of steps and of buffered stores reaching memory, and
-gives all outcomes. Without its fences each protocol must fail here: that shows that the search sees.
+gives all outcomes. Without its fences each protocol must fail here: the search does see.
 """
 
 from __future__ import annotations
 
-import pytest
+from typing import Any
 
+import pytest
 from kernelq._coretest import revocation_race
 
 Step = tuple[str, ...]
@@ -45,7 +46,7 @@ def successors(state: State, programs: list[list[Step]]) -> list[State]:
             known = tuple(sorted({**dict(registers[who]), step[1]: value}.items()))
             if step[0] == "load":
                 found.append((memory, buffers, ahead, put(registers, who, known)))
-            else:  # ("unless", name, value, then): skips to a step if the word does not have the value
+            else:  # ("unless", name, value, then): skips to a step if it has another value
                 target = ahead if value == int(step[2]) else put(at, who, int(step[3]))
                 found.append((memory, buffers, target, put(registers, who, known)))
     return found
@@ -79,12 +80,17 @@ def outcomes(memory: dict[str, int], programs: list[list[Step]]) -> set[tuple[di
     return ends  # type: ignore[return-value]
 
 
+def register(end: Any, name: str) -> int:
+    """What a register of one program, or a word of memory, holds at the end."""
+    return int(dict(end)[name])
+
+
 def revocation(fence: list[Step]) -> set[tuple[int, int]]:
     """What (core, worker) may have seen of the other's store."""
     core = [("store", "revoked", "1"), *fence, ("load", "started")]
     worker = [("store", "started", "1"), *fence, ("load", "revoked")]
     ends = outcomes({"revoked": 0, "started": 0}, [core, worker])
-    return {(dict(end[1])["started"], dict(end[2])["revoked"]) for end in ends}  # type: ignore[call-overload]
+    return {(register(end[1], "started"), register(end[2], "revoked")) for end in ends}
 
 
 def test_a_request_is_started_or_taken_back_and_one_of_both_knows() -> None:
@@ -102,7 +108,7 @@ def doorbell(fence: list[Step]) -> set[tuple[int, int]]:
     reader = [("store", "armed", "1"), *fence, ("unless", "published", "0", str(3 + len(fence)))]
     reader += [("store", "slept", "1")]
     ends = outcomes({"published": 0, "armed": 0, "rung": 0, "slept": 0}, [writer, reader])
-    return {(dict(end[0])["rung"], dict(end[0])["slept"]) for end in ends}  # type: ignore[call-overload]
+    return {(register(end[0], "rung"), register(end[0], "slept")) for end in ends}
 
 
 def test_no_reader_sleeps_over_a_record_without_being_rung() -> None:
@@ -115,8 +121,8 @@ def test_without_fences_it_would() -> None:
 
 @pytest.mark.parametrize("rounds", [20_000])
 def test_revocation_on_this_machine(rounds: int) -> None:
-    # Two threads of C, started together again and again: how often neither saw the other, and how often
-    # they met at all.
+    # Two threads of C, started together again and again: how often neither saw the other, and how
+    # often they met at all.
     blind, met = revocation_race(rounds)
     assert blind == 0
     assert 0 <= met <= rounds
