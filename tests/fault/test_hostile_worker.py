@@ -1,10 +1,10 @@
 """Workers that do whatever they can to the core: it answers every request that it did not hand to
 one of them, never crashes, never hangs, and loses nothing.
 
-The core runs in a process of its own, beside two honest workers; hostile ones follow one another in
-a few seats. A request that was handed to a hostile worker may end in any way that HTTP allows; every
-other one must be answered by an honest worker, byte for byte. What a hostile worker was handed is
-read from the memory of its channel, not from what it says.
+The core runs in a process of its own, beside two honest workers; hostile ones follow one another
+in a few seats. A request that was handed to a hostile worker may end in any way that HTTP allows;
+every other one must be answered by an honest worker, byte for byte. What a hostile worker was
+handed is read from the memory of its channel, not from what it says.
 """
 
 import json
