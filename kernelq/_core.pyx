@@ -16,6 +16,7 @@ from kernelq.core cimport atomic, bug, linux  # no-cython-lint
 from kernelq.core.fields cimport *
 from kernelq.core.forwarded cimport *
 from kernelq.core.http1 cimport *
+from kernelq.core.kinds cimport *
 from kernelq.core.layout cimport *
 from kernelq.core.limits cimport *
 from kernelq.core.linux cimport *
@@ -23,6 +24,7 @@ from kernelq.core.reason cimport *
 from kernelq.core.ring cimport *
 from kernelq.core.settings cimport *
 from kernelq.core.span cimport *
+from kernelq.core.spin cimport *
 from kernelq.core.state cimport *
 from kernelq.core.status cimport *
 from kernelq.core.target cimport *
@@ -30,11 +32,13 @@ from kernelq.core.timer cimport *
 
 cdef extern from *:
     """
+    static const char kq_hex_digits[] = "0123456789abcdef";
     static const char kq_continue[] = "HTTP/1.1 100 Continue\\r\\n\\r\\n";
     #define KQ_CONTINUE_BYTES (sizeof(kq_continue) - 1)
     #define KQ_IMAGE_AT offsetof(struct __pyx_t_7kernelq_4core_5state_Exchange, image_inline)
     #define KQ_TIMER_AT offsetof(struct __pyx_t_7kernelq_4core_5state_Conn, timer)
     """
+    const char *HEX_DIGITS "kq_hex_digits"
     const char *CONTINUE_TEXT "kq_continue"
     const size_t CONTINUE_BYTES "KQ_CONTINUE_BYTES"
     const size_t offsetof_image_inline "KQ_IMAGE_AT"

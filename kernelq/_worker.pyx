@@ -104,6 +104,7 @@ from kernelq.core.layout cimport (
     ring_at,
 )
 from kernelq.core.link cimport *
+from kernelq.core.spin cimport spin_is_worth, spin_note_end, spin_note_wait
 from kernelq.core.ring cimport (
     RING_BROKEN,
     RING_EMPTY,
@@ -116,6 +117,16 @@ from kernelq.core.ring cimport (
 
 cdef extern from "<strings.h>" nogil:
     int strncasecmp(const char *one, const char *other, size_t bytes)
+
+cdef extern from "Python.h":
+    ctypedef struct SequenceSlots "PySequenceMethods":
+        void *sq_length
+    ctypedef struct MappingSlots "PyMappingMethods":
+        void *mp_length
+    ctypedef struct TypeSlots "PyTypeObject":
+        SequenceSlots *tp_as_sequence
+        MappingSlots *tp_as_mapping
+    TypeSlots *type_slots "Py_TYPE"(object subject)
 
 cdef extern from *:
     dict __Pyx_PyDict_NewPresized(Py_ssize_t keys)

@@ -17,7 +17,7 @@ from kernelq.options import OPTIONS, Option, default_values, parse_option
 _DESCRIPTION = """\
 Serve a WSGI application (PEP 3333) from worker processes whose death no client notices.
 
-  kernelq app:application                      serve `application` of app.py on http://127.0.0.1:8000
+  kernelq app:application                      serve `application` of app.py on 127.0.0.1:8000
   kernelq project.wsgi:application --bind 0.0.0.0:8080 --workers 4
   kernelq 'shop:make_app("test")'              call a factory, with literal arguments
   kernelq                                      without an application: a page shows how it works

@@ -42,9 +42,9 @@ def forbid_new_privileges() -> None:
     _call_prctl(_PR_SET_NO_NEW_PRIVS, 1)
 
 
-def adopt_orphans() -> None:
-    """Become the parent of every descendant whose own parent ends."""
-    _call_prctl(_PR_SET_CHILD_SUBREAPER, 1)
+def adopt_orphans(wanted: bool = True) -> None:
+    """Become the parent of every descendant whose own parent ends, or do not any more."""
+    _call_prctl(_PR_SET_CHILD_SUBREAPER, wanted)
 
 
 def die_with_parent(parent: int) -> bool:

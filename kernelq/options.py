@@ -289,7 +289,7 @@ OPTIONS: tuple[Option, ...] = (
            "content held in memory up to this size, beyond it in --spill-dir", CONTENT),
     Option("--spill-dir", "DIR", "/var/tmp", existing_directory,
            "where held content goes that is too large for memory", CONTENT),
-    Option("--response-takeover", "SIZE", "1M", size(0, 1 << 30),
+    Option("--response-takeover", "SIZE", "1M", size(64 * KIB, 1 << 30),
            "how much of a response the core takes over from the worker for a slow client", CONTENT),
     Option("--half-close", "WHICH", "probe", one_of("probe", "answer", "drop"),
            "a client that has closed its sending side: probe whether it is still there, "

@@ -125,8 +125,9 @@ class Service:
     def on_give_up(self, text: str) -> None:
         self.log(log.ERROR, text)
         self._status = FAILED
-        self._is_quiet = True
         self._phase = Phase.ENDING
+        self._core.begin_shutdown()
+        self._core.set_pool_state("shutdown")  # who waits already is told so
 
     def on_stopped(self) -> None:
         self._phase = Phase.LAST_ANSWERS

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from kernelq._coretest import RECORDS, FakeCore, control_record, request_record
+
 from kernelq._worker import Channel
 
 FLAG_END = 1
@@ -90,13 +91,13 @@ class Rig:
         """The answer to a request, up to its end, or to the first record of a kind."""
         answer = self.answers[dispatch]
         while not answer.is_ended and until not in answer.kinds:
-            kind, flags, _, whose, rest = self.core.wait(dispatch & 0xFF)
+            kind, flags, _, whose, rest = self.core.wait()
             if whose not in self.answers:
                 continue
             other = self.answers[whose]
             other.add(kind, flags, rest)
             if self.releases and kind in ("HEAD", "DATA") and not other.is_ended:
-                self.tell("RELEASED", whose, value=len(other.content))
+                self.tell("RELEASED", whose, whose & 0xFF, value=len(other.content))
         return answer
 
     def ask(self, **request: Any) -> Answer:

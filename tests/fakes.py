@@ -1,4 +1,4 @@
-"""A core and a host for the pool's executor that note what they are asked: no threads, no HTTP."""
+"""A core and a host for the pool's executor that write down what they are asked."""
 
 import os
 from collections.abc import Callable

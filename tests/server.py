@@ -31,7 +31,7 @@ class Server:
     ) -> None:
         self.lines: list[str] = []
         self._new: queue.Queue[str | None] = queue.Queue()
-        bind = ["--bind", binding] if binding else []
+        bind = ["--log-level", "debug", *(["--bind", binding] if binding else [])]
         self.process = subprocess.Popen(
             [*python, "-m", "kernelq", *arguments, *bind],
             cwd=folder,
@@ -69,9 +69,12 @@ class Server:
     def text(self) -> str:
         return "\n".join(self.lines)
 
-    def ready(self) -> "Server":
+    def ready(self, workers: int = 1) -> "Server":
+        """Wait until so many workers have loaded the application."""
         self.url = self.expect("listening on ").split()[-1]
         self.expect("ready: ")
+        for _ in range(workers):
+            self.expect(" is ready")
         return self
 
     def end(self, number: int | None = signal.SIGTERM) -> int:

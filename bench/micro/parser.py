@@ -1,10 +1,11 @@
 """How much faster than httptools is the parser, per typical browser request?
 
-Four ways to read the same head, interleaved in one process; the best round counts, ratios are what matters:
+Four ways to read the same head, interleaved in one process; the best round counts, ratios are what
+matters:
 
 - kernelq: http1_parse_head() in a loop without Python (that is how the core calls it)
-- llhttp: the C parser inside httptools with no callbacks at all, in the same loop: its state machine alone,
-  which stores nothing. It knows no Host grammar, no duplicate fields, no limits, no escapes.
+- llhttp: the C parser inside httptools with no callbacks at all, in the same loop: its state
+  machine alone, which stores nothing. It knows no Host grammar, no duplicate fields, no limits.
 - httptools, bare: feed_data() with a protocol that wants nothing
 - httptools: feed_data() with the callbacks that a server needs (URL, fields, end)
 
@@ -43,8 +44,8 @@ sec-ch-ua: "Chromium";v="124", "Google Chrome";v="124", "Not-A.Brand";v="99"
 sec-ch-ua-mobile: ?0
 sec-ch-ua-platform: "Linux"
 Upgrade-Insecure-Requests: 1
-User-Agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/124.0.0.0 \
-Safari/537.36
+User-Agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) \
+Chrome/124.0.0.0 Safari/537.36
 Accept: text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,image/apng,*/*;\
 q=0.8,application/signed-exchange;v=b3;q=0.7
 Sec-Fetch-Site: same-origin
@@ -177,12 +178,16 @@ def count_instructions(name: str) -> dict[str, float]:
 def show(title: str, results: dict[str, dict[str, float]]) -> None:
     print(f"{title:<16}" + "".join(f"{way:>26}" for way in WAYS))
     for name, figures in results.items():
-        cells = [f"{figures[way]:>14.0f} ({figures[way] / figures['kernelq']:5.1f} x)" for way in WAYS]
+        cells = [
+            f"{figures[way]:>14.0f} ({figures[way] / figures['kernelq']:5.1f} x)" for way in WAYS
+        ]
         print(f"{name:<16}" + "".join(f"{cell:>26}" for cell in cells))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--callgrind", action="store_true")
     parser.add_argument("--count", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--request", default="Chrome, page", help=argparse.SUPPRESS)

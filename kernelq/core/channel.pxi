@@ -46,6 +46,7 @@ cdef int worker_memory_create(Core_ *core, Worker *worker) noexcept nogil:
     head.response_window = core.settings.response_takeover
     head.content_window = core.settings.content_window
     head.creator_pid = <uint32_t> getpid()
+    head.spin_ns = core.settings.spin_ns
     head.epoch = worker.number
     head.magic = LAYOUT_MAGIC
     worker.revoked = <uint64_t *> (worker.core_memory + PLACES_AT)
@@ -125,7 +126,7 @@ cdef int worker_open(Core_ *core, Worker **given, int *side_end) noexcept nogil:
 cdef void worker_fds_init(Worker *worker) noexcept nogil:
     cdef uint32_t index
     worker.pidfd = worker.core_fd = worker.worker_fd = worker.side_fd = -1
-    for index in range(LOOPS_MAX):
+    for index in range(<uint32_t> LOOPS_MAX):
         worker.doorbells[index] = worker.bells[index] = worker.doorbell_ends[index] = -1
 
 
@@ -150,7 +151,7 @@ cdef void worker_free(Core_ *core, Worker *worker) noexcept nogil:
         linux.munmap(worker.core_memory, worker.head_bytes)
     if worker.worker_memory != NULL:
         linux.munmap(<void *> worker.worker_memory, worker.head_bytes)
-    for index in range(LOOPS_MAX):
+    for index in range(<uint32_t> LOOPS_MAX):
         fd_close(&worker.doorbells[index])
         fd_close(&worker.doorbell_ends[index])
         fd_close(&worker.bells[index])
@@ -191,7 +192,7 @@ cdef int worker_attach(Core_ *core, Worker *worker, int pid, int pidfd) noexcept
     cdef uint32_t index
     worker.pid = pid
     worker.pidfd = pidfd
-    for index in range(LOOPS_MAX):
+    for index in range(<uint32_t> LOOPS_MAX):
         fd_close(&worker.doorbell_ends[index])
     pthread_mutex_lock(&core.pool.lock)
     atomic.store_relaxed_u8(&worker.state, WORKER_STARTING)
@@ -296,8 +297,8 @@ cdef void lane_ring(Loop *loop, Worker *worker) noexcept nogil:
     cdef uint32_t armed
     cdef uint8_t byte = 1
     lane.unrung = 0
-    atomic.fence_seq()
-    armed = atomic.load_seq_u32(lane.worker_armed)
+    atomic.fence_seq()  # SYNC worker-armed
+    armed = atomic.load_seq_u32(lane.worker_armed)  # SYNC worker-armed
     if armed & 1 == 0 or armed == lane.rung_for:
         return
     lane.rung_for = armed
@@ -457,14 +458,17 @@ cdef void place_bury(Loop *loop, Worker *worker, uint32_t index) noexcept nogil:
         return
     is_distrusted = worker.is_distrusted
     was_started = is_distrusted or place_is_started(worker, index)
-    place_free(loop, worker, index)
-    exchange.worker = NULL
     if was_started:
         exchange.executions += 1
+        casualty_note(worker, place)
+    place_free(loop, worker, index)
+    exchange.worker = NULL
     if exchange.conn != NULL and (not was_started or exchange_may_repeat(core, exchange)):
         exchange.is_suspect = exchange.is_suspect or was_started
         exchange.state = EXCHANGE_RECEIVING
         exchange.started_ns = 0
+        if was_started:
+            exchange.queued_ns = loop.now_ns
         queue_push(&core.pool, exchange)
         requeued = True
     pthread_mutex_unlock(&core.pool.lock)
@@ -483,6 +487,27 @@ cdef void place_bury(Loop *loop, Worker *worker, uint32_t index) noexcept nogil:
         exchange.state = EXCHANGE_DONE
         exchange_refuse(loop, exchange, REASON_WORKER_DISTRUSTED
                         if is_distrusted else REASON_WORKER_DIED)
+
+
+cdef void casualty_note(Worker *worker, const Place *place) noexcept nogil:
+    # Under the pool's lock. The managers read it when they write the line about the death.
+    cdef Casualty *casualty
+    cdef Span method, client, target
+    cdef uint8_t *at
+    worker.casualty_count += 1
+    if worker.casualty_count > CASUALTIES_MAX or place.exchange.image == NULL:
+        return
+    casualty = &worker.casualties[worker.casualty_count - 1]
+    image_line(place.exchange, &method, &client, &target)
+    span_cut(&method, CASUALTY_METHOD_MAX)
+    span_cut(&target, CASUALTY_TARGET_MAX)
+    span_cut(&client, CASUALTY_CLIENT_MAX)
+    casualty.handed_ns = place.handed_ns
+    casualty.method_bytes = <uint16_t> method.bytes
+    casualty.target_bytes = <uint16_t> target.bytes
+    casualty.client_bytes = <uint16_t> client.bytes
+    at = span_put(<uint8_t *> casualty.text, method)
+    span_put(span_put(at, target), client)
 
 
 cdef bint exchange_may_repeat(const Core_ *core, const Exchange *exchange) noexcept nogil:
@@ -522,7 +547,7 @@ cdef void lane_forget(Loop *loop, Worker *worker) noexcept nogil:
 
 
 cdef void worker_check_health(Loop *loop, Worker *worker) noexcept nogil:
-    # Under the pool's lock, once per tick on loop 0. Unhealthy: a slot is free and yet a request
+    # Under the pool's lock, once per tick. Unhealthy: a slot is free and yet a request
     # handed over is not started within a second. Running application code is never unhealthy by
     # itself.
     cdef const Settings *settings = &loop.core.settings
@@ -536,7 +561,7 @@ cdef void worker_check_health(Loop *loop, Worker *worker) noexcept nogil:
             waiting += place.state == PLACE_REVOKED
             continue
         if (place.state == PLACE_STARTED or place.state == PLACE_CONTESTED
-                or atomic.load_acquire(&worker.started[index]) == place.dispatch):
+                or atomic.load_acquire(&worker.started[index]) == place.dispatch):  # SYNC started
             started += 1
             if place.exchange != NULL and place.exchange.started_ns == 0:
                 place.exchange.started_ns = loop.now_ns
@@ -544,6 +569,8 @@ cdef void worker_check_health(Loop *loop, Worker *worker) noexcept nogil:
             waiting += 1
     if waiting == 0 or started >= settings.slot_count:
         worker.unstarted_since_ns = 0
+        if waiting > worker.revoked_count:
+            worker_revoke_late(loop, worker)
         if worker.is_unhealthy and waiting == 0:
             worker.is_unhealthy = False
             worker.is_hopeless = False
@@ -554,6 +581,18 @@ cdef void worker_check_health(Loop *loop, Worker *worker) noexcept nogil:
         worker.unstarted_since_ns = loop.now_ns
         worker.started_seen = started + worker.served
     worker_judge(loop, worker)
+
+
+cdef void worker_revoke_late(Loop *loop, Worker *worker) noexcept nogil:
+    # It is busy: what it was given ahead and has not begun in time waits for whoever is free first.
+    cdef uint32_t index
+    cdef Exchange *exchange
+    for index in range(loop.core.settings.place_count):
+        if worker.places[index].handed_ns + HEALTH_START_NS <= loop.now_ns:
+            exchange = place_revoke(loop, worker, index)
+            if exchange != NULL:
+                queue_push(&loop.core.pool, exchange)
+                loop.dispatch_is_due = True
 
 
 cdef void worker_judge(Loop *loop, Worker *worker) noexcept nogil:
@@ -576,17 +615,6 @@ cdef void worker_ping(Loop *loop, Worker *worker) noexcept nogil:
         worker.ping_at_ns = loop.now_ns + PING_EVERY_NS
         if lane_tell(loop, worker, RECORD_PING, 0, 0, 0, loop.now_ns):
             worker.ping_sent_ns = loop.now_ns
-
-
-cdef bint pool_check_is_due(Loop *loop) noexcept nogil:
-    cdef Pool *pool = &loop.core.pool
-    cdef bint is_due
-    pthread_mutex_lock(&pool.lock)
-    is_due = loop.now_ns >= pool.checked_ns + HEALTH_TICK_NS // 2
-    if is_due:
-        pool.checked_ns = loop.now_ns
-    pthread_mutex_unlock(&pool.lock)
-    return is_due
 
 
 cdef void pool_check_health(Loop *loop) noexcept nogil:

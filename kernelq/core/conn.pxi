@@ -20,8 +20,9 @@ cdef enum:
     # per connection: one that sends as fast as we read does not hold the loop
     READS_PER_TURN = 8
     INPUT_ROOM_MIN = 2048
-    LINGER_NS = 5000000000         # before a close the rest is read as long as some comes in this
-    LINGER_MOST_NS = 30000000000   # and for this long at most
+    # Before a close the rest is read: for LINGER_MOST_NS, as long as some comes in every LINGER_NS.
+    LINGER_NS = 5000000000
+    LINGER_MOST_NS = 30000000000
     PROBE_AFTER_NS = 1000000000
     TIMER_OFF_NS = 864000000000000  # ten days
     SMALL_CONTENT_BYTES = 8192     # copied behind the head: one send() of one buffer
@@ -178,7 +179,7 @@ cdef void conn_close(Loop *loop, Conn *conn) noexcept nogil:
 
 
 cdef void conns_free_closed(Loop *loop) noexcept nogil:
-    # One that was closed with work left is named by the list of those: it stays for another turn.
+    # One that was closed with work left is named by the list of those: it stays for a turn.
     cdef Conn *conn = loop.closed
     cdef Conn *following
     loop.closed = NULL
@@ -364,6 +365,8 @@ cdef void conn_advance(Loop *loop, Conn *conn, const uint8_t *at, size_t bytes) 
     conn.is_advancing = False
     if conn.state == CONN_CLOSED or conn.state == CONN_LINGER:
         return
+    if bytes == 0 and conn.state == CONN_CONTENT:
+        request_say_continue(loop, conn, conn.exchange)
     if bytes == 0:
         conn_drop_input(conn)
     elif conn.input != NULL and at >= conn.input and at < conn.input + conn.in_room:
@@ -629,8 +632,8 @@ cdef void conn_on_again(Loop *loop, Conn *conn) noexcept nogil:
     if conn.exchange != NULL and conn.exchange.file_left and conn.out_bytes == 0:
         response_send_file(loop, conn.exchange)
         return
-    if conn.state == CONN_CONTENT and conn.exchange.is_streamed:
-        content_stream(loop, conn)
+    if conn.state == CONN_CONTENT and conn.in_start == conn.in_end:
+        request_say_continue(loop, conn, conn.exchange)
     if conn.in_start < conn.in_end and (conn.state == CONN_HEAD or conn.state == CONN_CONTENT):
         conn_advance_input(loop, conn)
     if conn.state != CONN_CLOSED and conn.can_read:
@@ -646,22 +649,26 @@ cdef void conn_on_timer(Loop *loop, Conn *conn) noexcept nogil:
     elif conn.is_slow:
         conn_check_rate(loop, conn, REASON_TIMER_MIN_SEND_RATE)
     elif conn.state == CONN_HEAD:
-        if head_is_started(&conn.progress) or conn.requests == 0:
-            if head_is_started(&conn.progress):
-                conn_refuse(loop, conn, REASON_TIMER_HEADER_WAIT)
-            else:
-                loop.reasons[REASON_TIMER_HEADER_WAIT] += 1
-                conn_linger(loop, conn)
+        if head_is_started(&conn.progress):
+            conn_refuse(loop, conn, REASON_TIMER_HEADER_WAIT)
         else:
-            loop.reasons[REASON_TIMER_CONNECTION_IDLE] += 1
-            conn_linger(loop, conn)
+            conn_end_idle(loop, conn, REASON_TIMER_CONNECTION_IDLE if conn.requests
+                          else REASON_TIMER_HEADER_WAIT)
     elif conn.state == CONN_CONTENT:
         if conn_wants_input(loop, conn):
             conn_check_rate(loop, conn, REASON_TIMER_ENTITY_BODY)
         else:
             conn_start_timer(loop, conn, settings.entity_timeout_ns)
+            conn_again(loop, conn)
     elif conn.state == CONN_WAIT and conn.has_fin:
         conn_probe(loop, conn)
+
+
+cdef void conn_end_idle(Loop *loop, Conn *conn, int reason) noexcept nogil:
+    # Nobody waits for an answer.
+    loop.reasons[reason] += 1
+    log_conn(loop, LOG_DEBUG, conn, reason)
+    conn_linger(loop, conn)
 
 
 cdef void conn_check_rate(Loop *loop, Conn *conn, int reason) noexcept nogil:

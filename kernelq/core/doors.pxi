@@ -197,6 +197,8 @@ cdef class Core:
         pthread_mutex_lock(&self.core.pool.lock)
         seen = worker[0]
         pthread_mutex_unlock(&self.core.pool.lock)
+        for index in range(min(seen.casualty_count, <uint32_t> CASUALTIES_MAX)):
+            executing.append(casualty_info(&seen.casualties[index]))
         return {
             "pid": seen.pid,
             "state": WORKER_STATES[seen.state],
@@ -205,6 +207,7 @@ cdef class Core:
             "unhealthy": bool(seen.is_unhealthy),
             "latency_ns": seen.latency_ns,
             "executing": executing,
+            "casualties": seen.casualty_count,
         }
 
     def set_pool_state(self, str state):
@@ -266,7 +269,7 @@ cdef class Core:
         figures.update(queued=queued, workers_ready=ready_count, service_ns=service_ns)
         if bug.DEBUG:
             figures["turn_ns_max"] = turn_ns_max(self.core)
-        for index in range(1, REASON_COUNT):
+        for index in range(1, <uint32_t> REASON_COUNT):
             name = "reason_" + reasons[index].name.decode().lower()
             figures[name] = reason_count(self.core, index)
         return figures
@@ -341,6 +344,18 @@ cdef dict inhand_info(const InHand *seen):
     }
 
 
+cdef dict casualty_info(const Casualty *casualty):
+    text = casualty.text[:casualty.method_bytes + casualty.target_bytes + casualty.client_bytes]
+    target_end = casualty.method_bytes + casualty.target_bytes
+    return {
+        "method": text[:casualty.method_bytes].decode("latin-1"),
+        "target": text[casualty.method_bytes:target_end].decode("latin-1"),
+        "client": text[target_end:].decode("latin-1"),
+        "handed_ns": casualty.handed_ns,
+        "started": True,
+    }
+
+
 cdef int fd_copy(int fd) except -1:
     cdef int copy = fcntl(fd, F_DUPFD_CLOEXEC, 0)
     if copy < 0:
@@ -376,7 +391,7 @@ cdef void listener_name(Listener *listener) noexcept:
 
 cdef copy_text(str name, str value, char *room, size_t most):
     data = value.encode()
-    if len(data) >= most:
+    if <size_t> len(data) >= most:
         raise ValueError(f"{name}: {value!r} is longer than {most - 1} bytes")
     memcpy(room, <const char *> data, len(data))
     room[len(data)] = 0

@@ -9,6 +9,7 @@
 
 cdef enum:
     SPILL_GROW_BYTES = 4096        # first allocation for held content of unknown length
+    RETRY_NS = 1000000             # a worker's ring was full of other requests: look again after
 
 
 cdef Exchange *exchange_new(Loop *loop, Conn *conn) noexcept nogil:
@@ -236,8 +237,6 @@ cdef void request_receive(Loop *loop, Conn *conn, Exchange *exchange) noexcept n
         chunk_init(&exchange.decoder, &loop.core.limits)
     if exchange.is_streamed:
         arrivals_push(loop, exchange)
-    else:
-        request_say_continue(loop, conn, exchange)
 
 
 cdef void request_say_continue(Loop *loop, Conn *conn, Exchange *exchange) noexcept nogil:
@@ -245,6 +244,8 @@ cdef void request_say_continue(Loop *loop, Conn *conn, Exchange *exchange) noexc
     # itself.
     cdef iovec part
     if not exchange.expects_continue or exchange.content_received:
+        return
+    if exchange.is_streamed and not exchange.content_is_wanted:
         return
     exchange.expects_continue = False
     part.iov_base = <void *> CONTINUE_TEXT
@@ -612,12 +613,6 @@ cdef void content_on_spilled(Loop *loop, Exchange *exchange, bint has_failed) no
 
 # --- streamed content -----------------------------------------------------------------------------
 
-cdef void content_stream(Loop *loop, Conn *conn) noexcept nogil:
-    # The application has asked for content, or taken some: the client may be told to go on.
-    if conn.exchange.content_is_wanted:
-        request_say_continue(loop, conn, conn.exchange)
-
-
 cdef int64_t content_take_streamed(Loop *loop, Conn *conn, const uint8_t *at,
                                    size_t bytes) noexcept nogil:
     # As much as the window and the ring take; the rest waits in the connection's input.
@@ -634,6 +629,7 @@ cdef int64_t content_take_streamed(Loop *loop, Conn *conn, const uint8_t *at,
     if bytes > CONTENT_RECORD_BYTES:
         bytes = CONTENT_RECORD_BYTES
     if not lane_has_room(loop, exchange.worker, <uint32_t> bytes):
+        conn_start_timer(loop, conn, RETRY_NS)
         return 0
     if exchange.is_chunked:
         used = chunk_feed(&exchange.decoder, at, bytes, &data, &is_done)
@@ -641,6 +637,7 @@ cdef int64_t content_take_streamed(Loop *loop, Conn *conn, const uint8_t *at,
         used = content_take_counted(exchange, at, bytes, &data, &is_done)
     if used < 0:
         exchange.content_is_cut = True
+        loop.reasons[-used] += 1
         log_exchange(loop, LOG_INFO, exchange, <int> -used, exchange.worker)
         conn.is_last = True
         conn.state = CONN_WAIT

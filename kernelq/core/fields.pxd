@@ -113,7 +113,8 @@ cdef extern from *:
     static uint8_t kq_field_slots[256];
 
     static inline uint8_t kq_field_slot(const uint8_t *name, size_t bytes) {
-        uint32_t key = name[0] | (uint32_t)name[bytes * 3 >> 2] << 8 | (uint32_t)name[bytes - 1] << 16
+        uint32_t key = name[0] | (uint32_t)name[bytes * 3 >> 2] << 8 | (uint32_t)name[bytes
+                                                                                      - 1] << 16
             | (uint32_t)bytes << 24;
         return (uint8_t)((key | 0x202020) * 0xb2d643a3u >> 24);
     }
@@ -157,7 +158,8 @@ cdef extern from *:
                                      _mm_loadu_si128(lower + 1));
         __m128i wrong = _mm_or_si128(_mm_and_si128(low, _mm_loadu_si128(strict)),
                                      _mm_and_si128(high, _mm_loadu_si128(strict + 1)));
-        /* The shape ends with the ":", so that it cannot fit a longer name; behind it anything goes. */
+        /* The shape ends with the ":", so that it cannot fit a longer name; behind it anything
+           goes. */
         return _mm_movemask_epi8(_mm_cmpeq_epi8(wrong, _mm_setzero_si128())) == 0xffff ? id : 0;
     #else
         return kq_field_find(name, bytes);

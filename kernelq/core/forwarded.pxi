@@ -21,6 +21,7 @@
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memchr, memcmp, memcpy, memset
 
+from kernelq.core.bug cimport BUG_ON, BUG_ON_DEAR
 from kernelq.core.fields cimport (
     FIELD_FORWARDED,
     FIELD_X_FORWARDED_FOR,
@@ -43,6 +44,7 @@ from kernelq.core.forwarded cimport (
 from kernelq.core.http1 cimport RequestHead, list_take
 from kernelq.core.scan cimport CLASS_QUOTED, CLASS_TOKEN, CLASS_VALUE, classes, scan_class
 from kernelq.core.span cimport Span, span_is_nocase, span_of
+from kernelq.core.target cimport ADDRESS_TEXT_MAX
 
 
 # ---- who is trusted ----
@@ -74,6 +76,7 @@ cdef bint prefix_matches(const uint8_t *address, const uint8_t *network,
                          uint32_t bits) noexcept nogil:
     cdef uint32_t whole = bits >> 3
     cdef uint32_t rest = bits & 7
+    BUG_ON(bits > 128)
     if memcmp(address, network, whole) != 0:
         return False
     return rest == 0 or (address[whole] ^ network[whole]) >> (8 - rest) == 0
@@ -81,6 +84,7 @@ cdef bint prefix_matches(const uint8_t *address, const uint8_t *network,
 
 cdef bint trusted_has(const TrustedNetworks *networks, const uint8_t *address) noexcept nogil:
     cdef uint32_t index
+    BUG_ON(networks.count > TRUSTED_NETWORK_MAX)
     if networks.is_any:
         return True
     for index in range(networks.count):
@@ -100,6 +104,7 @@ cdef void address_map(const uint8_t *four, uint8_t *address) noexcept nogil:
 cdef bint trusted_has_peer(const TrustedNetworks *networks, const uint8_t *peer,
                            size_t peer_bytes) noexcept nogil:
     cdef uint8_t address[16]
+    BUG_ON(peer_bytes != 0 and peer_bytes != 4 and peer_bytes != 16)
     if peer_bytes == 0:
         return networks.is_any or networks.is_unix
     if peer_bytes == 4:
@@ -135,6 +140,7 @@ cdef bint node_parse(Span node, Span *text, uint8_t *address) noexcept nogil:
     cdef uint8_t four[4]
     if node.bytes == 0 or not node_cut(node, text):
         return False
+    BUG_ON_DEAR(text.at < node.at or text.at + text.bytes > node.at + node.bytes)
     if memchr(text.at, c":", text.bytes) != NULL:
         return address_parse(AF_INET6, text[0], address)
     if node.at[0] == c"[" or not address_parse(AF_INET, text[0], four):
@@ -162,6 +168,7 @@ cdef void walk_entry(const ForwardedElement *element, bint is_first,
         if out.client.bytes == 0:
             out.client = text
         return
+    BUG_ON_DEAR(is_address and (text.bytes == 0 or text.bytes > ADDRESS_TEXT_MAX))
     out.client = text if is_address else span_of(NULL, 0)
     out.scheme = scheme_find(element.proto)
     out.host = element.host if host_is_valid(element.host) else span_of(NULL, 0)
@@ -317,6 +324,7 @@ cdef bint standard_resolve(const RequestHead *head, const uint8_t *at,
             if element.has_node or element.has_proto or element.has_host:
                 walk_entry(&element, is_first, networks, out)
                 is_first = False
+            BUG_ON(place > end)
             if place == end:
                 break
             place += 1

@@ -17,7 +17,7 @@
 from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memchr, memcmp, memset
 
-from kernelq.core.bug cimport BUG_ON, likely, unlikely
+from kernelq.core.bug cimport BUG_ON, BUG_ON_DEAR, likely, unlikely
 from kernelq.core.fields cimport (
     FIELD_CONNECTION,
     FIELD_CONTENT_LENGTH,
@@ -130,6 +130,7 @@ cdef int method_find(Span method) noexcept nogil:
 cdef void head_name_request(const uint8_t *base, const HeadProgress *progress,
                             RequestHead *head) noexcept nogil:
     # Fills method and target as far as they were seen.
+    BUG_ON_DEAR(progress.method_at + progress.method_bytes > progress.target_at > 0)
     head.method = span_of(base + progress.method_at, progress.method_bytes)
     head.method_id = <uint8_t> method_find(head.method)
     head.target = span_of(base + progress.target_at, progress.target_bytes)
@@ -258,6 +259,8 @@ cdef inline void head_enter_line(RequestHead *head, const uint8_t *base, const u
                                  size_t name_bytes, const uint8_t *value, const uint8_t *stop,
                                  unsigned known) noexcept nogil:
     cdef FieldLine *line = &head.fields[head.field_count]
+    BUG_ON_DEAR(not base <= name < value <= stop)
+    BUG_ON_DEAR(not 0 < name_bytes < <size_t> (value - name))
     line.name_at = <uint32_t> (name - base)
     line.value_at = <uint32_t> (value - base)
     line.value_bytes = <uint32_t> (stop - value)
@@ -280,7 +283,8 @@ cdef void head_keep_line(const uint8_t *base, RequestHead *head, const uint8_t *
     while value < stop and is_space((stop - 1)[0]):
         stop -= 1
     if known == FIELD_UNKNOWN:
-        # An application sees "-" and "_" as the same letter: such a name would stand for another field.
+        # An application sees "-" and "_" as the same letter: such a name would stand for another
+        # field.
         if memchr(name, c"_", name_bytes) != NULL:
             head.dropped_count += 1
             return
@@ -291,7 +295,8 @@ cdef void head_keep_line(const uint8_t *base, RequestHead *head, const uint8_t *
 
 cdef void head_take_fast(HeadCursor *cursor, HeadProgress *progress, const HeadLimits *limits,
                          RequestHead *head) noexcept nogil:
-    # Takes whole, valid lines while more than 32 bytes can be read. What else it meets stays untouched.
+    # Takes whole, valid lines while more than 32 bytes can be read. What else it meets stays
+    # untouched.
     cdef const uint8_t *end = cursor.end
     cdef const uint8_t *name = cursor.at
     cdef const uint8_t *value
@@ -423,6 +428,7 @@ cdef int length_resolve(Span value, Framing *framing, RequestHead *head) noexcep
     # 5": the RFC lets a recipient choose, and two that choose differently frame differently.
     cdef int64_t length = 0
     cdef size_t index
+    BUG_ON_DEAR(head.content_length >= 0 and framing.length_count == 0)
     framing.length_count += 1
     if framing.length_count > 1 or value.bytes == 0:
         return -REASON_NUMBER
@@ -524,6 +530,7 @@ cdef int content_resolve(const Framing *framing, RequestHead *head) noexcept nog
         return -REASON_FRAMING
     if framing.coding_count > 1:
         return -REASON_NOT_IMPLEMENTED
+    BUG_ON(head.content_length >= 0)
     head.is_chunked = True
     return 0
 
@@ -571,6 +578,7 @@ cdef int64_t head_scan(const uint8_t *at, size_t bytes, HeadProgress *progress,
     # From where progress stands. The bytes of the head if it is complete, PARSE_MORE, or a reason.
     cdef HeadCursor cursor
     cdef int step
+    BUG_ON(progress.at > bytes or head.fields == NULL or limits.field_count > 65535)
     cursor.base = at
     cursor.at = at + progress.at
     cursor.end = at + min(bytes, <size_t> limits.request_bytes)
@@ -582,6 +590,7 @@ cdef int64_t head_scan(const uint8_t *at, size_t bytes, HeadProgress *progress,
         if progress.state == HeadState.HEAD_LINE:
             head_take_fast(&cursor, progress, limits, head)
         step = head_take_line(&cursor, progress, limits, head)
+    BUG_ON(cursor.at < at or cursor.at > cursor.end)
     progress.at = <uint32_t> (cursor.at - at)
     if step == STEP_END:
         return progress.at
@@ -615,6 +624,7 @@ cdef int64_t http1_parse_head(const uint8_t *at, size_t bytes, HeadProgress *pro
 cdef void chunk_init(ChunkDecoder *decoder, const HeadLimits *limits) noexcept nogil:
     memset(decoder, 0, sizeof(ChunkDecoder))
     decoder.limits = limits
+    BUG_ON(limits.field_length == 0)
 
 
 cdef int chunk_next_part(uint8_t byte) noexcept nogil:
@@ -639,6 +649,7 @@ cdef int chunk_extension_step(int state, uint8_t byte) noexcept nogil:
     # is ignored, the grammar is not: what hides in an extension here may be a line end to somebody
     # else.
     cdef bint is_token = classes[byte] & CLASS_TOKEN
+    BUG_ON_DEAR(state == ChunkState.CHUNK_SIZE or state >= ChunkState.CHUNK_SIZE_LF)
     if state == ChunkState.CHUNK_EXTENSION:
         return ChunkState.CHUNK_NAME if is_token else (
             state if is_space(byte) else ChunkState.CHUNK_WRONG)
@@ -724,6 +735,7 @@ cdef int trailer_begin_line(ChunkDecoder *decoder, uint8_t byte) noexcept nogil:
 
 
 cdef int trailer_step(ChunkDecoder *decoder, uint8_t byte) noexcept nogil:
+    BUG_ON_DEAR(decoder.state < ChunkState.CHUNK_TRAILER or decoder.left > 0)
     decoder.trailer_bytes += 1
     if decoder.trailer_bytes > MAX_TRAILER_BYTES:
         return -REASON_TRAILER
@@ -762,11 +774,12 @@ cdef int64_t chunk_feed(ChunkDecoder *decoder, const uint8_t *at, size_t bytes, 
     # Byte by byte between the data, which is where the bytes are.
     cdef size_t index = 0
     cdef int fault
-    BUG_ON(decoder.state == ChunkState.CHUNK_DONE)
+    BUG_ON(decoder.state >= ChunkState.CHUNK_DONE)
     data[0] = span_of(at, 0)
     done[0] = False
     while index < bytes:
         if decoder.state == ChunkState.CHUNK_DATA:
+            BUG_ON(decoder.left == 0 or decoder.left > <uint64_t> INT64_MAX)
             data[0] = span_of(at + index, <size_t> min(<uint64_t> (bytes - index), decoder.left))
             decoder.left -= data.bytes
             if decoder.left == 0:

@@ -57,7 +57,7 @@ cdef extern from *:
         uint32_t content_window;   /* w: core, once: content bytes a request may be ahead of
                                       CONSUMED */
         uint32_t creator_pid;      /* w: owner, once */
-        uint32_t reserved;
+        uint32_t spin_ns;          /* w: core, once: longest wait awake; 0: none */
         uint64_t epoch;            /* w: core, once: number of the worker in the core */
     } KqChannelHead;
 
@@ -257,6 +257,7 @@ cdef extern from *:
         uint32_t response_window
         uint32_t content_window
         uint32_t creator_pid
+        uint32_t spin_ns
         uint64_t epoch
     ctypedef struct CoreLane "KqCoreLane":
         uint64_t request_published

@@ -44,6 +44,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from kernelq.core.layout cimport ChannelHead, CoreLane, RecordHead, WorkerLane
 from kernelq.core.ring cimport RingReader, RingWriter
+from kernelq.core.spin cimport Spin
 from kernelq.core.thread cimport Mutex, Thread
 
 cdef enum:
@@ -56,7 +57,6 @@ cdef enum:
     # of which so much not on a CPU: the lead is handed on before it runs
     BLOCKS_NS = 50000
     UNANNOUNCED_MAX = 8            # answers published before the bell is rung at the latest
-    SPIN_WORTH_NS = 40000          # spinning pays while the waits are shorter than this on average
     ROOM_WAIT_NS = 50000           # first wait for room in a response ring; doubles up to:
     ROOM_WAIT_NS_MAX = 2000000
 
@@ -156,6 +156,5 @@ ctypedef struct Link:
     # averages, written by whoever leads; stale readings do no harm
     uint64_t run_ns                # of a request in the application
     uint64_t blocked_ns            # of which not on a CPU
-    uint64_t wait_ns               # of the leader for a request
-    uint32_t spin_ns               # longest spin; 0: never
+    Spin spin                      # [lead] of the leader, waiting awake for a request
     uint32_t unannounced_max

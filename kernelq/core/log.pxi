@@ -229,8 +229,8 @@ cdef uint8_t *escaped_put(uint8_t *at, const uint8_t *text, uint32_t bytes) noex
             at += 1
         else:
             at = text_put(at, b"\\x", 2)
-            at[0] = <uint8_t> b"0123456789abcdef"[byte >> 4]
-            at[1] = <uint8_t> b"0123456789abcdef"[byte & 15]
+            at[0] = <uint8_t> HEX_DIGITS[byte >> 4]
+            at[1] = <uint8_t> HEX_DIGITS[byte & 15]
             at += 2
     return at
 
@@ -379,11 +379,11 @@ cdef void *writer_main(void *argument) noexcept nogil:
             continue
         if atomic.load_acquire_u32(&core.writer_stop):  # SYNC writer-stop
             break
-        atomic.store_seq_u32(&core.writer_armed, 1)
-        atomic.fence_seq()
+        atomic.store_seq_u32(&core.writer_armed, 1)  # SYNC writer-armed
+        atomic.fence_seq()  # SYNC writer-armed
         if not log_has_records(core):
             read(core.writer_fd, &count, sizeof(count))
-        atomic.store_seq_u32(&core.writer_armed, 0)
+        atomic.store_seq_u32(&core.writer_armed, 0)  # SYNC writer-armed
     free(access)
     free(error)
     return NULL
@@ -393,9 +393,9 @@ cdef void log_ring(Loop *loop) noexcept nogil:
     # At the end of a turn that wrote records.
     cdef uint64_t one = 1
     loop.log_is_due = False
-    atomic.fence_seq()
-    if atomic.load_seq_u32(&loop.core.writer_armed):
-        atomic.store_seq_u32(&loop.core.writer_armed, 0)
+    atomic.fence_seq()  # SYNC writer-armed
+    if atomic.load_seq_u32(&loop.core.writer_armed):  # SYNC writer-armed
+        atomic.store_seq_u32(&loop.core.writer_armed, 0)  # SYNC writer-armed
         write(loop.core.writer_fd, &one, sizeof(one))
 
 

@@ -242,7 +242,7 @@ cdef void loop_close_idle(Loop *loop) noexcept nogil:
     cdef Timer *timer
     cdef Timer *following
     cdef Conn *conn
-    for slot in range(TIMER_SLOTS):
+    for slot in range(<uint32_t> TIMER_SLOTS):
         timer = loop.wheel.slots[slot].next
         while timer != &loop.wheel.slots[slot]:
             following = timer.next
@@ -314,17 +314,27 @@ cdef void loop_run_timers(Loop *loop) noexcept nogil:
 
 
 cdef void loop_tick(Loop *loop) noexcept nogil:
-    # Every HEALTH_TICK_NS while requests are alive; whichever loop comes first, for all of them:
-    # any may be the only one that is awake.
+    # Every HEALTH_TICK_NS while this loop has requests; for the pool whichever loop comes first
+    # (the others may sleep).
     loop.health_at_ns = loop.now_ns + HEALTH_TICK_NS
     loop_check_timeouts(loop)
-    if pool_check_is_due(loop):
+    if pool_takes_tick(loop):
         pool_check_health(loop)
         pool_expire(loop)
 
 
+cdef bint pool_takes_tick(Loop *loop) noexcept nogil:
+    cdef Pool *pool = &loop.core.pool
+    cdef bint is_due
+    pthread_mutex_lock(&pool.lock)
+    is_due = loop.now_ns >= pool.tick_at_ns
+    if is_due:
+        pool.tick_at_ns = loop.now_ns + HEALTH_TICK_NS // 2
+    pthread_mutex_unlock(&pool.lock)
+    return is_due
+
+
 cdef bint loop_needs_tick(const Loop *loop) noexcept nogil:
-    # Every request, queued or handed over, is some loop's.
     return loop.exchange_count > 0 or loop.worker_is_watched
 
 
@@ -356,9 +366,9 @@ cdef void lanes_arm(Loop *loop) noexcept nogil:
     cdef uint32_t *armed
     for index in range(loop.worker_count):
         armed = loop.workers[index].lanes[loop.index].armed
-        # relaxed: ours alone to write
+        # SYNC core-armed; relaxed: ours alone to write
         atomic.store_seq_u32(armed, atomic.load_relaxed_u32(armed) + 1)
-    atomic.fence_seq()
+    atomic.fence_seq()  # SYNC core-armed
 
 
 cdef bint lanes_have_answers(Loop *loop) noexcept nogil:
@@ -396,11 +406,14 @@ cdef int loop_wait(Loop *loop, epoll_event *events) noexcept nogil:
             return count
         lanes_ring(loop, 0)
         loop.turns_unrung = 0
-    if loop.spin_limit_ns and loop.exchange_count:
-        count = loop_spin(loop, events)
-        if count >= 0:
-            return count
-    timeout_ms = loop_timeout_ms(loop)
+    if loop.spin.limit_ns and loop.exchange_count:
+        return loop_wait_awake(loop, events)
+    return loop_sleep(loop, events)
+
+
+cdef int loop_sleep(Loop *loop, epoll_event *events) noexcept nogil:
+    cdef int count
+    cdef int timeout_ms = loop_timeout_ms(loop)
     if timeout_ms == 0:
         return epoll_wait(loop.epoll_fd, events, EVENTS_PER_TURN, 0)
     lanes_arm(loop)
@@ -412,9 +425,21 @@ cdef int loop_wait(Loop *loop, epoll_event *events) noexcept nogil:
     return count
 
 
-cdef int loop_spin(Loop *loop, epoll_event *events) noexcept nogil:
-    # Looks at the lanes and at epoll for a short while. -1: nothing came; sleep.
-    cdef uint64_t until = linux.now_ns() + loop.spin_limit_ns
+cdef int loop_wait_awake(Loop *loop, epoll_event *events) noexcept nogil:
+    # Workers have requests of ours: their answers may be a moment away.
+    cdef uint64_t since = linux.now_ns()
+    cdef int count = -1
+    if spin_is_worth(&loop.spin, since):
+        count = loop_spin(loop, events, since + loop.spin.limit_ns)
+        spin_note_end(&loop.spin, since)
+    if count < 0:
+        count = loop_sleep(loop, events)
+    spin_note_wait(&loop.spin, linux.now_ns() - since)
+    return count
+
+
+cdef int loop_spin(Loop *loop, epoll_event *events, uint64_t until_ns) noexcept nogil:
+    # Looks at the lanes and, less often, at epoll. -1: nothing came.
     cdef uint32_t looks = 0
     cdef int count
     while True:
@@ -425,7 +450,7 @@ cdef int loop_spin(Loop *loop, epoll_event *events) noexcept nogil:
             count = epoll_wait(loop.epoll_fd, events, EVENTS_PER_TURN, 0)
             if count > 0:
                 return count
-            if linux.now_ns() >= until:
+            if linux.now_ns() >= until_ns:
                 return -1
         atomic.cpu_relax()
 

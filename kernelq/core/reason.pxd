@@ -60,7 +60,8 @@ cdef extern from *:
             "The worker process sent malformed data") \\
         ROW(RESPONSE_HEAD, 502, "Response_Head", \\
             "The application's response head is not valid HTTP") \\
-        ROW(RESPONSE_MISSING, 502, "Response_Missing", "The application ended without a response") \
+        ROW(RESPONSE_MISSING, 502, "Response_Missing", \\
+            "The application ended without a response") \\
         ROW(RESPONSE_CUT, 0, "Response_Cut", \\
             "The application's response ended before it was complete") \\
         ROW(RESPONSE_FILE, 0, "Response_File", \\

@@ -10,12 +10,12 @@
 #  some handed on as prefetch, so that a worker need not sleep between two requests; how many
 #  follows from how long requests take (prefetch_depth). A prefetched request that its worker does
 #  not start is taken back (place_revoke) when another worker has a free slot, when its client goes,
-#  when the worker drains, or is found unhealthy.
+#  when the worker drains, is found unhealthy, or has not begun it after a second.
 #  A suspect (its last worker died while executing it) runs alone: a worker is kept free for it, and
 #  gets nothing else until it has answered.
 #
 # Why a queue with one lock: loops take it once per turn for dispatch and once per answer, for some
-# ten instructions each; docs/decisions/004 has the figures.
+# ten instructions each (docs/decisions/004).
 
 cdef enum:
     PREFETCH_NS = 1600000          # a worker is given at most so much work ahead
@@ -92,8 +92,9 @@ cdef bint worker_takes(const Worker *worker, const Loop *loop) noexcept nogil:
 
 
 cdef uint32_t prefetch_depth(const Pool *pool, const Settings *settings) noexcept nogil:
-    # As many as a worker executes while it would otherwise sleep and be woken, and no more than have
-    # room in its response ring beside the answers of its slots: a full ring stops every thread.
+    # As many as a worker executes while it would otherwise sleep and be woken, and no more than
+    # have room in its response ring beside the answers of its slots: a full ring stops every
+    # thread.
     cdef uint64_t service_ns = pool.service_ns if pool.service_ns else SERVICE_UNKNOWN_NS
     cdef uint64_t depth = PREFETCH_NS // service_ns
     cdef uint64_t room = settings.ring_bytes // 4 * 3 // (pool.answer_bytes + 1)
@@ -117,7 +118,7 @@ cdef Worker *worker_pick(Loop *loop) noexcept nogil:
     if best == NULL or worker_active(best) < settings.slot_count:
         return best
     most = settings.slot_count + prefetch_depth(pool, settings)
-    return best if worker_active(best) < most else NULL
+    return best if worker_active(best) < most and best.revoked_count == 0 else NULL
 
 
 cdef bint worker_hand(Loop *loop, Worker *worker, Exchange *exchange) noexcept nogil:
@@ -209,9 +210,9 @@ cdef Exchange *place_revoke(Loop *loop, Worker *worker, uint32_t index) noexcept
     cdef Exchange *exchange = place.exchange
     if place.state != PLACE_HANDED or exchange == NULL:
         return NULL
-    atomic.store_seq(&worker.revoked[index], place.dispatch)
-    atomic.fence_seq()
-    if atomic.load_seq(&worker.started[index]) == place.dispatch:
+    atomic.store_seq(&worker.revoked[index], place.dispatch)  # SYNC revoked
+    atomic.fence_seq()  # SYNC revoked
+    if atomic.load_seq(&worker.started[index]) == place.dispatch:  # SYNC started
         # Seen once, and believed from now on: a worker that takes it back gains nothing.
         place.state = PLACE_CONTESTED
         exchange.state = EXCHANGE_STARTED
@@ -233,7 +234,7 @@ cdef inline bint place_is_started(const Worker *worker, uint32_t index) noexcept
         return True
     if worker.started == NULL or place.state != PLACE_HANDED:
         return False
-    word = atomic.load_acquire(&worker.started[index])
+    word = atomic.load_acquire(&worker.started[index])  # SYNC started
     return word == place.dispatch or word >> 8 > worker.serial
 
 
@@ -271,22 +272,31 @@ cdef void suspects_dispatch(Loop *loop) noexcept nogil:
 
 
 cdef Worker *worker_for_suspect(Loop *loop, Exchange *exchange) noexcept nogil:
-    # The one with least in hand; the one that is kept for it already, unless another is free now:
-    # what a kept worker executes may take for ever.
+    # The worker with least in hand; once chosen it is kept, unless another one has become idle
+    # sooner. NULL: none now. Suspects never take the last of several workers: one that runs for
+    # long would stop all others.
     cdef Worker *worker = loop.core.pool.workers
     cdef Worker *best = NULL
     cdef Worker *kept = NULL
+    cdef uint32_t usable = 0
+    cdef uint32_t taken = 0
     while worker != NULL:
-        if worker.waiting_suspect == exchange:
-            worker.waiting_suspect = NULL
-            if worker_takes(worker, loop):
+        if worker.state == WORKER_READY and not worker.is_unhealthy and not worker.has_timed_out:
+            usable += 1
+            taken += worker.is_solo or worker.waiting_suspect != NULL
+            if worker.waiting_suspect == exchange:
                 kept = worker
-        elif worker_takes(worker, loop) and (best == NULL or worker.in_hand < best.in_hand):
+        elif worker.waiting_suspect == exchange:
+            worker.waiting_suspect = NULL
+        if worker_takes(worker, loop) and (best == NULL or worker.in_hand < best.in_hand):
             best = worker
         worker = worker.next
-    if kept != NULL and (best == NULL or best.in_hand):
-        return kept
-    return best
+    if kept != NULL:
+        if kept.in_hand == 0 or best == NULL or best.in_hand != 0:
+            return kept
+        kept.waiting_suspect = NULL
+        return best
+    return best if taken == 0 or taken + 1 < usable else NULL
 
 
 cdef void suspect_release(Pool *pool, Exchange *exchange) noexcept nogil:
@@ -391,6 +401,7 @@ cdef void pool_admit(Loop *loop) noexcept nogil:
             pool_dispatch(loop)
             reason = queue_reason(loop.core)
         if reason == REASON_NONE:
+            exchange.queued_ns = loop.now_ns
             queue_push(pool, exchange)
         else:
             exchange.letter.reason = <uint8_t> reason
@@ -398,6 +409,7 @@ cdef void pool_admit(Loop *loop) noexcept nogil:
             refused = exchange
         exchange = following
     pool_dispatch(loop)
+    queue_refuse_all(loop.core)
     pthread_mutex_unlock(&pool.lock)
     while refused != NULL:
         following = refused.next
@@ -416,16 +428,16 @@ cdef void pool_expire(Loop *loop) noexcept nogil:
     pthread_mutex_lock(&pool.lock)
     while True:
         exchange = pool.first
-        if exchange == NULL or exchange.arrived_ns + limit > loop.now_ns:
+        if exchange == NULL or exchange.queued_ns + limit > loop.now_ns:
             exchange = pool.suspects_first
-            if exchange == NULL or exchange.arrived_ns + limit > loop.now_ns:
+            if exchange == NULL or exchange.queued_ns + limit > loop.now_ns:
                 break
-        queue_refuse(loop, exchange, REASON_TIMER_REQUEST_QUEUE)
+        queue_refuse(loop.core, exchange, REASON_TIMER_REQUEST_QUEUE)
     pthread_mutex_unlock(&pool.lock)
 
 
-cdef void queue_refuse(Loop *loop, Exchange *exchange, int reason) noexcept nogil:
-    cdef Pool *pool = &loop.core.pool
+cdef void queue_refuse(Core_ *core, Exchange *exchange, int reason) noexcept nogil:
+    cdef Pool *pool = &core.pool
     queue_unlink(pool, exchange)
     suspect_release(pool, exchange)
     exchange.state = EXCHANGE_REFUSED
@@ -434,18 +446,26 @@ cdef void queue_refuse(Loop *loop, Exchange *exchange, int reason) noexcept nogi
     exchange.letter.reason = <uint8_t> reason
     exchange.letter.is_owned = False
     exchange.letter.subject = exchange
-    mailbox_post(&loop.core.loops[exchange.loop].mailbox, &exchange.letter)
+    mailbox_post(&core.loops[exchange.loop].mailbox, &exchange.letter)
+
+
+cdef void queue_refuse_all(Core_ *core) noexcept nogil:
+    # Nobody will execute what is queued, or comes back from dying workers, while the pool is
+    # offline or after the server's graceful timeout.
+    cdef Pool *pool = &core.pool
+    cdef int reason = REASON_APP_OFFLINE if pool.state == POOL_OFFLINE else REASON_APP_SHUTDOWN
+    if pool.state == POOL_ONLINE:
+        return
+    while pool.first != NULL:
+        queue_refuse(core, pool.first, reason)
+    while pool.suspects_first != NULL:
+        queue_refuse(core, pool.suspects_first, reason)
 
 
 cdef void pool_set_state(Core_ *core, uint8_t state) noexcept nogil:
-    # Managers' thread. What is queued when a pool goes offline is refused; at shutdown it is still
-    # answered.
+    # Managers' thread.
     cdef Pool *pool = &core.pool
     pthread_mutex_lock(&pool.lock)
     pool.state = state
-    if state == POOL_OFFLINE:
-        while pool.first != NULL:
-            queue_refuse(&core.loops[0], pool.first, REASON_APP_OFFLINE)
-        while pool.suspects_first != NULL:
-            queue_refuse(&core.loops[0], pool.suspects_first, REASON_APP_OFFLINE)
+    queue_refuse_all(core)
     pthread_mutex_unlock(&pool.lock)

@@ -40,7 +40,7 @@ cdef uint8_t *hex_put(uint8_t *at, uint64_t number) noexcept nogil:
     while shift > 0 and number >> shift == 0:
         shift -= 4
     while shift >= 0:
-        at[0] = <uint8_t> b"0123456789abcdef"[(number >> shift) & 15]
+        at[0] = <uint8_t> HEX_DIGITS[(number >> shift) & 15]
         at += 1
         shift -= 4
     return at

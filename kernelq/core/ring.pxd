@@ -114,4 +114,4 @@ cdef inline void ring_release(RingReader *ring, uint32_t bytes) noexcept nogil:
 cdef inline bint ring_has_record(RingReader *ring) noexcept nogil:
     # A hint (after arming: with atomic.fence_seq() between the arming store and this load).
     return (ring.published_seen != ring.position
-            or atomic.load_acquire(ring.published) != ring.position)
+            or atomic.load_acquire(ring.published) != ring.position)  # SYNC record-published

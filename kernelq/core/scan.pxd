@@ -124,7 +124,8 @@ cdef extern from *:
     KQ_SCAN_REST(value, CLASS_VALUE)
     KQ_SCAN_REST(target, CLASS_TARGET)
     #if defined(__x86_64__)
-    /* leave: gcc forgets to clear the upper halves before the tail call; SSE code then waits on them. */
+    /* leave: gcc forgets to clear the upper halves before the tail call; SSE code then waits on
+       them. */
     #define KQ_SCAN_WIDE(what, class, width, narrower, leave) \\
         static const uint8_t *kq_scan_##width##_##what(const uint8_t *at, const uint8_t *end) { \\
             for (; end - at >= width; at += width) { \\

@@ -19,156 +19,21 @@
 #
 # Life of an Exchange
 #     RECEIVING ─▶ QUEUED ─▶ HANDED ─▶ STARTED ─▶ (END) freed
-#                    ▲          │ revoked     │ the worker died: by promise 2 back into the queue,
-#                               or refused
+#                    ▲          │ revoked     │ the worker died: back by promise 2, or refused
 #                    └──────────┴─────────────┘
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from kernelq.core.forwarded cimport TrustedNetworks
 from kernelq.core.http1 cimport ChunkDecoder, FieldLine, HeadLimits, HeadProgress
+from kernelq.core.kinds cimport *
 from kernelq.core.layout cimport RecordHead
 from kernelq.core.linux cimport pthread_cond_t, pthread_mutex_t, pthread_t
 from kernelq.core.reason cimport REASON_COUNT
 from kernelq.core.ring cimport RingReader, RingWriter
 from kernelq.core.settings cimport Settings
+from kernelq.core.spin cimport Spin
 from kernelq.core.timer cimport Timer, TimerWheel
-
-# What an epoll event or a letter is about; the first field of everything registered with epoll.
-cdef enum:
-    SOURCE_CONN = 1
-    SOURCE_LISTENER = 2
-    SOURCE_MAILBOX = 3
-    SOURCE_BELL = 4
-    SOURCE_PIDFD = 5
-
-cdef enum:
-    SCRATCH_BYTES = 65536          # a loop's receive buffer
-    HEAD_SCRATCH_BYTES = 98304     # a response head: the worker's copy, or the one made from it
-    CHUNK_BYTES = 16384            # output taken over for a slow client, in pieces of
-    SPILL_BYTES = 262144           # content on its way to a spill file, in pieces of
-    EVENTS_PER_TURN = 256
-    IMAGE_INLINE_BYTES = 1536      # a REQUEST record up to this needs no allocation of its own
-    SPARE_EXCHANGES = 64           # kept per loop for reuse
-    SPARE_CHUNKS = 16
-    SPARE_CONNS = 64
-    # spill buffers of one request on their way to the disk before reading pauses
-    SPILL_JOBS_MAX = 2
-    # bytes of a request ring that REQUEST and CONTENT leave to control records
-    CONTROL_RESERVE_PER_PLACE = 256
-
-cdef enum:                         # Conn.state
-    CONN_HEAD = 0                  # waiting for or receiving a request head
-    CONN_CONTENT = 1               # receiving content; the request is not dispatched yet
-    # the exchange is queued or executing (streamed content may still arrive)
-    CONN_WAIT = 2
-    CONN_FLUSH = 3                 # the response is complete but not all sent
-    CONN_LINGER = 4                # our side is shut; reading until the client closes
-    CONN_CLOSED = 5                # freed at the end of the turn
-
-cdef enum:
-    HEALTH_START_NS = 1000000000   # a request handed to a free slot must be started within
-
-cdef enum:                         # Exchange.state
-    EXCHANGE_RECEIVING = 0
-    EXCHANGE_QUEUED = 1            # [pool lock] in the request queue
-    EXCHANGE_HANDED = 2            # [pool lock] in a worker's place, as far as we know not started
-    EXCHANGE_STARTED = 3           # its worker answered or was seen to have started it
-    # [pool lock] out of the queue; a letter with the reason is on its way
-    EXCHANGE_REFUSED = 4
-    EXCHANGE_DONE = 5
-
-cdef enum:                         # how the end of a response is told
-    FRAMING_NONE = 0               # no content
-    FRAMING_LENGTH = 1
-    FRAMING_CHUNKED = 2
-    FRAMING_CLOSE = 3
-
-cdef enum:                         # Worker.state [pool lock]
-    WORKER_OPEN = 0                # has a channel, no process yet
-    WORKER_STARTING = 1            # has a process, has not said READY
-    WORKER_READY = 2
-    WORKER_DRAINING = 3            # finishes what it has; nothing more is dispatched
-    WORKER_DISTRUSTED = 4          # killed by us; its rings are closed for good
-    WORKER_DEAD = 5                # the pidfd fired
-
-cdef enum:                         # Place.state [pool lock]
-    PLACE_FREE = 0
-    PLACE_HANDED = 1
-    PLACE_STARTED = 2
-    PLACE_REVOKED = 3              # taken back; free when the worker says SKIPPED
-    PLACE_CONTESTED = 4            # revoked, but too late: it will be answered, or SKIPPED
-
-cdef enum:                         # Pool.state [pool lock]
-    POOL_ONLINE = 0
-    POOL_OFFLINE = 1
-    POOL_SHUTDOWN = 2
-
-cdef enum:                         # Letter.kind
-    LETTER_REFUSED = 1             # exchange: refuse it with reason
-    LETTER_SPILLED = 2             # a SpillJob has been written
-    LETTER_FILE = 3                # a descriptor for a response arrived
-    LETTER_WORKER = 4              # a worker has a channel: watch it
-    LETTER_SHUTDOWN = 6
-    LETTER_STOP = 7
-    LETTER_WARM = 8                # a JOB_WARM is done
-    LETTER_FORGET = 9              # a worker's lanes are no longer used
-    LETTER_OPENED = 10             # a worker's memory is mapped and checked
-    LETTER_DRAIN = 11              # a worker gets nothing more
-    LETTER_DISTRUST = 12           # a worker passed a descriptor that it must not
-
-cdef enum:                         # Core_.jobs
-    QUEUE_SPILL = 0
-    QUEUE_WARM = 1
-    QUEUE_DISCARD = 2
-    QUEUES = 3
-    HELPERS = 5
-
-cdef enum:                         # events to the managers
-    EVENT_READY = 0
-    EVENT_GONE = 1
-    EVENT_UNHEALTHY = 2
-    EVENT_RECOVERED = 3
-    EVENT_HOPELESS = 4
-    EVENT_TIMEOUT = 5
-    EVENT_DISTRUSTED = 6
-    EVENT_FIRST_ANSWER = 7
-    EVENT_QUIET = 8
-
-cdef enum:                         # counters; the names are in stats.pxi
-    COUNT_CONNECTIONS = 0
-    COUNT_CONNECTIONS_NOW = 1      # a gauge
-    COUNT_REQUESTS = 2
-    COUNT_ANSWERED = 3
-    COUNT_REFUSED = 4
-    COUNT_CLIENT_GONE = 5
-    COUNT_DISPATCHED = 6
-    COUNT_PREFETCHED = 7
-    COUNT_REVOKED = 8
-    COUNT_REDISPATCHED = 9
-    COUNT_FIELDS_DROPPED = 10
-    COUNT_BYTES_RECEIVED = 11
-    COUNT_BYTES_SENT = 12
-    COUNT_SPILLED = 13
-    COUNT_TURNS = 14
-    COUNT_WAKES = 15               # turns that had slept
-    COUNT_BELLS = 16               # rung towards workers
-    COUNT_LOG_LOST = 17
-    COUNT_EXCHANGES_NOW = 18       # a gauge
-    COUNT_CHUNKS_NOW = 19          # a gauge
-    COUNT_ACCEPT_FAILED = 20
-    COUNT_DISTRUSTED = 21
-    COUNTERS = 22
-
-cdef enum:
-    EVENTS_MAX = 1024
-    STATUS_NONE = 1                # Exchange.status of a response that never had one
-    HEALTH_TICK_NS = 134217728
-    PING_EVERY_NS = 30000000000
-    FILE_BYTES_PER_CALL = 1 << 20
-    FILE_BYTES_AT_LEAST = 65536
-    TURN_BYTES = 4 << 20           # moved in a turn; beyond, each connection gets one small piece
-    CONTENT_RECORD_BYTES = 32768   # of streamed content in one record
 
 # Declared ahead: they name one another.
 cdef struct Conn
@@ -178,9 +43,6 @@ cdef struct Listener
 cdef struct Loop
 cdef struct Core_
 
-
-cdef enum:
-    FILE_BYTES_MAX = 0x3fffffffffffffff
 
 cdef struct Source:
     uint8_t kind
@@ -217,8 +79,7 @@ cdef struct SpillFile:             # shared by an exchange and the jobs that wri
     bint has_failed
 
 cdef struct Exchange:
-    # [pool lock] request queue; or the loop's arrivals, or its spare list
-    Exchange *next
+    Exchange *next                 # [pool lock] in the queue; or the loop's arrivals, spare list
     Exchange *previous
     Conn *conn                     # NULL: the client has gone
     Worker *worker                 # [pool lock]
@@ -279,6 +140,7 @@ cdef struct Exchange:
     uint64_t file_left
     # times
     uint64_t arrived_ns            # its head was complete
+    uint64_t queued_ns             # [pool lock] it began to wait for a worker
     uint64_t serial                # [pool lock] order of arrival in the queue
     uint64_t started_ns            # first seen to be started; 0: not
     uint64_t sent_bytes            # of the response, with head and framing
@@ -342,6 +204,11 @@ cdef struct Parked:                # a descriptor without its FILE record, or th
     int fd
     bint is_expected               # the record came first
 
+cdef struct Casualty:              # a request that its worker was executing when it died
+    uint64_t handed_ns
+    uint16_t method_bytes, target_bytes, client_bytes
+    char text[384]                 # method, target, client; cut to fit
+
 cdef struct Bell:
     Source source
     Worker *worker
@@ -402,6 +269,8 @@ cdef struct Worker:
     uint64_t ping_sent_ns          # 0: none is under way
     uint64_t latency_ns            # of the last PONG
     uint32_t loops_done            # after its death
+    Casualty casualties[CASUALTIES_MAX]  # [pool lock] for the line about its death
+    uint32_t casualty_count        # [pool lock] of all, also of those beyond the array
     uint32_t loops_forgotten
     Parked *parked                 # [receiver lock]
     uint32_t parked_count, parked_room
@@ -417,9 +286,9 @@ cdef struct Pool:
     uint32_t queued                # in both lists
     uint64_t serial
     Worker *workers
-    uint64_t checked_ns            # when health and waiting times were last looked at
     uint32_t worker_number
     uint32_t ready_count
+    uint64_t tick_at_ns            # next look at its workers' health and at its queue
     uint64_t service_ns            # moving average over the workers: prefetch depth
     uint64_t answer_bytes          # likewise, of what an answer takes in a response ring
 
@@ -466,7 +335,7 @@ cdef struct Loop:
     uint64_t drain_until_ns
     uint64_t date_second
     char date[40]
-    uint64_t spin_limit_ns         # longest spin before sleeping; 0: none
+    Spin spin                      # of waiting awake for answers
     bint has_mail
     bint deaths_are_due
     bint ring_is_due               # records were published and not announced

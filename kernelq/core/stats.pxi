@@ -7,7 +7,7 @@ cdef int loop_init(Core_ *core, uint32_t index) noexcept nogil:
     loop.index = <uint8_t> index
     loop.is_running = True
     loop.now_ns = linux.now_ns()
-    loop.spin_limit_ns = core.settings.spin_ns
+    loop.spin.limit_ns = core.settings.spin_ns
     loop.epoll_fd = -1
     loop.mailbox.fd = -1
     wheel_init(&loop.wheel, loop.now_ns)

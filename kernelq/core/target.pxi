@@ -11,6 +11,7 @@
 from libc.stdint cimport uint8_t, uint32_t
 from libc.string cimport memchr, memcpy
 
+from kernelq.core.bug cimport BUG_ON, BUG_ON_DEAR
 from kernelq.core.http1 cimport (
     METHOD_OPTIONS,
     TARGET_ABSOLUTE,
@@ -18,19 +19,18 @@ from kernelq.core.http1 cimport (
     TARGET_ORIGIN,
     RequestHead,
 )
+from kernelq.core.linux cimport AF_INET, AF_INET6
 from kernelq.core.reason cimport REASON_HOSTNAME, REASON_URL
 from kernelq.core.scan cimport CLASS_DIGIT, CLASS_HEX, CLASS_HOST, classes, scan_class
 from kernelq.core.span cimport Span, span_is_nocase, span_of
 from kernelq.core.target cimport ADDRESS_ROOM, ADDRESS_TEXT_MAX, PORT_MAX
 
 cdef extern from "<arpa/inet.h>":
-    int AF_INET
-    int AF_INET6
     int inet_pton(int family, const char *text, void *address) nogil
 
 
 cdef inline int hex_value(uint8_t byte) noexcept nogil:
-    # byte is a hexadecimal digit.
+    BUG_ON_DEAR(not classes[byte] & CLASS_HEX)
     return byte - 48 if byte <= 57 else (byte | 0x20) - 87
 
 
@@ -58,6 +58,7 @@ cdef bint port_is_valid(const uint8_t *at, const uint8_t *end) noexcept nogil:
     if at[0] != c":":
         return False
     at += 1
+    BUG_ON_DEAR(at > end)
     while at < end and classes[at[0]] & CLASS_DIGIT:
         port = port * 10 + at[0] - 48
         if port > PORT_MAX:
@@ -144,6 +145,7 @@ cdef int target_split(RequestHead *head) noexcept nogil:
     cdef const uint8_t *mark
     cdef const uint8_t *end = head.target.at + head.target.bytes
     cdef int outcome
+    BUG_ON(head.target.bytes == 0)
     head.path = head.target
     if head.target.at[0] == c"/":
         head.target_form = TARGET_ORIGIN
@@ -184,7 +186,8 @@ cdef inline int segment_dots(const uint8_t *at, size_t bytes) noexcept nogil:
 
 
 cdef inline size_t path_parent(const uint8_t *path, size_t bytes) noexcept nogil:
-    # path[:bytes] ends with "/": the length without its last segment, but never less than the root.
+    # path[:bytes] ends with "/": the length without its last segment, never less than the root.
+    BUG_ON_DEAR(bytes == 0 or path[bytes - 1] != c"/" or path[0] != c"/")
     if bytes == 1:
         return 1
     bytes -= 1
@@ -233,5 +236,6 @@ cdef int path_normalise(Span raw, uint8_t *out, size_t *out_bytes) noexcept nogi
             out[count] = byte
             count += 1
         at += 1
+    BUG_ON(count == 0 or count > raw.bytes)
     out_bytes[0] = count
     return 0

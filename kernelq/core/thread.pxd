@@ -138,6 +138,7 @@ cdef extern from *:
     int EFD_CLOEXEC
     int EFD_NONBLOCK
     int getpid() noexcept nogil
+    int sched_yield() noexcept nogil
     ssize_t pread(int fd, void *into, size_t bytes, int64_t offset) noexcept nogil
     ssize_t write(int fd, const void *data, size_t bytes) noexcept nogil
     int EINTR

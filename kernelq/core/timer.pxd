@@ -30,10 +30,10 @@ ctypedef struct TimerWheel:
 
 cdef inline void wheel_init(TimerWheel *wheel, uint64_t now_ns) noexcept nogil:
     cdef uint32_t index
-    for index in range(TIMER_SLOTS):
+    for index in range(<uint32_t> TIMER_SLOTS):
         wheel.slots[index].next = &wheel.slots[index]
         wheel.slots[index].previous = &wheel.slots[index]
-    for index in range(TIMER_WORDS):
+    for index in range(<uint32_t> TIMER_WORDS):
         wheel.occupied[index] = 0
     wheel.tick = now_ns // TIMER_TICK_NS
     wheel.count = 0

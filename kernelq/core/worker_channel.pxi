@@ -3,19 +3,6 @@
 CHANNEL_FDS = ("core_memory", "worker_memory", "side_socket", "doorbell", "bell")
 
 cdef object channels = weakref.WeakSet()
-cdef uint32_t spin_ns_default = 0
-cdef uint32_t unannounced_default = UNANNOUNCED_MAX
-
-
-def tune(*, spin_ns=None, unannounced=None):
-    """Set what the channels opened from now on spin before they sleep, and how long they put the
-    bell off."""
-    global spin_ns_default, unannounced_default
-    if spin_ns is not None:
-        spin_ns_default = spin_ns
-    if unannounced is not None:
-        unannounced_default = unannounced
-
 
 cdef int fds_prepare(object fds) except -1:
     # None of them survives an exec; waits for doorbells block.
@@ -82,8 +69,7 @@ cdef class Channel:
         self.link.ended_fd = thread.eventfd(0, thread.EFD_CLOEXEC | thread.EFD_NONBLOCK)
         if self.link.ended_fd < 0:
             PyErr_SetFromErrno(OSError)
-        self.link.spin_ns = spin_ns_default if thread.cpu_count() > 1 else 0
-        self.link.unannounced_max = unannounced_default
+        self.link.spin.limit_ns = self.link.sizes.spin_ns if thread.cpu_count() > 1 else 0
         return 0
 
     def __dealloc__(self):
@@ -101,7 +87,7 @@ cdef class Channel:
     cdef void give_back(self) noexcept:
         with nogil:
             if self.link.has_deputy:
-                atomic.store_seq_u32(&self.link.deputy_stops, 1)
+                atomic.store_seq_u32(&self.link.deputy_stops, 1)  # SYNC deputy
                 deputy_wake(self.link)
                 thread.thread_join(self.link.deputy, NULL)
             link_close(self.link)
@@ -174,7 +160,7 @@ cdef class Channel:
         """Start no further request; those that run are finished."""
         self.check()
         with nogil:
-            atomic.store_seq_u32(&self.link.is_draining, 1)
+            atomic.store_seq_u32(&self.link.is_draining, 1)  # SYNC draining
             followers_end(self.link)
             link_tell_ended(self.link)
 

@@ -36,6 +36,7 @@ cdef class Content:
     cdef int64_t left              # bytes that are still to be fetched; -1: not known
     cdef uint64_t fetched          # SOURCE_STREAM: bytes taken from the core
     cdef uint64_t consumed         # SOURCE_STREAM: told to the core
+    cdef bint is_wanted            # SOURCE_STREAM: told to the core, which sends nothing unasked
     cdef LinkThread *thread
     cdef LinkPlace *place
     cdef uint16_t place_index
@@ -53,8 +54,7 @@ cdef class Content:
         thread.close_if(self.fd)
         self.fd = -1
 
-    # -- fetching
-    # ----------------------------------------------------------------------------------------------
+    # -- fetching ----------------------------------------------------------------------------------
 
     cdef inline int check(self) except -1:
         if unlikely(self.is_closed):
@@ -113,6 +113,7 @@ cdef class Content:
             piece = content_next(self.thread.link, self.place, &ended, &cut)
             if piece != NULL:
                 break
+            # SYNC place-news
             if cut or (atomic.load_acquire_u32(&self.place.is_gone) and not ended):
                 raise ClientGone("the client left before its content was complete")
             if ended:
@@ -120,8 +121,7 @@ cdef class Content:
                 return False
             self.is_busy = True
             with nogil:
-                self.tell_consumed()
-                place_wait(self.thread, self.place, seen)
+                self.wait_for_more(seen)
             self.is_busy = False
         try:
             self.buffer = PyBytes_FromStringAndSize(<char *> piece.data, piece.bytes)
@@ -135,21 +135,29 @@ cdef class Content:
             self.tell_consumed()
         return True
 
-    cdef void tell_consumed(self) noexcept nogil:
-        # Opens the window again. When there is no room for the record, a later one says as much.
+    cdef bint tell_consumed(self) noexcept nogil:
+        # Opens the window again. False: no room for the record now; a later one says as much.
         cdef NumberRecord record
         cdef Link *link = self.thread.link
-        if self.consumed == self.fetched:
-            return
+        if self.is_wanted and self.consumed == self.fetched:
+            return True
         record_init(&record.head, sizeof(NumberRecord), RECORD_CONSUMED, self.place_index,
                     self.dispatch)
         record.value = self.fetched
-        FAULT(b"worker-consumes")
-        if lane_put(link, lane_of(link, self.dispatch), &record.head, 0):
-            self.consumed = self.fetched
+        if not lane_put(link, lane_of(link, self.dispatch), &record.head, 0):
+            return False
+        self.consumed = self.fetched
+        self.is_wanted = True
+        return True
 
-    # -- handing out
-    # ----------------------------------------------------------------------------------------------
+    cdef void wait_for_more(self, uint32_t seen) noexcept nogil:
+        # Until there is news about the place; the core must know that we want more.
+        cdef uint64_t wait_ns = 0
+        while not self.tell_consumed():
+            link_wait_room(self.thread.link, &wait_ns)
+        place_wait(self.thread, self.place, seen)
+
+    # -- handing out -------------------------------------------------------------------------------
 
     cdef bytes take(self, Py_ssize_t bytes):
         # So many of the bytes that are ready.
@@ -215,8 +223,7 @@ cdef class Content:
                 break
         return b"" if parts is None else (parts[0] if len(parts) == 1 else b"".join(parts))
 
-    # -- the stream
-    # ----------------------------------------------------------------------------------------------
+    # -- the stream --------------------------------------------------------------------------------
 
     def read(self, size=-1, /):
         """Read and return up to size bytes, or all that is left if size is None or negative."""

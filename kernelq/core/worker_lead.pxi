@@ -1,8 +1,7 @@
 # Who reads the request rings, and what the records there say. Theory: link.pxd. No Python in here.
 
 
-# -- the lead
-# --------------------------------------------------------------------------------------------------
+# -- the lead --------------------------------------------------------------------------------------
 
 cdef inline uint32_t lead_state(uint64_t lead) noexcept nogil:
     return lead & 0xf
@@ -46,7 +45,7 @@ cdef inline void lead_resume(LinkThread *self) noexcept nogil:
     # Its request has ended: is it still the leader?
     if self.is_leader:
         self.is_leader = lead_swap_back(self)
-    if atomic.load_relaxed_u32(&self.link.deputy_sleeps):
+    if deputy_is_asleep(self.link):
         deputy_wake(self.link)
 
 
@@ -84,8 +83,7 @@ cdef bint lead_pass_on(Link *link) noexcept nogil:
     return True
 
 
-# -- what control records say
-# ------------------------------------------------------------------------------------
+# -- what control records say ----------------------------------------------------------------------
 
 cdef void content_drop(LinkPlace *place) noexcept nogil:
     cdef ContentPiece *piece
@@ -94,6 +92,15 @@ cdef void content_drop(LinkPlace *place) noexcept nogil:
         place.first = piece.next
         free(piece)
     place.last = NULL
+
+
+cdef void content_forget(Link *link, LinkPlace *place, uint64_t dispatch) noexcept nogil:
+    # Its request has ended: nobody will read what is left. END is out, so the place may have its
+    # next request already.
+    thread.mutex_take(&link.content_lock)
+    if place.dispatch == dispatch:
+        content_drop(place)
+    thread.mutex_give(&link.content_lock)
 
 
 cdef void content_add(Link *link, LinkPlace *place, const RecordHead *head,
@@ -123,7 +130,7 @@ cdef void content_add(Link *link, LinkPlace *place, const RecordHead *head,
 cdef LinkPlace *place_meet(Link *link, uint16_t index, uint64_t dispatch) noexcept nogil:
     # The place, if dispatch stands there or is newer than what does; NULL: the record is late. With
     # several loops a control record may be seen before its REQUEST, which another loop has put into
-    # its own ring: serials grow.
+    # its own ring: serials grow. [lead]
     cdef LinkPlace *place
     if index >= link.sizes.place_count:
         link_end(b"a record names a place that does not exist")
@@ -145,8 +152,8 @@ cdef LinkPlace *place_meet(Link *link, uint16_t index, uint64_t dispatch) noexce
 
 cdef void place_tell(LinkPlace *place) noexcept nogil:
     # Something about the place has changed: whoever waits for it looks again.
-    atomic.add_u32(&place.news, 1)
-    atomic.fence_seq()
+    atomic.add_u32(&place.news, 1)  # SYNC place-news
+    atomic.fence_seq()  # SYNC place-news
     if atomic.load_relaxed_u32(&place.has_waiter):
         thread.futex_wake(&place.news, 1)
 
@@ -175,7 +182,7 @@ cdef void control_take(Link *link, LinkLane *lane, const RecordHead *head,
         return
     if head.kind == RECORD_DRAIN:
         FAULT(b"worker-drains")
-        atomic.store_seq_u32(&link.is_draining, 1)
+        atomic.store_seq_u32(&link.is_draining, 1)  # SYNC draining
         return
     if head.kind not in (RECORD_CONTENT, RECORD_CLIENT_GONE, RECORD_RELEASED):
         link_end(b"the core sent a record of an unknown kind")
@@ -191,8 +198,7 @@ cdef void control_take(Link *link, LinkLane *lane, const RecordHead *head,
     place_tell(place)
 
 
-# -- the leader's step
-# -------------------------------------------------------------------------------------------
+# -- the leader's step -----------------------------------------------------------------------------
 
 cdef inline bint lane_next(Link *link, LinkLane *lane, Taken *taken) noexcept nogil:
     # Deals with control records up to the next REQUEST, which stays in the ring. False: none.
@@ -208,6 +214,7 @@ cdef inline bint lane_next(Link *link, LinkLane *lane, Taken *taken) noexcept no
             if unlikely(taken.head.bytes < sizeof(RequestRecord)):
                 link_end(b"a record of the core has another size than its kind")
             taken.lane = lane
+            place_meet(link, taken.head.place, taken.head.dispatch)
             return True
         control_take(link, lane, &taken.head, taken.record)
         ring_release(&lane.requests, taken.head.bytes)
@@ -262,9 +269,9 @@ cdef void pending_put(Link *link, Taken *taken) noexcept nogil:
     if link.pending_count == link.sizes.place_count:
         link_end(b"the core handed over more requests than there are places")
     link.pending[(link.pending_first + link.pending_count) % link.sizes.place_count] = copy
-    atomic.store_seq_u32(&link.pending_count, link.pending_count + 1)
+    atomic.store_seq_u32(&link.pending_count, link.pending_count + 1)  # SYNC follow
     thread.mutex_give(&link.pending_lock)
-    atomic.fence_seq()
+    atomic.fence_seq()  # SYNC follow
     if atomic.load_relaxed_u32(&link.idle_count) > 0:
         follower_wake(link)
 
@@ -275,7 +282,7 @@ cdef bint pending_take(Link *link, Taken *taken) noexcept nogil:
     if link.pending_count > 0:
         copy = link.pending[link.pending_first]
         link.pending_first = (link.pending_first + 1) % link.sizes.place_count
-        atomic.store_seq_u32(&link.pending_count, link.pending_count - 1)
+        atomic.store_seq_u32(&link.pending_count, link.pending_count - 1)  # SYNC follow
     thread.mutex_give(&link.pending_lock)
     if copy == NULL:
         return False
@@ -285,8 +292,7 @@ cdef bint pending_take(Link *link, Taken *taken) noexcept nogil:
     return True
 
 
-# -- sleeping
-# --------------------------------------------------------------------------------------------------
+# -- sleeping --------------------------------------------------------------------------------------
 
 cdef bint link_has_record(Link *link) noexcept nogil:
     cdef uint32_t loop
@@ -303,16 +309,18 @@ cdef void link_arm(Link *link) noexcept nogil:
     for loop in range(link.sizes.loop_count):
         lane = &link.lanes[loop]
         atomic.store_relaxed_u32(&lane.own.armed, lane.own.armed + 1)
-    atomic.fence_seq()
+    atomic.fence_seq()  # SYNC worker-armed
 
 
 cdef bint link_spin(Link *link) noexcept nogil:
     # Waits awake, as long as that is shorter than a sleep. True: something has come.
     cdef uint64_t until
     cdef int count
-    if link.spin_ns == 0 or link.wait_ns > SPIN_WORTH_NS:
+    cdef uint64_t now = linux.now_ns()
+    if not spin_is_worth(&link.spin, now):
         return False
-    until = linux.now_ns() + link.spin_ns
+    spin_note_end(&link.spin, now)
+    until = now + link.spin.limit_ns
     while True:
         for count in range(16):
             if link_has_record(link):
@@ -325,36 +333,33 @@ cdef bint link_spin(Link *link) noexcept nogil:
 cdef void lead_sleep(LinkThread *self) noexcept nogil:
     # Until something may be in a ring.
     cdef Link *link = self.link
-    cdef uint64_t since = linux.now_ns() if link.spin_ns else 0
-    if not link_spin(link):
+    cdef uint64_t since = linux.now_ns() if link.spin.limit_ns else 0
+    if link.spin.limit_ns == 0 or not link_spin(link):
         link_arm(link)
         if not link_has_record(link) and not atomic.load_relaxed_u32(&link.is_draining):
             lead_set(self, LEAD_ASLEEP)
             if thread.doorbells_wait(link.doorbells, link.sizes.loop_count) < 0:
                 link_lost(link)
             lead_set(self, LEAD_LEADING)
-            atomic.fence_seq()
-            if atomic.load_relaxed_u32(&link.deputy_sleeps):
+            atomic.fence_seq()  # SYNC deputy
+            if deputy_is_asleep(link):
                 deputy_wake(link)
         link_arm(link)
-    if link.spin_ns:
-        # A wait that was long says nothing about the next one but that it need not be short.
-        link.wait_ns += min(linux.now_ns() - since,
-                            <uint64_t> 10 * SPIN_WORTH_NS) // 8 - link.wait_ns // 8
+    if link.spin.limit_ns:
+        spin_note_wait(&link.spin, linux.now_ns() - since)
 
 
-# -- threads
-# --------------------------------------------------------------------------------------------------
+# -- threads ---------------------------------------------------------------------------------------
 
 cdef void follower_wake(Link *link) noexcept nogil:
-    atomic.add_u32(&link.follow_word, 1)
+    atomic.add_u32(&link.follow_word, 1)  # SYNC follow
     thread.futex_wake(&link.follow_word, 1)
 
 
 cdef void followers_end(Link *link) noexcept nogil:
     # Draining: everybody looks up.
     cdef uint32_t index
-    atomic.add_u32(&link.follow_word, 1)
+    atomic.add_u32(&link.follow_word, 1)  # SYNC follow
     thread.futex_wake(&link.follow_word, INT_MAX)
     for index in range(link.sizes.place_count):
         place_tell(&link.places[index])
@@ -367,8 +372,8 @@ cdef int follower_next(LinkThread *self, Taken *taken) noexcept nogil:
     while True:
         seen = atomic.load_acquire_u32(&link.follow_word)  # SYNC follow
         atomic.add_u32(&link.idle_count, 1)
-        atomic.fence_seq()
-        if atomic.load_relaxed_u32(&link.deputy_sleeps):
+        atomic.fence_seq()  # SYNC follow, SYNC deputy
+        if deputy_is_asleep(link):
             deputy_wake(link)
         if pending_take(link, taken):
             atomic.add_u32(&link.idle_count, <uint32_t> -1)
@@ -440,26 +445,29 @@ cdef void place_wait(LinkThread *self, LinkPlace *place, uint32_t seen) noexcept
     link_announce(link)
     atomic.store_relaxed_u32(&place.has_waiter, 1)
     atomic.add_u32(&link.waiter_count, 1)
-    atomic.fence_seq()
+    atomic.fence_seq()  # SYNC place-news
     while atomic.load_acquire_u32(&place.news) == seen:  # SYNC place-news
-        if atomic.load_seq_u32(&link.idle_count) == 0 and lead_seize(self):
+        if atomic.load_seq_u32(&link.idle_count) == 0 and lead_seize(self):  # SYNC follow
             lead_pump(self, place, seen)
             break
         if lead_state(atomic.load_relaxed(&link.lead)) in (LEAD_VACANT, LEAD_RUNNING):
             follower_wake(link)
-        if atomic.load_relaxed_u32(&link.deputy_sleeps):
+        if deputy_is_asleep(link):
             deputy_wake(link)
         thread.futex_wait(&place.news, seen, 0)
     atomic.add_u32(&link.waiter_count, <uint32_t> -1)
     atomic.store_relaxed_u32(&place.has_waiter, 0)
 
 
-# -- the deputy
-# --------------------------------------------------------------------------------------------------
+# -- the deputy ------------------------------------------------------------------------------------
+
+cdef inline bint deputy_is_asleep(Link *link) noexcept nogil:
+    return atomic.load_relaxed_u32(&link.deputy_sleeps) != 0
+
 
 cdef void deputy_wake(Link *link) noexcept nogil:
     atomic.store_relaxed_u32(&link.deputy_sleeps, 0)
-    atomic.add_u32(&link.deputy_word, 1)
+    atomic.add_u32(&link.deputy_word, 1)  # SYNC deputy
     thread.futex_wake(&link.deputy_word, 1)
 
 
@@ -480,8 +488,8 @@ cdef bint deputy_may_sleep(Link *link, uint64_t lead) noexcept nogil:
 cdef void deputy_doze(Link *link, uint64_t lead) noexcept nogil:
     # Sleeps without a time limit until deputy_wake(), unless that has become wrong meanwhile.
     cdef uint32_t seen = atomic.load_acquire_u32(&link.deputy_word)  # SYNC deputy
-    atomic.store_seq_u32(&link.deputy_sleeps, 1)
-    atomic.fence_seq()
+    atomic.store_seq_u32(&link.deputy_sleeps, 1)  # SYNC deputy
+    atomic.fence_seq()  # SYNC deputy
     if deputy_may_sleep(link, lead) and not atomic.load_relaxed_u32(&link.deputy_stops):
         thread.futex_wait(&link.deputy_word, seen, 0)
     atomic.store_relaxed_u32(&link.deputy_sleeps, 0)

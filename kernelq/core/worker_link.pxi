@@ -12,8 +12,7 @@ cdef void link_lost(Link *link) noexcept nogil:
     thread.end_process(NULL, 0)
 
 
-# -- memory
-# --------------------------------------------------------------------------------------------------
+# -- memory ----------------------------------------------------------------------------------------
 
 cdef const char *link_check(const ChannelHead *head, uint64_t core_bytes,
                             uint64_t own_bytes) noexcept nogil:
@@ -155,8 +154,7 @@ cdef void link_free(Link *link) noexcept nogil:
     free(link)
 
 
-# -- records and bells
-# -------------------------------------------------------------------------------------------
+# -- records and bells -----------------------------------------------------------------------------
 
 cdef inline uint8_t *lane_claim(Link *link, LinkLane *lane, uint64_t bytes,
                                 uint32_t reserve) noexcept nogil:
@@ -197,7 +195,8 @@ cdef void lane_announce(LinkLane *lane) noexcept nogil:
         return
     thread.mutex_take(&lane.lock)
     atomic.store_relaxed_u32(&lane.unannounced, 0)
-    atomic.fence_seq()  # the record is published before we look whether its reader sleeps
+    # SYNC core-armed: the record is published before we look whether its reader sleeps.
+    atomic.fence_seq()
     armed = atomic.load_relaxed_u32(&lane.core.armed)
     rings = (armed & 1) != 0 and armed != lane.rung_for
     if rings:
@@ -213,10 +212,14 @@ cdef void link_announce(Link *link) noexcept nogil:
         lane_announce(&link.lanes[loop])
 
 
+cdef inline bint link_is_slow(Link *link) noexcept nogil:
+    return atomic.load_relaxed(&link.run_ns) > SLOW_NS
+
+
 cdef inline bint link_must_announce(Link *link) noexcept nogil:
     # Answers should not wait any longer, although more requests are at hand.
     cdef uint32_t loop
-    if link.run_ns > SLOW_NS:
+    if link_is_slow(link):
         return True
     for loop in range(link.sizes.loop_count):
         if atomic.load_relaxed_u32(&link.lanes[loop].unannounced) >= link.unannounced_max:
@@ -257,8 +260,7 @@ cdef inline void record_init(RecordHead *record, uint32_t bytes, uint8_t kind, u
     record.dispatch = dispatch
 
 
-# -- the side socket
-# ---------------------------------------------------------------------------------------------
+# -- the side socket -------------------------------------------------------------------------------
 
 cdef int spill_take(Link *link, uint16_t place, uint64_t dispatch) noexcept nogil:
     # Gives the descriptor of a request's spill file, which was sent before its record; -1: it was

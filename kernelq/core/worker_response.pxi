@@ -128,8 +128,7 @@ cdef class Response:
         self.is_over = self.is_started = self.is_sent = self.is_ended = self.is_too_long = False
         self.sent = 0
 
-    # -- the head
-    # ----------------------------------------------------------------------------------------------
+    # -- the head ----------------------------------------------------------------------------------
 
     @cython.binding(False)
     def start(self, status, headers, exc_info=None, /):
@@ -247,8 +246,7 @@ cdef class Response:
         self.texts_room = room
         return 0
 
-    # -- records
-    # ----------------------------------------------------------------------------------------------
+    # -- records -----------------------------------------------------------------------------------
 
     cdef inline uint64_t head_bytes(self, bint has_content) noexcept nogil:
         # Content starts at a multiple of 8; without it nothing is padded.
@@ -356,8 +354,7 @@ cdef class Response:
         self.is_ended = True
         return 0
 
-    # -- content
-    # ----------------------------------------------------------------------------------------------
+    # -- content -----------------------------------------------------------------------------------
 
     cdef inline Py_ssize_t fitting(self, Py_ssize_t bytes) except -1:
         # How many of these bytes the declared length still admits.
@@ -429,7 +426,8 @@ cdef class Response:
             raise AssertionError("the application did not call start_response()")
         bytes = PyBytes_GET_SIZE(block)
         if self.content_length < 0 and not self.is_sent and (
-                not self.has_no_content or (self.is_head_request and bytes > 0 and self.status not in (204, 304))):
+                not self.has_no_content or (self.is_head_request and bytes > 0
+                                            and self.status not in (204, 304))):
             self.content_length = bytes
         fits = self.fitting(bytes)
         if (self.has_no_content or self.content_length < 0
@@ -463,7 +461,7 @@ cdef class Response:
             if self.is_sent:
                 if self.is_gone():
                     raise ClientGone("the client has left")
-                if not is_first or self.link.run_ns > SLOW_NS or self.link.deputy_sleeps:
+                if not is_first or link_is_slow(self.link) or deputy_is_asleep(self.link):
                     link_announce(self.link)
                 if self.has_no_content or self.is_too_long:
                     return 0
@@ -529,14 +527,21 @@ cdef object regular_file(object filelike):
     status = os.fstat(raw.fileno())
     if status.st_mode & 0o170000 != 0o100000:
         return None
+    if status.st_size == 0:
+        return None  # nothing, or a file of /proc, whose size nobody knows
     position = filelike.tell()
     return raw.fileno(), position, max(0, status.st_size - position)
 
 
 cdef Py_ssize_t length_of(object result):
-    # len(result) if it has one; -1: it has none that can be trusted.
+    # len(result) if it has one; -1: it has none that can be trusted. A generator has none, which a
+    # look at its type tells without an exception.
+    cdef TypeSlots *slots = type_slots(result)
+    if ((slots.tp_as_sequence == NULL or slots.tp_as_sequence.sq_length == NULL)
+            and (slots.tp_as_mapping == NULL or slots.tp_as_mapping.mp_length == NULL)):
+        return -1
     try:
-        return len(result) if hasattr(type(result), "__len__") else -1
+        return len(result)
     except Exception:
         return -1
 

@@ -9,18 +9,17 @@ cdef inline bint request_begin(LinkThread *self, const Taken *taken) noexcept no
     # The worker's half of promise 1. False: the request was taken back, or comes after DRAIN:
     # answer SKIPPED.
     cdef Link *link = self.link
-    if unlikely(taken.head.place >= link.sizes.place_count):
-        link_end(b"a record names a place that does not exist")
-    place_meet(link, taken.head.place, taken.head.dispatch)
     atomic.store_relaxed_u32(&self.is_running, 1)
     if unlikely(not self.is_leader):
-        atomic.fence_seq()  # link_is_drained() looks at the lead, and then at us
+        # SYNC draining: link_is_drained() looks at the lead, and then at us.
+        atomic.fence_seq()
     if unlikely(atomic.load_relaxed_u32(&link.is_draining)):
         request_end(self)
         return False
     FAULT(b"worker-taken")
     atomic.store_relaxed(&link.started[taken.head.place], taken.head.dispatch)
-    # STARTED is visible before we look whether it was revoked; the core does the reverse
+    # SYNC started, SYNC revoked: STARTED is visible before we look whether it was revoked; the core
+    # does the reverse.
     atomic.fence_seq()
     FAULT(b"worker-stored")
     if unlikely(atomic.load_relaxed(&link.revoked[taken.head.place]) == taken.head.dispatch):
@@ -31,14 +30,14 @@ cdef inline bint request_begin(LinkThread *self, const Taken *taken) noexcept no
 
 
 cdef inline void request_end(LinkThread *self) noexcept nogil:
-    atomic.store_seq_u32(&self.is_running, 0)
+    atomic.store_seq_u32(&self.is_running, 0)  # SYNC draining
     if unlikely(atomic.load_relaxed_u32(&self.link.is_draining)):
         link_tell_ended(self.link)
 
 
 cdef void link_tell_ended(Link *link) noexcept nogil:
     link_announce(link)
-    atomic.add_u32(&link.ended_word, 1)
+    atomic.add_u32(&link.ended_word, 1)  # SYNC ended
     thread.futex_wake(&link.ended_word, INT_MAX)
     thread.bell_ring(link.ended_fd)
 
@@ -48,32 +47,37 @@ cdef bint link_is_drained(Link *link) noexcept nogil:
     # lead is looked at first: a leader that is awake may have taken one before, and not be marked
     # as running yet.
     cdef uint32_t index
-    if not atomic.load_seq_u32(&link.is_draining):
+    if not atomic.load_seq_u32(&link.is_draining):  # SYNC draining
         return False
-    atomic.fence_seq()
+    atomic.fence_seq()  # SYNC draining
     if lead_state(atomic.load_seq(&link.lead)) not in (LEAD_VACANT, LEAD_ASLEEP):  # SYNC lead
         return False
     for index in range(link.thread_count):
-        if atomic.load_seq_u32(&link.threads[index].is_running):
+        if atomic.load_seq_u32(&link.threads[index].is_running):  # SYNC draining
             return False
     return True
 
 
 cdef inline void clock_start(LinkThread *self) noexcept nogil:
     self.began_ns = self.now_ns if self.now_ns else linux.now_ns()
-    self.began_cpu_ns = thread.thread_cpu_ns() if self.link.run_ns > SLOW_NS else 0
+    self.began_cpu_ns = thread.thread_cpu_ns() if link_is_slow(self.link) else 0
+
+
+cdef inline void average_move(uint64_t *average, uint64_t value) noexcept nogil:
+    # Over about eight values. When two threads do it at once one value is lost: it is an average.
+    cdef uint64_t before = atomic.load_relaxed(average)
+    atomic.store_relaxed(average, before + value // 8 - before // 8)
 
 
 cdef inline void clock_stop(LinkThread *self) noexcept nogil:
-    # Moving averages over about eight requests.
     cdef Link *link = self.link
     cdef uint64_t ran, blocked = 0
     self.now_ns = linux.now_ns()
     ran = self.now_ns - self.began_ns
     if unlikely(self.began_cpu_ns != 0):
         blocked = ran - min(ran, thread.thread_cpu_ns() - self.began_cpu_ns)
-    link.run_ns += ran // 8 - link.run_ns // 8
-    link.blocked_ns += blocked // 8 - link.blocked_ns // 8
+    average_move(&link.run_ns, ran)
+    average_move(&link.blocked_ns, blocked)
 
 
 cdef class Runner:
@@ -144,7 +148,7 @@ cdef class Runner:
             taken_release(taken)
             if likely(self_thread.is_leader):
                 lead_run(self_thread)
-                if unlikely(self_thread.link.blocked_ns > BLOCKS_NS
+                if unlikely(atomic.load_relaxed(&self_thread.link.blocked_ns) > BLOCKS_NS
                             or (content is not None and content.source == SOURCE_STREAM)):
                     lead_pass_on(self_thread.link)
             self.call()
@@ -214,10 +218,7 @@ cdef class Runner:
         self.environ = None
         if content is not None:
             content.close()
-            with nogil:
-                thread.mutex_take(&self.thread.link.content_lock)
-                content_drop(response.place)
-                thread.mutex_give(&self.thread.link.content_lock)
+            content_forget(self.thread.link, response.place, response.dispatch)
         if unlikely(references_of(<PyObject *> self.starter) != 1
                     or references_of(<PyObject *> response.writer) != 1
                     or references_of(<PyObject *> response) != 4):

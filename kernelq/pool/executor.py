@@ -351,17 +351,18 @@ def describe_death(member: Member) -> str:
         words = [f"{verb}: {describe_status(status)}", f"{resident_kib / 1024:.1f} MiB at most"]
     words.append(f"{info.get('served', 0)} requests served")
     if executing:
-        words.append(f"in hand: {describe_requests(executing)}")
+        count = info.get("casualties", 0) or len(executing)
+        words.append(f"in hand: {describe_requests(executing, count)}")
     return ", ".join(words)
 
 
-def describe_requests(executing: list[dict[str, Any]]) -> str:
-    """The requests that a worker had started, the first few of them in full."""
+def describe_requests(executing: list[dict[str, Any]], count: int) -> str:
+    """The requests that a worker had started, `count` in all; the first few of them in full."""
     now = time.monotonic_ns()
     shown = [
         f"{request['method']} {request['target']} of {request['client']} "
         f"for {(now - request['handed_ns']) / 1e9:.2f} s"
         for request in executing[:REQUESTS_SHOWN_MAX]
     ]
-    more = len(executing) - len(shown)
+    more = count - len(shown)
     return "; ".join(shown) + (f"; and {more} more" if more else "")

@@ -45,7 +45,7 @@ BACKOFF_FIRST_NS = 100 * MS
 BACKOFF_MOST_NS = 30 * SECOND
 CRASH_BACKOFF_MOST_NS = 5 * SECOND
 
-INFO, WARNING, ERROR = 20, 30, 40
+DEBUG, INFO, WARNING, ERROR = 10, 20, 30, 40
 SIGABRT, SIGKILL = 6, 9
 
 
@@ -96,6 +96,7 @@ def _become_ready(
     if not pool.was_ready:
         actions.append(Action(Do.SERVING, worker.key))
         pool = replace(pool, was_ready=True)
+    actions.append(_log(DEBUG, "is ready", worker.key))
     if pool.is_tripped:
         pool = replace(pool, is_tripped=False, hopeless=pool.hopeless.cleared(), start_after=0)
         actions.append(

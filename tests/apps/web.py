@@ -57,7 +57,7 @@ def digest(environ: Environ, start: Answer, query: dict[str, str]) -> Answer:
     except OSError as cut:
         error = type(cut).__name__
         if "gate" in query:
-            tell(query["gate"], f"{error} after {count}")
+            gate(query["gate"], f"{error} after {count}")
     start("200 OK", JSON)
     answer = {
         "bytes": count,
@@ -87,6 +87,22 @@ def reads(environ: Environ, start: Answer, query: dict[str, str]) -> Answer:
         found = list(iter(lambda: getattr(stream, how)(size), b""))
     start("200 OK", JSON)
     return [json.dumps([part.decode("latin-1") for part in found]).encode()]
+
+
+def eager(environ: Environ, start: Answer, query: dict[str, str]) -> Answer:
+    """Tells each three bytes of content as soon as they are there."""
+    content = b""
+    while piece := environ["wsgi.input"].read(3):
+        gate(query["gate"], piece.decode())
+        content += piece
+    start("200 OK", TEXT)
+    return [content]
+
+
+def upper(environ: Environ, start: Answer, query: dict[str, str]) -> Answer:
+    """The content in capitals, as it comes."""
+    start("200 OK", TEXT)
+    return (piece.upper() for piece in iter(lambda: environ["wsgi.input"].read(3), b""))
 
 
 def status(environ: Environ, start: Answer, query: dict[str, str]) -> Answer:
@@ -143,11 +159,24 @@ def writes(environ: Environ, start: Answer, query: dict[str, str]) -> Answer:
 
 def file(environ: Environ, start: Answer, query: dict[str, str]) -> Answer:
     """A file by wsgi.file_wrapper."""
-    opened = open(query["path"], "rb")  # noqa: SIM115 - file_wrapper closes it
+    opened = open(query["path"], "rb")  # - file_wrapper closes it
     opened.seek(int(query.get("from", "0")))
     length = [("Content-Length", query["says"])] if "says" in query else []
     start("200 OK", [*TEXT, *length])
     return environ["wsgi.file_wrapper"](opened, 8192)
+
+
+def pieces(environ: Environ, start: Answer, query: dict[str, str]) -> Answer:
+    """A file, read by the application."""
+    opened = open(query["path"], "rb")
+
+    def blocks() -> Iterator[bytes]:
+        with opened:
+            while block := opened.read(65536):
+                yield block
+
+    start("200 OK", [*TEXT, ("Content-Length", str(os.fstat(opened.fileno()).st_size))])
+    return blocks()
 
 
 class Failure(Exception):
@@ -261,8 +290,8 @@ def hello(environ: Environ, start: Answer, query: dict[str, str]) -> Answer:
 PATHS: dict[str, Callable[[Environ, Answer, dict[str, str]], Answer]] = {
     f"/{function.__name__}": function
     for function in (
-        show, digest, echo, reads, status, fields, reflect, big, stream, lies, writes, file,
-        fails, exc_info, waits, steps, endless, says, crash, hello,
+        show, digest, echo, reads, eager, upper, status, fields, reflect, big, stream, lies,
+        writes, file, pieces, fails, exc_info, waits, steps, endless, says, crash, hello,
     )
 }  # fmt: skip
 

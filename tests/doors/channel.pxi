@@ -291,23 +291,40 @@ cdef class FakeCore:
         return (RECORD_NAMES.get(head.kind, head.kind), head.flags, head.place, head.dispatch,
                 answer_rest(record))
 
-    def wait(self, int loop=0, timeout=20.0):
-        """The next answer; sleeps for it as the core does."""
-        bell = self.bells[loop]
+    def take_any(self):
+        """The next answer of any loop, or None."""
+        for loop in range(self.loop_count):
+            answer = self.take(loop)
+            if answer is not None:
+                return answer
+        return None
+
+    def arm_all(self):
+        """Arm all loops, or disarm them."""
+        for loop in range(self.loop_count):
+            self.arm(loop)
+        atomic.fence_seq()
+
+    def wait(self, timeout=20.0):
+        """The next answer of any loop; sleeps for it as the core does."""
+        answer = self.take_any()
+        if answer is not None:
+            return answer
         poller = select.epoll()
-        poller.register(bell, select.EPOLLIN | select.EPOLLET)
+        for bell in self.bells:
+            poller.register(bell, select.EPOLLIN | select.EPOLLET)
         try:
             poller.poll(0)  # what rang before does not count
             while True:
-                self.arm(loop)
-                answer = self.take(loop)
-                if answer is None and not poller.poll(timeout):
-                    self.arm(loop)
-                    answer = self.take(loop)
-                    raise TimeoutError("no answer" if answer is None else f"not rung for {answer}")
-                self.arm(loop)
+                self.arm_all()
+                answer = self.take_any()
+                # A bell may ring for what was taken without it.
+                was_rung = answer is not None or poller.poll(timeout)
+                self.arm_all()
                 if answer is None:
-                    answer = self.take(loop)
+                    answer = self.take_any()
+                    if not was_rung:
+                        raise TimeoutError("no answer" if answer is None else f"not rung: {answer}")
                 if answer is not None:
                     return answer
         finally:
@@ -481,3 +498,56 @@ cdef object answer_head(bytes record):
     if at + head.content_bytes != head.head.bytes:
         raise ValueError("the lengths of a HEAD do not add up")
     return head.status, reason.decode("latin-1"), fields, head.content_length, record[at:]
+
+
+# -- the revocation protocol, by two threads -------------------------------------------------------
+
+ctypedef struct Race:
+    uint64_t rounds
+    uint64_t revoked
+    uint64_t started
+    uint64_t turn                  # of the other side: both begin a round together
+    uint64_t done
+    uint64_t *core_saw
+    uint64_t *worker_saw
+
+
+cdef void *race_worker(void *subject) noexcept nogil:
+    cdef Race *race = <Race *> subject
+    cdef uint64_t number
+    for number in range(1, race.rounds + 1):
+        while atomic.load_acquire(&race.turn) < number:
+            threads.sched_yield()
+        atomic.store_relaxed(&race.started, number)
+        atomic.fence_seq()
+        race.worker_saw[number - 1] = atomic.load_relaxed(&race.revoked) == number
+        atomic.store_release(&race.done, number)
+    return NULL
+
+
+def revocation_race(uint64_t rounds):
+    """Start and revoke at the same moment, so many times: (neither saw the other, both did)."""
+    cdef Race race
+    cdef threads.Thread other
+    cdef uint64_t number, blind = 0, met = 0
+    memset(&race, 0, sizeof(race))
+    race.rounds = rounds
+    race.core_saw = <uint64_t *> calloc(rounds, sizeof(uint64_t))
+    race.worker_saw = <uint64_t *> calloc(rounds, sizeof(uint64_t))
+    if threads.thread_start(&other, race_worker, &race) < 0:
+        raise RuntimeError("no thread")
+    with nogil:
+        for number in range(1, rounds + 1):
+            atomic.store_release(&race.turn, number)
+            atomic.store_relaxed(&race.revoked, number)
+            atomic.fence_seq()
+            race.core_saw[number - 1] = atomic.load_relaxed(&race.started) == number
+            while atomic.load_acquire(&race.done) < number:
+                threads.sched_yield()
+        threads.thread_join(other, NULL)
+        for number in range(rounds):
+            blind += not race.core_saw[number] and not race.worker_saw[number]
+            met += race.core_saw[number] and race.worker_saw[number]
+    free(race.core_saw)
+    free(race.worker_saw)
+    return blind, met

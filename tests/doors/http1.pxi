@@ -256,7 +256,8 @@ cdef class ChunkReader:
 def bench_llhttp(size_t init, size_t execute, bytes data, int count):
     """Let the C parser of httptools read the same head count times, without callbacks.
 
-    init and execute are the addresses of its functions; their structures are smaller than the room here.
+    init and execute are the addresses of its functions; their structures are smaller than
+    the room here.
     """
     cdef uint8_t state[1024]
     cdef uint8_t settings[1024]
@@ -268,6 +269,7 @@ def bench_llhttp(size_t init, size_t execute, bytes data, int count):
     (<void (*)(void *, int, void *) noexcept nogil> init)(state, 1, settings)
     with nogil:
         for _ in range(count):
-            fault |= (<int (*)(void *, const char *, size_t) noexcept nogil> execute)(state, at, size)
+            fault |= (<int (*)(void *, const char *, size_t) noexcept nogil> execute)(state, at,
+                                                                                      size)
     if fault:
         raise AssertionError("llhttp refuses the head")

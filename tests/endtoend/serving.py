@@ -110,7 +110,7 @@ class Server:
     ) -> None:
         if error is not None:
             self.kill()
-        else:
+        elif self.process.returncode is None:
             assert self.stop() == 0, "\n".join(self.log.lines)
 
     def ready(self) -> Self:
@@ -157,10 +157,14 @@ class Server:
             client.close()
         self._clients.clear()
 
+    def family(self) -> list[psutil.Process]:
+        """Every process that must end with it."""
+        return [psutil.Process(pid) for pid in descendants(self.process.pid)]
+
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Send the signal; give the status once everything has ended."""
         self.close_clients()
-        family = [psutil.Process(pid) for pid in descendants(self.process.pid)]
+        family = self.family()
         self.process.send_signal(number)
         return self.ended(family)
 
@@ -171,6 +175,7 @@ class Server:
         except subprocess.TimeoutExpired:
             self.kill()
             raise AssertionError("it did not stop:\n" + "\n".join(self.log.lines)) from None
+        self.close_clients()
         left = [process for process in family if process.is_running()]
         assert not left, left
         self.log.read_to_end()

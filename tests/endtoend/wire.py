@@ -20,7 +20,7 @@ _DATE = re.compile(r"(Mon|Tue|Wed|Thu|Fri|Sat|Sun), \d\d [A-Z][a-z]{2} \d{4} \d\
 
 
 class Ended(Exception):
-    """The server closed before the response was complete; what came is in `got`."""
+    """The server closed before the response was complete; all that came of it is in `got`."""
 
     def __init__(self, got: bytes, was_reset: bool) -> None:
         super().__init__(f"{'reset' if was_reset else 'closed'} after {got[-200:]!r}")
@@ -71,6 +71,7 @@ class Client:
         if family != socket.AF_UNIX:
             self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.buffer = bytearray()
+        self.taken = bytearray()  # of the response under way
         self.has_ended = False
 
     def __enter__(self) -> Self:
@@ -122,6 +123,7 @@ class Client:
     def response(self, method: str = "GET") -> Response:
         """Read one final response, and not a byte more of what follows it."""
         interim: list[int] = []
+        self.taken.clear()
         while True:
             response = self._head()
             if response.status >= 200:
@@ -132,6 +134,31 @@ class Client:
         self._check_fields(response)
         self._read_content(response, method)
         return response
+
+    def response_within(self, seconds: float) -> Response | None:
+        """The response, if one comes in this time."""
+        self.socket.settimeout(seconds)
+        try:
+            return self.response()
+        except TimeoutError:
+            return None
+        finally:
+            self.socket.settimeout(PATIENCE_SECONDS)
+
+    def head(self) -> Response:
+        """Read the head of a response, and leave its content."""
+        return self._head()
+
+    def rest(self, count: int) -> bytes:
+        """Read so many bytes of content that is framed by its length."""
+        return self._take(count)
+
+    def chunk(self) -> bytes:
+        """Read one chunk, or the last, empty one."""
+        size = int(self._line(), 16)
+        data = self._take(size)
+        assert self._take(2) == b"\r\n"
+        return data
 
     def interim(self) -> int:
         """Read one interim response."""
@@ -160,7 +187,7 @@ class Client:
         try:
             data = self.socket.recv(1 << 18)
         except ConnectionResetError:
-            raise Ended(bytes(self.buffer), True) from None
+            raise Ended(bytes(self.taken + self.buffer), True) from None
         self.has_ended = not data
         self.buffer += data
         return bool(data)
@@ -168,18 +195,19 @@ class Client:
     def _need(self, count: int) -> None:
         while len(self.buffer) < count:
             if not self._receive():
-                raise Ended(bytes(self.buffer), False)
+                raise Ended(bytes(self.taken + self.buffer), False)
 
     def _take(self, count: int) -> bytes:
         self._need(count)
         data = bytes(self.buffer[:count])
         del self.buffer[:count]
+        self.taken += data
         return data
 
     def _line(self) -> bytes:
         while (end := self.buffer.find(b"\r\n")) < 0:
             if not self._receive():
-                raise Ended(bytes(self.buffer), False)
+                raise Ended(bytes(self.taken + self.buffer), False)
         line = self._take(end + 2)[:-2]
         assert not {0, 10, 13} & set(line), line
         return line

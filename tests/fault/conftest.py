@@ -1,20 +1,28 @@
 """What the fault tests share."""
 
+from contextlib import ExitStack
+
 import pytest
 from harness import Server, debug_build, running
+from load import Client
 
 
 @pytest.fixture
 def serve(tmp_path):
     """`serve(*options)`: a running server; several in one test follow one another."""
-    from contextlib import ExitStack
-
     with ExitStack() as stack:
 
         def start(*options: str, **how: object) -> Server:
             return stack.enter_context(running(tmp_path, *options, **how))
 
         yield start
+
+
+@pytest.fixture
+def connect():
+    """`connect(server)`: one more client, closed at the end."""
+    with ExitStack() as stack:
+        yield lambda server: stack.enter_context(Client(server.address))
 
 
 @pytest.fixture(scope="session")
@@ -39,4 +47,4 @@ def serve_with_fault(serve, debug_root, tmp_path):
         server.token = token
         return server
 
-    yield start
+    return start

@@ -9,6 +9,7 @@ end, and goes on with a pattern that follows from the number, so that a mixed-up
 
 import ctypes
 import os
+import resource
 import signal
 import threading
 import time
@@ -17,7 +18,17 @@ import zlib
 VERSION = 1
 _PATTERN = bytes(range(32, 127)) * 700
 _executions = os.open("executions", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-_blocked: list[bytearray] = []
+_eaten: list[bytearray] = []
+
+if "FAULT_APP_LIMIT" in os.environ:  # MiB of address space
+    most = int(os.environ["FAULT_APP_LIMIT"]) << 20
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
+while os.path.exists("slow"):
+    time.sleep(0.005)
+if os.path.exists("bad"):
+    os._exit(3)
+if os.path.exists("broken"):
+    1 / 0  # noqa: B018
 
 
 def filler(number: int) -> bytes:
@@ -53,7 +64,7 @@ def application(environ, start_response):
 def _file_of(body):
     import tempfile
 
-    file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
+    file = tempfile.TemporaryFile(buffering=0)
     file.write(body)
     file.seek(0)
     return file
@@ -87,16 +98,19 @@ def kill_unless(value):
     kill("")
 
 
+def orphan(value):
+    """Leaves a process without parent, which ends when the file exists."""
+    between = os.fork()
+    if between == 0:
+        if os.fork() == 0:
+            wait_for(value)
+        os._exit(0)
+    os.waitpid(between, 0)
+
+
 def eat(value):
     """So many MiB, and never give them back."""
-    _blocked.extend(bytearray(1 << 20) for _ in range(int(value)))
-
-
-def limit(value):
-    import resource
-
-    most = int(value) << 20
-    resource.setrlimit(resource.RLIMIT_AS, (most, most))
+    _eaten.extend(bytearray(1 << 20) for _ in range(int(value)))
 
 
 DOES = {
@@ -109,8 +123,8 @@ DOES = {
     "hold": hold_gil,
     "wait": wait_for,
     "once": kill_unless,
+    "orphan": orphan,
     "eat": eat,
-    "limit": limit,
     "exit": lambda value: os._exit(int(value)),
     "threads": lambda value: threading.active_count(),
 }

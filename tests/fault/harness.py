@@ -15,7 +15,8 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,6 +24,7 @@ import psutil
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 APPLICATION = Path(__file__).with_name("fault_app.py")
+SERVED = Path(os.environ.get("KERNELQ_TEST_ROOT", ROOT))  # another build, for instance a debug one
 PATIENCE = 60.0  # seconds; for what will happen, on however slow a machine
 
 _PR_SET_CHILD_SUBREAPER = 36
@@ -39,7 +41,7 @@ def debug_build() -> Path:
     target.mkdir(parents=True, exist_ok=True)
     with open(target / ".lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        environment = {**os.environ, "KERNELQ_DEBUG": "1", "KERNELQ_TESTS": "1"}
+        environment = {**os.environ, "KERNELQ_DEBUG": "1"}
         command = [sys.executable, "setup.py", "-q", "build", "--build-lib", str(target)]
         made = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert made.returncode == 0, made.stdout + made.stderr
@@ -147,6 +149,29 @@ class Server:
                 continue
         return sorted(pids)
 
+    def wait_for_execution(self, number: int, times: int = 1) -> None:
+        """Until the application has begun with a request."""
+        self.wait_until(lambda: self.executed(number) >= times)
+
+    def wait_until(self, is_so: Callable[[], bool]) -> None:
+        """For what has no event to wait for; how often it is looked at decides nothing."""
+        deadline = time.monotonic() + PATIENCE
+        while not is_so():
+            assert time.monotonic() < deadline, str(self.log)
+            threading.Event().wait(0.005)
+
+    def executed(self, number: int) -> int:
+        if not self.executions.exists():
+            return 0
+        lines = self.executions.read_text().splitlines()
+        return sum(line.split()[1] == str(number) for line in lines)
+
+    def suspend(self, pid: int) -> None:
+        """SIGSTOP, until each of its threads stands still."""
+        os.kill(pid, signal.SIGSTOP)
+        tasks = list(Path(f"/proc/{pid}/task").glob("*/stat"))
+        self.wait_until(lambda: all(_state(task) == "T" for task in tasks))
+
     # Its end.
 
     def signal(self, number: int) -> None:
@@ -174,6 +199,10 @@ class Server:
         return left
 
 
+def _state(stat: Path) -> str:
+    return stat.read_text().rpartition(") ")[2][:1]
+
+
 def _has_ended(process: psutil.Process) -> bool:
     if not process.is_running():
         return True
@@ -197,7 +226,7 @@ def running(
     directory: Path,
     *options: str,
     environment: dict[str, str] | None = None,
-    root: Path = ROOT,
+    root: Path = SERVED,
     application: Path = APPLICATION,
     prefix: Sequence[str] = (),
     ready: bool = True,
@@ -212,6 +241,7 @@ def running(
         yield server
         if server.process.poll() is None:
             assert server.stop() == 0, str(server.log)
+            assert server.log.count("graceful timeout") == 0, str(server.log)
         assert server.leftovers() == [], str(server.log)
         assert server.log.count("kernelq: bug") == 0, str(server.log)
     finally:

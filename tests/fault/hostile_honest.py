@@ -35,7 +35,7 @@ def make_application(key: bytes):
             return (body[at : at + 5000] for at in range(0, len(body), 5000))
         start_response("200 OK", [*fields, ("Content-Length", str(len(body)))])
         if kind == "file":
-            file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 (the server closes it)
+            file = tempfile.TemporaryFile(buffering=0)  # the server closes it
             file.write(body)
             file.seek(0)
             return environ["wsgi.file_wrapper"](file)

@@ -170,6 +170,6 @@ class Load:
         head = f"{method} {target} HTTP/1.1\r\nHost: localhost\r\n"
         if content:
             head += f"Content-Length: {len(content)}\r\n"
-        # A server that answers early may refuse the rest; its answer is read all the same.
+        # A server that answers early and closes may refuse the rest; its answer is read even so.
         with contextlib.suppress(ConnectionError):
             connection.socket.sendall(f"{head}\r\n".encode() + content)

@@ -2,13 +2,13 @@
 whose outcome is judged against the promises.
 """
 
-import os
 import socket
+import struct
 import threading
 import time
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
@@ -69,6 +69,11 @@ class Client:
         self._last: Request | None = None
 
     def close(self) -> None:
+        self._socket.close()
+
+    def reset(self) -> None:
+        """Leaves at once, with RST."""
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._socket.close()
 
     def __enter__(self) -> Self:
@@ -226,9 +231,32 @@ def read_executions(file: Path) -> dict[int, list[int]]:
     return found
 
 
-def process_lives(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
+def mixed_requests(count: int, first: int = 0) -> Iterator[Request]:
+    """GETs and POSTs, some with large content, some that answer in blocks or from a file."""
+    paths = ("/sleep-4", "/sleep-2", "/", "/sleep-8", "/sleep-1/file")
+    for number in range(first, first + count):
+        path = paths[number % len(paths)]
+        if number % 3 == 0:
+            bytes_ = number * 7907 % 3000 + (200_000 if number % 60 == 0 else 1)
+            yield Request(number, "POST", path, b"%d." % number * (bytes_ // 5 + 1))
+        else:
+            yield Request(number, "GET", path)
+
+
+def judge(outcome: Outcome, executions: dict[int, list[int]], dead: Collection[int]) -> None:
+    """Promise 2, request by request."""
+    assert outcome.broken == []
+    assert outcome.answers.keys() == outcome.requests.keys()
+    for number, request in outcome.requests.items():
+        status = outcome.answers[number].status
+        pids = executions.get(number, [])
+        if request.method == "POST":
+            assert len(pids) <= 1, f"POST {number} was executed {len(pids)} times"
+            # 502: its worker died when it had been started, or was just about to.
+            assert status == 200 or (status == 502 and set(pids) <= set(dead)), (number, status)
+        else:
+            assert status == 200, f"{request.method} {number} was answered {status}"
+            assert len(pids) <= 3, f"{request.method} {number} was executed {len(pids)} times"
+            assert set(pids[:-1]) <= set(dead), "executed again although its worker lived"
+        if status == 200:
+            assert pids[-1] == outcome.answers[number].pid

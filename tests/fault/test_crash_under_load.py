@@ -2,24 +2,11 @@
 
 import os
 import signal
-from collections.abc import Collection, Iterator
 
-from load import Answer, Outcome, Request, read_executions, run_load
+from load import Answer, Request, judge, mixed_requests, read_executions, run_load
 
 REQUESTS = 900
 KILLS = 10
-
-
-def mixed_requests(count: int, first: int = 0) -> Iterator[Request]:
-    """GETs and POSTs, some with large content, some that answer in blocks or from a file."""
-    paths = ("/sleep-4", "/sleep-2/blocks", "/", "/sleep-8", "/sleep-1/file")
-    for number in range(first, first + count):
-        path = paths[number % len(paths)]
-        if number % 3 == 0:
-            bytes_ = number * 7907 % 3000 + (200_000 if number % 60 == 0 else 1)
-            yield Request(number, "POST", path, b"%d." % number * (bytes_ // 5 + 1))
-        else:
-            yield Request(number, "GET", path)
 
 
 class Killer:
@@ -41,25 +28,6 @@ class Killer:
                 return
             self.killed.append(answer.pid)
             self._left -= 1
-
-
-def judge(outcome: Outcome, executions: dict[int, list[int]], dead: Collection[int]) -> None:
-    """Promise 2, request by request."""
-    assert outcome.broken == []
-    assert outcome.answers.keys() == outcome.requests.keys()
-    for number, request in outcome.requests.items():
-        status = outcome.answers[number].status
-        pids = executions.get(number, [])
-        if request.method == "POST":
-            assert len(pids) <= 1, f"POST {number} was executed {len(pids)} times"
-            # 502: its worker died when it had been started, or was just about to.
-            assert status == 200 or (status == 502 and set(pids) <= set(dead)), (number, status)
-        else:
-            assert status == 200, f"{request.method} {number} was answered {status}"
-            assert len(pids) <= 3, f"{request.method} {number} was executed {len(pids)} times"
-            assert set(pids[:-1]) <= set(dead), "executed again although its worker lived"
-        if status == 200:
-            assert pids[-1] == outcome.answers[number].pid
 
 
 def test_killed_workers(serve):

@@ -163,7 +163,7 @@ def test_a_hostile_worker_harms_nobody_else(field, loops):
     core = field(loops=loops)
     load, end = run_campaign(core, lives=800, seed=loops * 1_000_000)
     check_campaign(core, load, end)
-    assert core.count(0) > 1000
+    assert core.count(0) > 100  # mutations
 
 
 @pytest.mark.slow

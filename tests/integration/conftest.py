@@ -10,12 +10,12 @@ from server import Server, comm, descendants, write_application
 
 from kernelq import linux
 
-linux.adopt_orphans()  # whatever is left behind becomes a child of the test process, and is seen
-
 
 @pytest.fixture(autouse=True)
 def no_process_left() -> Iterator[None]:
+    linux.adopt_orphans()  # whatever is left behind becomes our child, and is seen
     yield
+    linux.adopt_orphans(False)
     while True:  # orphans that have ended already
         try:
             if os.waitpid(-1, os.WNOHANG)[0] == 0:

@@ -27,8 +27,7 @@ def test_start_says_one_fact_per_line(start: Start, application: Path) -> None:
 
 
 def test_every_process_is_where_it_belongs(start: Start, application: Path) -> None:
-    server = start("app:application", "--workers", "2").ready()
-    server.until(lambda: len(server.pids("worker")) == 2)
+    server = start("app:application", "--workers", "2").ready(2)
     (service,), (spawner,) = server.pids("service"), server.pids("spawner")
     for pid in server.pids("worker"):
         assert psutil.Process(pid).ppid() == spawner
@@ -58,8 +57,7 @@ def test_killed_worker_is_replaced_and_logged(
 def test_killed_spawner_is_replaced_with_its_workers(
     start: Start, application: Path, preload: list[str]
 ) -> None:
-    server = start("app:application", "--workers", "2", *preload).ready()
-    server.until(lambda: len(server.pids("worker")) == 2)
+    server = start("app:application", "--workers", "2", *preload).ready(2)
     before = server.pids("worker")
     os.kill(server.pids("spawner")[0], signal.SIGKILL)
     server.expect("died with its spawner")
@@ -106,8 +104,7 @@ def is_zombie(pid: int) -> bool:
 
 @pytest.mark.parametrize("preload", [[], ["--preload"]], ids=["exec", "preload"])
 def test_reload_brings_the_new_code(start: Start, application: Path, preload: list[str]) -> None:
-    server = start("app:application", "--workers", "2", *preload).ready()
-    server.until(lambda: len(server.pids("worker")) == 2)
+    server = start("app:application", "--workers", "2", *preload).ready(2)
     before = server.pids("worker")
     write_application(application, "second")
     server.process.send_signal(signal.SIGHUP)
@@ -121,8 +118,7 @@ def test_reload_brings_the_new_code(start: Start, application: Path, preload: li
 def test_reload_of_broken_code_keeps_the_old_workers(
     start: Start, application: Path, preload: list[str]
 ) -> None:
-    server = start("app:application", "--workers", "2", *preload).ready()
-    server.until(lambda: len(server.pids("worker")) == 2)
+    server = start("app:application", "--workers", "2", *preload).ready(2)
     before = set(server.pids("worker"))
     application.write_text("def broken(:\n")
     server.process.send_signal(signal.SIGHUP)
@@ -354,8 +350,7 @@ def test_sockets_passed_by_systemd(start: Start, application: Path) -> None:
 
 
 def test_stalled_managers_do_not_stop_the_service(start: Start, application: Path) -> None:
-    server = start("app:application", "--workers", "2", environment={"KERNELQ_STALL": "2"}).ready()
-    server.until(lambda: len(server.pids("worker")) == 2)
+    server = start("app:application", "--workers", "2", environment={"KERNELQ_STALL": "2"}).ready(2)
     server.get()
     server.process.send_signal(signal.SIGUSR2)
     server.expect("the managers stall for 2 s")
@@ -448,8 +443,7 @@ def test_everything_but_main_process_and_spawner_drops_root(
             folder.chmod(0o755)
     server = start(
         "app:application", "--workers", "2", "--user", "nobody", *preload, python=(OTHER_PYTHON,)
-    ).ready()
-    server.until(lambda: len(server.pids("worker")) == 2)
+    ).ready(2)
     for name in ("service", "worker"):
         for pid in server.pids(name):
             assert psutil.Process(pid).uids() == (65534, 65534, 65534)

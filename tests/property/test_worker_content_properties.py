@@ -1,4 +1,4 @@
-"""wsgi.input answers every sequence of calls as io.BytesIO does, from wherever the content comes."""
+"""wsgi.input answers any sequence of calls as io.BytesIO does, from wherever the content comes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ CALLS = st.lists(
     ),
     max_size=12,
 )
-PIECES = st.lists(st.lists(st.sampled_from([b"a", b"\n", b"bc\n", b"d" * 30]), max_size=8), max_size=6)
+PIECES = st.lists(
+    st.lists(st.sampled_from([b"a", b"\n", b"bc\n", b"d" * 30]), max_size=8), max_size=6
+)
 
 
 def play(stream: Any, calls: list[tuple[str, Any]]) -> list[Any]:

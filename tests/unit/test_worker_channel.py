@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 from fake_core import Answer, answering, served
-
 from kernelq._coretest import FakeCore, control_record, request_record
+
 from kernelq._worker import CHANNEL_FDS, Channel
 
 
@@ -119,7 +119,7 @@ def test_answers_go_to_the_loop_that_owns_the_exchange() -> None:
 
 
 def test_content_may_arrive_before_its_request() -> None:
-    # Another loop hands over than the one that owns the connection: two rings, no order between them.
+    # Another loop hands over than the one that owns the connection: two rings, without order.
     def application(environ: dict[str, Any], start_response: Any) -> Any:
         data = environ["wsgi.input"].read()
         start_response("200 OK", [])
@@ -141,7 +141,7 @@ def test_ping() -> None:
     with served(answering(), loops=2, threads=2) as rig:
         for ring in range(2):
             rig.tell("PING", value=123 + ring, ring=ring)
-            kind, _, _, _, rest = rig.core.wait(ring)
+            kind, _, _, _, rest = rig.core.wait()
             assert (kind, rest) == ("PONG", 123 + ring)
 
 

@@ -87,7 +87,9 @@ def test_streamed_with_a_known_length_needs_no_end() -> None:
 def test_streamed_content_is_consumed_as_it_is_read(threads: int) -> None:
     window = 4096
     total = 40 * window
-    with served(reading(lambda f: str(len(f.read())).encode()), threads, content_window=window) as rig:
+    with served(
+        reading(lambda f: str(len(f.read())).encode()), threads, content_window=window
+    ) as rig:
         dispatch = rig.hand(flags=STREAMED, content_length=total)
         answer = rig.answers[dispatch]
         sent = 0

@@ -77,7 +77,9 @@ def test_the_whole_environ() -> None:
 
 def test_bytes_are_latin_1() -> None:
     every = "".join(map(chr, range(1, 256)))
-    environ = environ_of(target=every, path=every, query=every, fields=[("X-A", every), ("Cookie", every)])
+    environ = environ_of(
+        target=every, path=every, query=every, fields=[("X-A", every), ("Cookie", every)]
+    )
     for name in ("PATH_INFO", "QUERY_STRING", "REQUEST_URI", "HTTP_X_A", "HTTP_COOKIE"):
         assert environ[name] == every
 

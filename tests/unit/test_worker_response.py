@@ -35,7 +35,7 @@ def path(tmp_path: Path) -> Path:
 
 def opened_at(path: Path, at: int, mode: str = "rb", **options: Any) -> Any:
     """The file, opened, and at a position."""
-    file = open(path, mode, **options)  # noqa: SIM115
+    file = open(path, mode, **options)
     file.seek(at)
     return file
 
@@ -64,7 +64,8 @@ def test_a_regular_file_goes_as_a_descriptor(path: Path, buffering: int, at: int
 
 
 @pytest.mark.parametrize(
-    ("declared", "is_cut", "said"), [(100, False, "more"), (10240, False, ""), (20000, True, "bytes")]
+    ("declared", "is_cut", "said"),
+    [(100, False, "more"), (10240, False, ""), (20000, True, "bytes")],
 )
 def test_a_file_and_a_declared_length(
     path: Path, declared: int, is_cut: bool, said: str, capfd: Any
@@ -112,7 +113,7 @@ def test_what_is_no_regular_file_is_read(path: Path, kind: str, block: int) -> N
 
 def test_temporary_files() -> None:
     def make() -> Any:
-        file = tempfile.NamedTemporaryFile()  # noqa: SIM115
+        file = tempfile.NamedTemporaryFile()
         file.write(b"0123456789")
         file.seek(3)
         return file

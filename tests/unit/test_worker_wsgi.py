@@ -47,7 +47,6 @@ def test_declared_length_travels_as_a_number() -> None:
 
 
 def test_each_block_is_passed_on_before_the_next_is_asked_for() -> None:
-    rig: Any = None
 
     def application(environ: Any, start_response: Any) -> Any:
         start_response("200 OK", [])
@@ -137,7 +136,6 @@ def test_write() -> None:
 
 
 def test_write_sends_at_once() -> None:
-    rig: Any = None
 
     def application(environ: Any, start_response: Any) -> Any:
         start_response("200 OK", [])(b"now")
@@ -199,7 +197,6 @@ def test_close_that_fails_changes_no_response(capfd: Any) -> None:
 
 
 def test_the_end_comes_after_close() -> None:
-    rig: Any = None
     kinds: list[str] = []
 
     class Late:
@@ -418,7 +415,10 @@ FINE: dict[str, Any] = {
     "latin-1 reason": ("200 \xe4", []),
     "own date and server": ("200 OK", [("Date", "x"), ("Server", "y")]),
     "long": ("200 OK", [("X", "y" * 30000)]),
-    "looks like ours": ("200 OK", [("Content-Typo-Len", "1"), ("Tea", "x"), ("Content-Lengtx", "y")]),
+    "looks like ours": (
+        "200 OK",
+        [("Content-Typo-Len", "1"), ("Tea", "x"), ("Content-Lengtx", "y")],
+    ),
 }
 
 
