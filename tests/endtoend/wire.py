@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
-PATIENCE_SECONDS = 20.0  # how long a test waits for what must come; never how long it does wait
+PATIENCE_SECONDS = 30.0  # how long a test waits for what must come; never how long it does wait
 
 _STATUS_LINE = re.compile(rb"HTTP/1\.1 (\d{3}) ([\t\x20-\x7e\x80-\xff]*)\Z")
 _FIELD_LINE = re.compile(
-    rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+): ([\x21-\x7e\x80-\xff][\t\x20-\x7e\x80-\xff]*)?\Z"
+    rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+): [\t ]*((?:[\x21-\x7e\x80-\xff][\t\x20-\x7e\x80-\xff]*)?)\Z"
 )
 _DATE = re.compile(r"(Mon|Tue|Wed|Thu|Fri|Sat|Sun), \d\d [A-Z][a-z]{2} \d{4} \d\d:\d\d:\d\d GMT\Z")
 
@@ -67,7 +67,11 @@ class Client:
         if receive_bytes:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
         self.socket.settimeout(PATIENCE_SECONDS)
-        self.socket.connect(address)
+        try:
+            self.socket.connect(address)
+        except OSError:
+            self.socket.close()
+            raise
         if family != socket.AF_UNIX:
             self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.buffer = bytearray()
@@ -220,7 +224,7 @@ class Client:
         while line := self._line():
             named = _FIELD_LINE.match(line)
             assert named, f"no field line: {line!r}"
-            fields.append((named[1].decode(), (named[2] or b"").decode("latin-1")))
+            fields.append((named[1].decode(), named[2].decode("latin-1")))
         return Response(int(found[1]), found[2].decode("latin-1"), fields)
 
     def _check_fields(self, response: Response) -> None:
