@@ -146,9 +146,9 @@ cdef struct Exchange:
     uint64_t sent_bytes            # of the response, with head and framing
     Letter letter                  # for LETTER_REFUSED: no allocation in the queue's timeout
     # the REQUEST record
-    uint8_t *image
     uint32_t image_bytes           # without inline content
-    uint8_t image_inline[IMAGE_INLINE_BYTES]
+    uint8_t *image
+    uint8_t image_inline[IMAGE_INLINE_BYTES]  # behind a pointer, hence aligned like one
 
 cdef struct Conn:
     Source source                  # first: epoll gives us its address
