@@ -56,6 +56,15 @@ cdef extern from *:
         uint64_t one = 1;
         while (write(fd, &one, sizeof one) < 0 && errno == EINTR) {}
     }
+    /* All of it, in one call where that goes; what no reader takes within a second is lost. */
+    static inline void kq_write_all(int fd, const char *at, size_t bytes) {
+        while (bytes > 0) {
+            ssize_t put = write(fd, at, bytes);
+            if (put >= 0) { at += put; bytes -= (size_t)put; continue; }
+            struct pollfd p = {fd, POLLOUT, 0};
+            if (errno != EINTR && (errno != EAGAIN || poll(&p, 1, 1000) <= 0)) return;
+        }
+    }
     /* Sleeps until the eventfd is not zero, and makes it zero; 1 when interrupted. */
     static inline int kq_bell_wait(int fd) {
         struct pollfd p = {fd, POLLIN, 0};
@@ -148,6 +157,7 @@ cdef extern from *:
     uint32_t cpu_count "kq_cpu_count"() noexcept nogil
     uint64_t thread_cpu_ns "kq_thread_cpu_ns"() noexcept nogil
     void bell_ring "kq_bell_ring"(int fd) noexcept nogil
+    void write_all "kq_write_all"(int fd, const char *at, size_t bytes) noexcept nogil
     int bell_wait "kq_bell_wait"(int fd) noexcept nogil
     bint sleep_or_hangup "kq_sleep_or_hangup"(int doorbell, uint64_t ns) noexcept nogil
     int doorbells_wait "kq_doorbells_wait"(const int *doorbells, uint32_t count) noexcept nogil

@@ -464,7 +464,9 @@ cdef class Response:
             if self.is_sent:
                 if self.is_gone():
                     raise ClientGone("the client has left")
-                if not is_first or link_is_slow(self.link) or deputy_is_asleep(self.link):
+                if is_first:
+                    link_announce_soon(self.link)
+                else:
                     link_announce(self.link)
                 if self.has_no_content or self.is_too_long:
                     return 0
