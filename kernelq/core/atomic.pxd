@@ -17,6 +17,8 @@ cdef extern from *:
     #define kq_store_seq(p, v) __atomic_store_n((p), (v), __ATOMIC_SEQ_CST)
     #define kq_add(p, v) __atomic_add_fetch((p), (v), __ATOMIC_ACQ_REL)
     #define kq_add_relaxed(p, v) __atomic_add_fetch((p), (v), __ATOMIC_RELAXED)
+    /* Counting by the one thread that writes the word; others may read it at any moment. */
+    static inline void kq_tally(uint64_t *p, uint64_t n) { kq_store_relaxed(p, *p + n); }
     static inline int kq_swap_if(uint64_t *p, uint64_t seen, uint64_t v) {
         return __atomic_compare_exchange_n(p, &seen, v, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
     }
@@ -52,6 +54,7 @@ cdef extern from *:
     void store_seq "kq_store_seq"(uint64_t *p, uint64_t v) noexcept nogil
     uint64_t add "kq_add"(uint64_t *p, uint64_t v) noexcept nogil
     uint64_t add_relaxed "kq_add_relaxed"(uint64_t *p, uint64_t v) noexcept nogil
+    void tally "kq_tally"(uint64_t *p, uint64_t n) noexcept nogil
     bint swap_if "kq_swap_if"(uint64_t *p, uint64_t seen, uint64_t v) noexcept nogil
     void fence_seq "kq_fence_seq"() noexcept nogil
     void cpu_relax "kq_cpu_relax"() noexcept nogil

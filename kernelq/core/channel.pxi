@@ -302,7 +302,7 @@ cdef void lane_ring(Loop *loop, Worker *worker) noexcept nogil:
     if armed & 1 == 0 or armed == lane.rung_for:
         return
     lane.rung_for = armed
-    loop.counters[COUNT_BELLS] += 1
+    atomic.tally(&loop.counters[COUNT_BELLS], 1)
     linux.send(worker.doorbells[loop.index], &byte, 1, MSG_DONTWAIT | MSG_NOSIGNAL)
 
 
@@ -385,7 +385,7 @@ cdef void worker_distrust(Loop *loop, Worker *worker) noexcept nogil:
     pthread_mutex_unlock(&loop.core.pool.lock)
     if not is_new:
         return
-    loop.counters[COUNT_DISTRUSTED] += 1
+    atomic.tally(&loop.counters[COUNT_DISTRUSTED], 1)
     if not is_alive:
         log_worker(loop, LOG_ERROR, worker, b"has ended and left malformed data (event 5127)")
         return
@@ -474,7 +474,7 @@ cdef void place_bury(Loop *loop, Worker *worker, uint32_t index) noexcept nogil:
     pthread_mutex_unlock(&core.pool.lock)
     if requeued:
         if was_started:
-            loop.counters[COUNT_REDISPATCHED] += 1
+            atomic.tally(&loop.counters[COUNT_REDISPATCHED], 1)
             log_exchange_as(loop, LOG_WARNING, exchange, REASON_NONE, <uint32_t> worker.pid,
                             b"its worker ended while executing it; it is executed again, alone")
     elif exchange.conn == NULL:

@@ -54,8 +54,8 @@ cdef void conn_open(Loop *loop, Listener *listener, int fd,
     conn.can_write = True
     conn_set_remote(conn, address)
     loop.conn_count += 1
-    loop.counters[COUNT_CONNECTIONS] += 1
-    loop.counters[COUNT_CONNECTIONS_NOW] += 1
+    atomic.tally(&loop.counters[COUNT_CONNECTIONS], 1)
+    atomic.tally(&loop.counters[COUNT_CONNECTIONS_NOW], 1)
     is_one_too_many = (atomic.add_u32(&loop.core.connections, 1)
                        > loop.core.settings.connection_limit)
     if not epoll_watch(loop, fd, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, conn):
@@ -158,7 +158,7 @@ cdef void conn_on_gone(Loop *loop, Conn *conn) noexcept nogil:
         if exchange.status != 0:
             log_access(loop, conn, exchange)
         conn.exchange = NULL
-        loop.counters[COUNT_CLIENT_GONE] += 1
+        atomic.tally(&loop.counters[COUNT_CLIENT_GONE], 1)
         exchange_leave(loop, exchange)
     conn_close(loop, conn)
 
@@ -172,7 +172,7 @@ cdef void conn_close(Loop *loop, Conn *conn) noexcept nogil:
     conn_drop_input(conn)
     conn_drop_output(loop, conn)
     loop.conn_count -= 1
-    loop.counters[COUNT_CONNECTIONS_NOW] -= 1
+    atomic.tally(&loop.counters[COUNT_CONNECTIONS_NOW], <uint64_t> -1)
     atomic.add_u32(&loop.core.connections, <uint32_t> -1)
     conn.next_closed = loop.closed
     loop.closed = conn
@@ -301,7 +301,7 @@ cdef void conn_read(Loop *loop, Conn *conn) noexcept nogil:
             conn.can_read = <size_t> got == room or conn.has_fin
             conn.total_bytes += <uint64_t> got
             loop.turn_bytes += <uint64_t> got
-            loop.counters[COUNT_BYTES_RECEIVED] += <uint64_t> got
+            atomic.tally(&loop.counters[COUNT_BYTES_RECEIVED], <uint64_t> got)
             conn_on_received(loop, conn, at, <size_t> got)
         elif got == 0:
             conn.can_read = False
@@ -395,8 +395,8 @@ cdef int64_t conn_take_head(Loop *loop, Conn *conn, const uint8_t *at, size_t by
         return 0
     memset(&conn.progress, 0, sizeof(conn.progress))
     conn.requests += 1
-    loop.counters[COUNT_REQUESTS] += 1
-    loop.counters[COUNT_FIELDS_DROPPED] += head.dropped_count
+    atomic.tally(&loop.counters[COUNT_REQUESTS], 1)
+    atomic.tally(&loop.counters[COUNT_FIELDS_DROPPED], head.dropped_count)
     request_accept(loop, conn, at, &head)
     return used
 
@@ -408,8 +408,8 @@ cdef void conn_on_end(Loop *loop, Conn *conn) noexcept nogil:
     if conn.state == CONN_CONTENT:
         exchange.content_is_cut = True
         log_exchange(loop, LOG_INFO, exchange, REASON_CONTENT_CUT, NULL)
-        loop.reasons[REASON_CONTENT_CUT] += 1
-        loop.counters[COUNT_CLIENT_GONE] += 1
+        atomic.tally(&loop.reasons[REASON_CONTENT_CUT], 1)
+        atomic.tally(&loop.counters[COUNT_CLIENT_GONE], 1)
         if exchange.is_streamed:
             conn.state = CONN_WAIT
             content_stream_end(loop, exchange, FLAG_CUT)
@@ -436,7 +436,7 @@ cdef Chunk *chunk_new(Loop *loop, Conn *conn) noexcept nogil:
         chunk = <Chunk *> malloc(sizeof(Chunk))
         if chunk == NULL:
             return NULL
-    loop.counters[COUNT_CHUNKS_NOW] += 1
+    atomic.tally(&loop.counters[COUNT_CHUNKS_NOW], 1)
     chunk.next = NULL
     chunk.start = chunk.end = 0
     if conn.out_last == NULL:
@@ -453,7 +453,7 @@ cdef void chunk_give_back(Loop *loop, Conn *conn) noexcept nogil:
     conn.out_first = chunk.next
     if conn.out_first == NULL:
         conn.out_last = NULL
-    loop.counters[COUNT_CHUNKS_NOW] -= 1
+    atomic.tally(&loop.counters[COUNT_CHUNKS_NOW], <uint64_t> -1)
     if loop.spare_chunk_count < SPARE_CHUNKS:
         chunk.next = loop.spare_chunks
         loop.spare_chunks = chunk
@@ -464,7 +464,7 @@ cdef void chunk_give_back(Loop *loop, Conn *conn) noexcept nogil:
 
 cdef void conn_sent(Loop *loop, Conn *conn, uint64_t bytes) noexcept nogil:
     conn.total_bytes += bytes
-    loop.counters[COUNT_BYTES_SENT] += bytes
+    atomic.tally(&loop.counters[COUNT_BYTES_SENT], bytes)
     if conn.exchange != NULL:
         conn.exchange.sent_bytes += bytes
 
@@ -607,7 +607,7 @@ cdef void conn_finish(Loop *loop, Conn *conn) noexcept nogil:
     if exchange != NULL:
         log_access(loop, conn, exchange)
         if not exchange.is_refused:
-            loop.counters[COUNT_ANSWERED] += 1
+            atomic.tally(&loop.counters[COUNT_ANSWERED], 1)
         conn.exchange = NULL
         exchange_free_unless_held(loop, exchange)
     conn.is_slow = False
@@ -666,7 +666,7 @@ cdef void conn_on_timer(Loop *loop, Conn *conn) noexcept nogil:
 
 cdef void conn_end_idle(Loop *loop, Conn *conn, int reason) noexcept nogil:
     # Nobody waits for an answer.
-    loop.reasons[reason] += 1
+    atomic.tally(&loop.reasons[reason], 1)
     log_conn(loop, LOG_DEBUG, conn, reason)
     conn_linger(loop, conn)
 
@@ -684,7 +684,7 @@ cdef void conn_check_rate(Loop *loop, Conn *conn, int reason) noexcept nogil:
     elif conn.exchange != NULL:
         exchange_refuse(loop, conn.exchange, reason)
     else:
-        loop.reasons[reason] += 1
+        atomic.tally(&loop.reasons[reason], 1)
         log_conn(loop, LOG_INFO, conn, reason)
         conn_reset(loop, conn)
 
@@ -713,9 +713,9 @@ cdef void conn_refuse_logged(Loop *loop, Conn *conn, int reason, bint is_head) n
         exchange.is_refused = True
         exchange_leave(loop, exchange)
     else:
-        loop.counters[COUNT_REQUESTS] += 1
-    loop.reasons[reason] += 1
-    loop.counters[COUNT_REFUSED] += 1
+        atomic.tally(&loop.counters[COUNT_REQUESTS], 1)
+    atomic.tally(&loop.reasons[reason], 1)
+    atomic.tally(&loop.counters[COUNT_REFUSED], 1)
     conn.is_last = True
     if reasons[reason].status == 0:
         conn_linger(loop, conn)

@@ -29,7 +29,7 @@ cdef Exchange *exchange_new(Loop *loop, Conn *conn) noexcept nogil:
     exchange.content_length = -1
     exchange.arrived_ns = loop.now_ns
     loop.exchange_count += 1
-    loop.counters[COUNT_EXCHANGES_NOW] += 1
+    atomic.tally(&loop.counters[COUNT_EXCHANGES_NOW], 1)
     return exchange
 
 
@@ -55,7 +55,7 @@ cdef void exchange_free(Loop *loop, Exchange *exchange) noexcept nogil:
     if exchange.image != exchange.image_inline:
         free(exchange.image)
     loop.exchange_count -= 1
-    loop.counters[COUNT_EXCHANGES_NOW] -= 1
+    atomic.tally(&loop.counters[COUNT_EXCHANGES_NOW], <uint64_t> -1)
     if loop.spare_count < SPARE_EXCHANGES:
         exchange.next = loop.spare_exchanges
         loop.spare_exchanges = exchange
@@ -96,7 +96,7 @@ cdef void exchange_leave(Loop *loop, Exchange *exchange) noexcept nogil:
     if exchange.status != 0:
         reason = REASON_CONNECTION_DROPPED
     if exchange.conn != NULL and not exchange.is_refused:
-        loop.reasons[reason] += 1
+        atomic.tally(&loop.reasons[reason], 1)
         log_exchange(loop, LOG_DEBUG, exchange, reason, worker)
     arrivals_unlink(loop, exchange)
     exchange.conn = NULL
@@ -122,6 +122,15 @@ cdef void arrivals_unlink(Loop *loop, Exchange *exchange) noexcept nogil:
     exchange.next = NULL
 
 
+cdef bint exchange_is_away(Loop *loop, const Exchange *exchange) noexcept nogil:
+    # In a worker's place, or (another loop may have taken it back this very moment) in the queue.
+    cdef bint is_away
+    pthread_mutex_lock(&loop.core.pool.lock)
+    is_away = exchange.worker != NULL or exchange.state == EXCHANGE_QUEUED
+    pthread_mutex_unlock(&loop.core.pool.lock)
+    return is_away
+
+
 cdef void exchange_refuse(Loop *loop, Exchange *exchange, int reason) noexcept nogil:
     # Answers with the reason's status if that is still possible, else breaks off visibly. The
     # connection is kept when the request was whole. The exchange may be freed.
@@ -136,15 +145,15 @@ cdef void exchange_refuse(Loop *loop, Exchange *exchange, int reason) noexcept n
         return
     log_exchange(loop, LOG_WARNING if status >= 500 else LOG_INFO, exchange, reason,
                  exchange.worker)
-    loop.reasons[reason] += 1
-    loop.counters[COUNT_REFUSED] += 1
+    atomic.tally(&loop.reasons[reason], 1)
+    atomic.tally(&loop.counters[COUNT_REFUSED], 1)
     loop.head_out_bytes = 0
     if (not exchange.content_is_whole or exchange.wants_close or not loop.core.settings.keep_alive
             or loop.is_draining):
         conn.is_last = True
     exchange.status = <uint16_t> status
     exchange.is_refused = True
-    if exchange.worker == NULL:
+    if not exchange_is_away(loop, exchange):
         answer_with_text(loop, conn, exchange.is_head, exchange.is_11, status, reasons[reason].text)
         return
     # It goes on executing; its answer will find nobody.
@@ -165,8 +174,8 @@ cdef void exchange_abort(Loop *loop, Exchange *exchange, int reason) noexcept no
     cdef bint head_sent = exchange.head_sent
     cdef bint is_whole = response_is_whole(exchange) and exchange.file_left == 0
     log_exchange(loop, LOG_WARNING, exchange, reason, exchange.worker)
-    loop.reasons[reason] += 1
-    loop.counters[COUNT_ANSWERED if is_whole else COUNT_REFUSED] += 1
+    atomic.tally(&loop.reasons[reason], 1)
+    atomic.tally(&loop.counters[COUNT_ANSWERED if is_whole else COUNT_REFUSED], 1)
     conn.is_last = conn.is_last or not is_whole
     conn.exchange = NULL
     exchange.is_refused = True
@@ -508,7 +517,7 @@ cdef int content_hold(Loop *loop, Exchange *exchange, Span data) noexcept nogil:
         return content_hold_in_memory(settings, exchange, data)
     if not exchange.is_spilled:
         exchange.is_spilled = True
-        loop.counters[COUNT_SPILLED] += 1
+        atomic.tally(&loop.counters[COUNT_SPILLED], 1)
         if exchange.content != NULL:
             if not spill_put(loop, exchange, span_of(exchange.content, exchange.content_received)):
                 return REASON_MEMORY
@@ -638,7 +647,7 @@ cdef int64_t content_take_streamed(Loop *loop, Conn *conn, const uint8_t *at,
         used = content_take_counted(exchange, at, bytes, &data, &is_done)
     if used < 0:
         exchange.content_is_cut = True
-        loop.reasons[-used] += 1
+        atomic.tally(&loop.reasons[-used], 1)
         log_exchange(loop, LOG_INFO, exchange, <int> -used, exchange.worker)
         conn.is_last = True
         conn.state = CONN_WAIT

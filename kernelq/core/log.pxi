@@ -49,7 +49,7 @@ cdef bint log_begin(Loop *loop, uint32_t text_bytes, LogRecord **record) noexcep
     cdef uint32_t bytes = <uint32_t> sizeof(LogRecord) + text_bytes
     record[0] = <LogRecord *> ring_claim(&loop.log, bytes, 0)
     if record[0] == NULL:
-        loop.counters[COUNT_LOG_LOST] += 1
+        atomic.tally(&loop.counters[COUNT_LOG_LOST], 1)
         return False
     memset(record[0], 0, sizeof(LogRecord))
     record[0].head.bytes = bytes

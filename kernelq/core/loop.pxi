@@ -182,7 +182,7 @@ cdef bint listener_accept(Loop *loop, Listener *listener) noexcept nogil:
         return False
     if (linux.errno == EMFILE or linux.errno == ENFILE or linux.errno == ENOBUFS
             or linux.errno == ENOMEM):
-        loop.counters[COUNT_ACCEPT_FAILED] += 1
+        atomic.tally(&loop.counters[COUNT_ACCEPT_FAILED], 1)
         if loop.accept_at_ns == 0:
             loop_log(loop, LOG_ERROR, b"out of descriptors or memory: accepting pauses for 100 ms")
             listeners_unwatch(loop)
@@ -421,7 +421,7 @@ cdef int loop_sleep(Loop *loop, epoll_event *events) noexcept nogil:
         timeout_ms = 0
     count = epoll_wait(loop.epoll_fd, events, EVENTS_PER_TURN, timeout_ms)
     lanes_arm(loop)
-    loop.counters[COUNT_WAKES] += 1
+    atomic.tally(&loop.counters[COUNT_WAKES], 1)
     return count
 
 
@@ -459,7 +459,7 @@ cdef void loop_turn(Loop *loop, epoll_event *events) noexcept nogil:
     cdef int count = loop_wait(loop, events)
     cdef int64_t since = 0
     loop.now_ns = linux.now_ns()
-    loop.counters[COUNT_TURNS] += 1
+    atomic.tally(&loop.counters[COUNT_TURNS], 1)
     loop.turn_bytes = 0
     if bug.DEBUG:
         since = linux.unqueued_ns(loop.schedstat_fd)

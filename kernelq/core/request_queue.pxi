@@ -166,9 +166,9 @@ cdef bint worker_hand(Loop *loop, Worker *worker, Exchange *exchange) noexcept n
     exchange.worker = worker
     exchange.place = <uint16_t> index
     exchange.state = EXCHANGE_HANDED
-    loop.counters[COUNT_DISPATCHED] += 1
+    atomic.tally(&loop.counters[COUNT_DISPATCHED], 1)
     if worker_active(worker) > loop.core.settings.slot_count:
-        loop.counters[COUNT_PREFETCHED] += 1
+        atomic.tally(&loop.counters[COUNT_PREFETCHED], 1)
     bug.FAULT("handed, not rung")
     return True
 
@@ -222,7 +222,7 @@ cdef Exchange *place_revoke(Loop *loop, Worker *worker, uint32_t index) noexcept
     worker.revoked_count += 1
     exchange.worker = NULL
     exchange.state = EXCHANGE_RECEIVING
-    loop.counters[COUNT_REVOKED] += 1
+    atomic.tally(&loop.counters[COUNT_REVOKED], 1)
     return exchange
 
 

@@ -400,7 +400,7 @@ cdef void response_send_file(Loop *loop, Exchange *exchange) noexcept nogil:
             exchange.file_left -= <uint64_t> sent
             conn.total_bytes += <uint64_t> sent
             exchange.sent_bytes += <uint64_t> sent
-            loop.counters[COUNT_BYTES_SENT] += <uint64_t> sent
+            atomic.tally(&loop.counters[COUNT_BYTES_SENT], <uint64_t> sent)
             loop.turn_bytes += <uint64_t> sent
             if is_last and exchange.file_left:
                 conn_again(loop, conn)
