@@ -140,15 +140,19 @@ cdef int place_on_skipped(Loop *loop, Worker *worker, const RecordHead *head) no
 
 cdef int worker_on_pong(Loop *loop, Worker *worker, const RecordHead *head,
                         const uint8_t *body) noexcept nogil:
+    # Any loop may have asked: whichever looked after the pool's timers then.
     cdef NumberRecord record
-    if head.bytes != sizeof(NumberRecord) or loop.index != 0:
+    cdef bint is_right
+    if head.bytes != sizeof(NumberRecord):
         return -1
     memcpy(&record, body, sizeof(record))
-    if worker.ping_sent_ns == 0 or record.value != worker.ping_sent_ns:
-        return -1
-    worker.latency_ns = loop.now_ns - record.value
-    worker.ping_sent_ns = 0
-    return 0
+    pthread_mutex_lock(&loop.core.pool.lock)
+    is_right = worker.ping_sent_ns != 0 and record.value == worker.ping_sent_ns
+    if is_right:
+        worker.latency_ns = loop.now_ns - record.value
+        worker.ping_sent_ns = 0
+    pthread_mutex_unlock(&loop.core.pool.lock)
+    return 0 if is_right else -1
 
 
 cdef int answer_on_head(Loop *loop, Worker *worker, Exchange *exchange, const RecordHead *head,

@@ -9,10 +9,12 @@
 #
 # Facts that shaped this
 #  A memfd that its other side has shrunk, or may still shrink, turns a read into SIGBUS: hence
-#  F_SEAL_SHRINK, and its size, before the first look. A pidfd becomes readable when the process
-#  has ended, before it is reaped, and stays so. An eventfd written by the worker is watched edge-
-#  triggered and never read: each write is an edge. Towards the worker a pipe is used, since an
-#  eventfd shares its O_NONBLOCK with the worker, who could clear it and block our write.
+#  F_SEAL_SHRINK, and its size, before the first look. A pidfd becomes readable when the process has
+#  ended, before it is reaped, and stays so. An eventfd written by the worker is watched
+#  edge-triggered and never read: each write is an edge. Towards the worker a socket is used: an
+#  eventfd shares its O_NONBLOCK with the worker, who could clear it and block our write; a pipe has
+#  a mutex that its reader holds while it copies, for as long as its memory makes the kernel wait
+#  (userfaultfd, FUSE), or it gets no processor.
 
 cdef uint32_t worker_side_reserve(const Core_ *core) noexcept nogil:
     return core.settings.place_count * CONTROL_RESERVE_PER_PLACE
@@ -70,12 +72,13 @@ cdef int worker_lane_create(Core_ *core, Worker *worker, uint32_t index) noexcep
     lane.death.source.kind = SOURCE_PIDFD
     lane.death.worker = worker
     worker.bells[index] = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)
-    if worker.bells[index] < 0 or pipe2(ends, O_CLOEXEC) < 0:
+    if (worker.bells[index] < 0
+            or socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) < 0):
         return -linux.errno
     worker.doorbells[index] = ends[1]
     lane.rung_for = 0
     worker.doorbell_ends[index] = ends[0]
-    return 0 if fcntl(ends[1], F_SETFL, O_NONBLOCK) == 0 else -linux.errno
+    return 0 if linux.shutdown(ends[1], SHUT_RD) == 0 else -linux.errno
 
 
 cdef int worker_open(Core_ *core, Worker **given, int *side_end) noexcept nogil:
@@ -300,7 +303,7 @@ cdef void lane_ring(Loop *loop, Worker *worker) noexcept nogil:
         return
     lane.rung_for = armed
     loop.counters[COUNT_BELLS] += 1
-    write(worker.doorbells[loop.index], &byte, 1)
+    linux.send(worker.doorbells[loop.index], &byte, 1, MSG_DONTWAIT | MSG_NOSIGNAL)
 
 
 cdef void lanes_ring(Loop *loop, uint32_t patience) noexcept nogil:

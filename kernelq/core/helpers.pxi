@@ -90,7 +90,8 @@ cdef bint job_warm(Loop *loop, Exchange *exchange) noexcept nogil:
         return False
     job.fd = exchange.file_fd
     job.offset = exchange.file_offset
-    job.bytes = exchange.file_left if exchange.file_left < WARM_BYTES else WARM_BYTES
+    job.keeps = exchange.file_is_copied
+    job.bytes = min(exchange.file_left, <uint64_t> (SPILL_BYTES if job.keeps else WARM_BYTES))
     job_submit(loop.core, job)
     return True
 
@@ -151,16 +152,23 @@ cdef void job_do_spill(Core_ *core, Job *job) noexcept nogil:
 
 
 cdef void job_do_warm(Job *job) noexcept nogil:
-    # Into the page cache: what is read is not looked at.
-    cdef uint8_t *room = <uint8_t *> malloc(SPILL_BYTES)
+    # Into the page cache: what is read is not looked at, unless the job keeps it.
+    cdef SpillBuffer *buffer = <SpillBuffer *> malloc(sizeof(SpillBuffer))
     cdef uint64_t done = 0
     cdef ssize_t got
-    while room != NULL and done < job.bytes:
-        got = pread(job.fd, room, SPILL_BYTES, <int64_t> (job.offset + done))
+    while buffer != NULL and done < job.bytes:
+        got = pread(job.fd, buffer.data, min(job.bytes - done, <uint64_t> SPILL_BYTES),
+                    <int64_t> (job.offset + done))
         if got <= 0:
             break
         done += <uint64_t> got
-    free(room)
+        buffer.bytes = <uint32_t> got
+        if job.keeps:
+            break
+    if job.keeps and done:
+        job.buffer = buffer
+    else:
+        free(buffer)
 
 
 cdef void job_do_discard(Job *job) noexcept nogil:
@@ -229,12 +237,17 @@ cdef void spill_file_free(Loop *loop, SpillFile *file) noexcept nogil:
 cdef void file_on_warm(Loop *loop, Job *job) noexcept nogil:
     cdef Exchange *exchange = job.exchange
     exchange.file_is_warming = False
-    exchange.file_warm_to = job.offset + job.bytes
-    free(job)
     if exchange.conn == NULL:
         exchange_free_unless_held(loop, exchange)
-    else:
+    elif not job.keeps:
+        exchange.file_warm_to = job.offset + job.bytes
         conn_again(loop, exchange.conn)
+    elif job.buffer == NULL:
+        exchange_abort(loop, exchange, REASON_RESPONSE_FILE)
+    else:
+        response_send_piece(loop, exchange, job.buffer)
+    free(job.buffer)
+    free(job)
 
 
 # --- descriptors from workers ---------------------------------------------------------------------

@@ -74,7 +74,7 @@ cdef enum:                         # Letter.kind
     LETTER_WORKER = 4              # a worker has a channel: watch it
     LETTER_SHUTDOWN = 6
     LETTER_STOP = 7
-    LETTER_WARM = 8                # a FileJob has been warmed
+    LETTER_WARM = 8                # a JOB_WARM is done
     LETTER_FORGET = 9              # a worker's lanes are no longer used
     LETTER_OPENED = 10             # a worker's memory is mapped and checked
     LETTER_DRAIN = 11              # a worker gets nothing more

@@ -56,7 +56,7 @@ cdef enum:
     SLOW_NS = 100000               # a request that runs longer is slow: no bell is put off for it
     # of which so much not on a CPU: the lead is handed on before it runs
     BLOCKS_NS = 50000
-    UNANNOUNCED_MAX = 8            # answers published before the bell is rung at the latest
+    UNANNOUNCED_MAX = 64            # answers published before the bell is rung at the latest
     ROOM_WAIT_NS = 50000           # first wait for room in a response ring; doubles up to:
     ROOM_WAIT_NS_MAX = 2000000
 

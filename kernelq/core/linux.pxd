@@ -172,6 +172,8 @@ cdef extern from *:
         }
         return got;
     }
+    /* Of tmpfs, or a memfd: reading it waits for no device and no server. Only these have seals. */
+    static inline int kq_is_memory(int fd) { return fcntl(fd, F_GET_SEALS) >= 0; }
     /* Without asking a file server: it may be the peer's own, and never answer. */
     static inline int kq_is_regular(int fd) {
         struct statx s;
@@ -197,6 +199,7 @@ cdef extern from *:
     int errno
     ssize_t receive_fds "kq_receive_fds"(int sock, void *message, size_t bytes, int *fds,
                                          int *count) noexcept nogil
+    bint is_memory "kq_is_memory"(int fd) noexcept nogil
     bint is_regular "kq_is_regular"(int fd) noexcept nogil
     int munmap(void *at, size_t bytes) noexcept nogil
     int ftruncate(int fd, int64_t bytes) noexcept nogil
@@ -206,7 +209,6 @@ cdef extern from *:
     int getpid() noexcept nogil
     int fcntl(int fd, int command, ...) noexcept nogil
     int open(const char *path, int flags, ...) noexcept nogil
-    int pipe2(int *ends, int flags) noexcept nogil
     int eventfd(unsigned int value, int flags) noexcept nogil
     int fallocate(int fd, int mode, int64_t offset, int64_t bytes) noexcept nogil
     ssize_t read(int fd, void *at, size_t bytes) noexcept nogil
@@ -291,7 +293,7 @@ cdef extern from *:
     int AF_INET, AF_INET6, AF_UNIX, EAGAIN, ECONNRESET, EFD_CLOEXEC, EFD_NONBLOCK, EINTR, EMFILE
     int ENFILE, ENOBUFS, ENOMEM, EPIPE, EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLLIN
     int EPOLLOUT, EPOLLERR, EPOLLHUP, EPOLLRDHUP, EPOLLET, EPOLLONESHOT, EPOLLEXCLUSIVE
-    int F_DUPFD_CLOEXEC, F_GETFL, F_SETFL, IPPROTO_TCP, MSG_DONTWAIT, MSG_NOSIGNAL, O_ACCMODE
-    int O_CLOEXEC, O_NONBLOCK, O_PATH, O_RDONLY, O_RDWR, O_TMPFILE, O_WRONLY, RWF_NOWAIT, SHUT_WR
+    int F_DUPFD_CLOEXEC, F_GETFL, IPPROTO_TCP, MSG_DONTWAIT, MSG_NOSIGNAL, O_ACCMODE
+    int O_CLOEXEC, O_PATH, O_RDONLY, O_RDWR, O_TMPFILE, O_WRONLY, RWF_NOWAIT, SHUT_WR
     int SIGKILL, SIG_BLOCK, SIOCOUTQ, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_SEQPACKET, SOL_SOCKET
-    int SO_LINGER, TCP_NODELAY, EOPNOTSUPP, SHUT_RD
+    int SO_LINGER, TCP_NODELAY, EOPNOTSUPP, SHUT_RD, SOCK_STREAM

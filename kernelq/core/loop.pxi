@@ -16,8 +16,8 @@ cdef enum:
     # at shutdown an idle connection may bring one last request for so long
     DRAIN_NS = 2000000000
     DATE_LINE_BYTES = 37
-    RECORDS_UNRUNG_MAX = 12        # requests collected for one bell while there is other work
-    TURNS_UNRUNG_MAX = 3
+    RECORDS_UNRUNG_MAX = 18        # requests collected for one bell while there is other work
+    TURNS_UNRUNG_MAX = 64
     SPIN_EVENTS_EVERY = 8          # looks at the lanes between two looks at epoll while spinning
 
 

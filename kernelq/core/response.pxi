@@ -422,10 +422,21 @@ cdef void response_send_file(Loop *loop, Exchange *exchange) noexcept nogil:
     response_end(loop, exchange)
 
 
+cdef void response_send_piece(Loop *loop, Exchange *exchange, SpillBuffer *piece) noexcept nogil:
+    # A helper thread has read it.
+    cdef iovec part
+    part.iov_base = piece.data
+    part.iov_len = piece.bytes
+    exchange.file_offset += piece.bytes
+    exchange.file_left -= piece.bytes
+    conn_send(loop, exchange.conn, &part, 1)
+    response_send_file(loop, exchange)
+
+
 cdef bint file_is_warm(Loop *loop, Exchange *exchange) noexcept nogil:
     # sendfile() of a cold file would block the loop on the disk: one byte is read without waiting;
-    # if that fails, or the file system cannot do it (overlayfs, network file systems), a helper
-    # thread reads ahead first and posts a letter.
+    # if that fails a helper thread reads ahead first and posts a letter. What a file system gives
+    # that cannot say so (overlayfs, FUSE, network file systems) is never read by the loop at all.
     cdef uint8_t byte
     cdef iovec part
     cdef ssize_t got
@@ -436,11 +447,13 @@ cdef bint file_is_warm(Loop *loop, Exchange *exchange) noexcept nogil:
     part.iov_base = &byte
     part.iov_len = 1
     got = preadv2(exchange.file_fd, &part, 1, <int64_t> exchange.file_offset, RWF_NOWAIT)
-    if got >= 0 or (linux.errno != EAGAIN and linux.errno != EOPNOTSUPP):
+    if got < 0 and linux.errno == EOPNOTSUPP and not linux.is_memory(exchange.file_fd):
+        exchange.file_is_copied = True
+    elif got >= 0 or linux.errno != EAGAIN:
         exchange.file_warm_to = exchange.file_offset + FILE_BYTES_PER_CALL
         return True
     if job_warm(loop, exchange):
         exchange.file_is_warming = True
-        return False
-    exchange.file_warm_to = exchange.file_offset + FILE_BYTES_PER_CALL
-    return True
+    else:
+        exchange_abort(loop, exchange, REASON_MEMORY)
+    return False

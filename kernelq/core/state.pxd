@@ -132,6 +132,7 @@ cdef struct Exchange:
     int file_fd                    # -1: none
     bint file_is_due               # FILE was seen, the descriptor not yet
     bint file_is_warming
+    bint file_is_copied            # read by a helper thread: its file system may make us wait
     uint64_t file_warm_to          # in the page cache up to here, as far as we know
     Worker *file_worker            # from whom the descriptor is due
     bint file_ends
@@ -145,9 +146,9 @@ cdef struct Exchange:
     uint64_t sent_bytes            # of the response, with head and framing
     Letter letter                  # for LETTER_REFUSED: no allocation in the queue's timeout
     # the REQUEST record
-    uint8_t *image
     uint32_t image_bytes           # without inline content
-    uint8_t image_inline[IMAGE_INLINE_BYTES]
+    uint8_t *image
+    uint8_t image_inline[IMAGE_INLINE_BYTES]  # behind a pointer, hence aligned like one
 
 cdef struct Conn:
     Source source                  # first: epoll gives us its address
@@ -235,8 +236,8 @@ cdef struct Worker:
     int pidfd
     int core_fd, worker_fd         # the memfds
     int side_fd                    # our end of the side socket
-    int doorbells[64]              # write ends of the pipes
-    int doorbell_ends[64]          # their read ends, until the worker has them
+    int doorbells[64]              # our ends of the sockets
+    int doorbell_ends[64]          # the worker's, until it has them
     int bells[64]                  # eventfds
     uint8_t *core_memory           # head, revoked words, lanes
     const uint8_t *worker_memory   # NULL until its seals are checked
@@ -362,6 +363,7 @@ cdef struct Job:
     SpillBuffer *buffer
     SpillFile *shared
     bint has_failed
+    bint keeps                     # JOB_WARM: what is read, for the loop to send
     Letter letter
 
 cdef struct JobQueue:

@@ -1,5 +1,5 @@
 # Threads and the process they are in: locks, futexes, the waits of a worker, its end. Nothing here
-# is shared with another process but the pipes and eventfds that are named as such.
+# is shared with another process but the doorbells (sockets) and bells (eventfds).
 #
 # Facts: a futex wait compares the word and goes to sleep in one step, so "change the word, then
 # wake" is never lost. The kernel gives a signal that is meant for the whole process to its main
@@ -56,6 +56,15 @@ cdef extern from *:
         uint64_t one = 1;
         while (write(fd, &one, sizeof one) < 0 && errno == EINTR) {}
     }
+    /* All of it, in one call where that goes; what no reader takes within a second is lost. */
+    static inline void kq_write_all(int fd, const char *at, size_t bytes) {
+        while (bytes > 0) {
+            ssize_t put = write(fd, at, bytes);
+            if (put >= 0) { at += put; bytes -= (size_t)put; continue; }
+            struct pollfd p = {fd, POLLOUT, 0};
+            if (errno != EINTR && (errno != EAGAIN || poll(&p, 1, 1000) <= 0)) return;
+        }
+    }
     /* Sleeps until the eventfd is not zero, and makes it zero; 1 when interrupted. */
     static inline int kq_bell_wait(int fd) {
         struct pollfd p = {fd, POLLIN, 0};
@@ -63,26 +72,26 @@ cdef extern from *:
         if (poll(&p, 1, -1) <= 0) return 1;
         return read(fd, &count, sizeof count) < 0;
     }
-    /* Sleeps for ns, or until the other end of the pipe is gone: 1. */
-    static inline int kq_sleep_or_hangup(int pipe, uint64_t ns) {
-        struct pollfd p = {pipe, 0, 0};
+    /* Sleeps for ns, or until the other end of the doorbell is gone: 1. */
+    static inline int kq_sleep_or_hangup(int doorbell, uint64_t ns) {
+        struct pollfd p = {doorbell, 0, 0};
         struct timespec t = kq_timespec(ns);
         return ppoll(&p, 1, &t, NULL) > 0 && (p.revents & (POLLHUP | POLLERR)) != 0;
     }
-    /* Sleeps until one of the pipes has something and empties it. 0; -1: their other end is
+    /* Sleeps until one of the doorbells has something and empties it. 0; -1: their other end is
        gone. */
-    static inline int kq_doorbells_wait(const int *pipes, uint32_t count) {
+    static inline int kq_doorbells_wait(const int *doorbells, uint32_t count) {
         struct pollfd polled[64];
         char scrap[512];
         ssize_t got;
         if (count == 1) {
-            got = read(pipes[0], scrap, sizeof scrap);
+            got = read(doorbells[0], scrap, sizeof scrap);
             return got == 0 || (got < 0 && errno != EINTR && errno != EAGAIN) ? -1 : 0;
         }
-        for (uint32_t i = 0; i < count; i++) polled[i] = (struct pollfd){pipes[i], POLLIN, 0};
+        for (uint32_t i = 0; i < count; i++) polled[i] = (struct pollfd){doorbells[i], POLLIN, 0};
         if (poll(polled, count, -1) < 0) return errno == EINTR ? 0 : -1;
         for (uint32_t i = 0; i < count; i++) {
-            if (polled[i].revents & POLLIN) (void)!read(pipes[i], scrap, sizeof scrap);
+            if (polled[i].revents & POLLIN) (void)!read(doorbells[i], scrap, sizeof scrap);
             else if (polled[i].revents) return -1;
         }
         return 0;
@@ -148,6 +157,7 @@ cdef extern from *:
     uint32_t cpu_count "kq_cpu_count"() noexcept nogil
     uint64_t thread_cpu_ns "kq_thread_cpu_ns"() noexcept nogil
     void bell_ring "kq_bell_ring"(int fd) noexcept nogil
+    void write_all "kq_write_all"(int fd, const char *at, size_t bytes) noexcept nogil
     int bell_wait "kq_bell_wait"(int fd) noexcept nogil
-    bint sleep_or_hangup "kq_sleep_or_hangup"(int pipe, uint64_t ns) noexcept nogil
-    int doorbells_wait "kq_doorbells_wait"(const int *pipes, uint32_t count) noexcept nogil
+    bint sleep_or_hangup "kq_sleep_or_hangup"(int doorbell, uint64_t ns) noexcept nogil
+    int doorbells_wait "kq_doorbells_wait"(const int *doorbells, uint32_t count) noexcept nogil

@@ -144,6 +144,7 @@ cdef class Content:
         record_init(&record.head, sizeof(NumberRecord), RECORD_CONSUMED, self.place_index,
                     self.dispatch)
         record.value = self.fetched
+        FAULT(b"worker-consumes")
         if not lane_put(link, lane_of(link, self.dispatch), &record.head, 0):
             return False
         self.consumed = self.fetched

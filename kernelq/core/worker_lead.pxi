@@ -396,7 +396,7 @@ cdef inline int thread_next_quick(LinkThread *self, Taken *taken) noexcept nogil
             return NEXT_NOTHING
     elif not link_next(link, taken):
         return NEXT_NOTHING
-    if link_must_announce(link):
+    if not self.is_leader or link_must_announce(link):
         link_announce(link)
     return NEXT_REQUEST
 
@@ -469,6 +469,13 @@ cdef void deputy_wake(Link *link) noexcept nogil:
     atomic.store_relaxed_u32(&link.deputy_sleeps, 0)
     atomic.add_u32(&link.deputy_word, 1)  # SYNC deputy
     thread.futex_wake(&link.deputy_word, 1)
+
+
+cdef inline void link_announce_soon(Link *link) noexcept nogil:
+    # The bell for what was just published may wait, if somebody will see to it within a tick.
+    atomic.fence_seq()  # SYNC deputy
+    if link_is_slow(link) or deputy_is_asleep(link):
+        link_announce(link)
 
 
 cdef bint deputy_may_sleep(Link *link, uint64_t lead) noexcept nogil:

@@ -283,6 +283,7 @@ cdef class Response:
         cdef uint32_t piece = <uint32_t> min(<uint64_t> bytes, min(room, self.link.piece_bytes))
         cdef uint64_t start = sizeof(RecordHead) if self.is_sent else self.head_bytes(piece > 0)
         cdef uint8_t *record
+        cdef uint8_t *content
         cdef uint8_t flags
         if piece == 0 and bytes > 0:
             return PUT_NO_WINDOW
@@ -297,9 +298,11 @@ cdef class Response:
                         RECORD_DATA if piece > 0 or not is_last else RECORD_END,
                         self.place_index, self.dispatch)
             (<RecordHead *> record).flags = flags
-            memcpy(record + sizeof(RecordHead), at, piece)
+            content = record + sizeof(RecordHead)
         else:
-            memcpy(self.put_head(record, piece, flags), at, piece)
+            content = self.put_head(record, piece, flags)
+        if piece > 0:
+            memcpy(content, at, piece)
         lane_publish(self.lane, start + piece)
         FAULT(b"worker-published")
         self.is_sent = True
@@ -461,7 +464,9 @@ cdef class Response:
             if self.is_sent:
                 if self.is_gone():
                     raise ClientGone("the client has left")
-                if not is_first or link_is_slow(self.link) or deputy_is_asleep(self.link):
+                if is_first:
+                    link_announce_soon(self.link)
+                else:
                     link_announce(self.link)
                 if self.has_no_content or self.is_too_long:
                     return 0

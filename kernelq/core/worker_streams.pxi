@@ -6,15 +6,9 @@ cdef int error_write(object text) except -1:
     # written is lost.
     cdef bytes data = text.encode("utf-8", "backslashreplace")
     cdef const char *at = PyBytes_AS_STRING(data)
-    cdef Py_ssize_t left = PyBytes_GET_SIZE(data)
-    cdef ssize_t put
+    cdef size_t left = PyBytes_GET_SIZE(data)
     with nogil:
-        while left > 0:
-            put = thread.write(2, at, left)
-            if put < 0:
-                break
-            at += put
-            left -= put
+        thread.write_all(2, at, left)
     return 0
 
 

@@ -4,6 +4,7 @@ from contextlib import ExitStack
 
 import pytest
 from harness import Server, debug_build, running
+from hostile_field import Field
 from load import Client
 
 
@@ -23,6 +24,20 @@ def connect():
     """`connect(server)`: one more client, closed at the end."""
     with ExitStack() as stack:
         yield lambda server: stack.enter_context(Client(server.address))
+
+
+@pytest.fixture
+def field():
+    """`field(**settings)`: a core in a process of its own."""
+    fields = []
+
+    def start(**settings: object) -> Field:
+        fields.append(Field(**settings))
+        return fields[-1]
+
+    yield start
+    for one in fields:
+        one.close()
 
 
 @pytest.fixture(scope="session")

@@ -6,15 +6,18 @@ one; each is waited for until the core has read it: an act behind one that has a
 worker its life would test nothing.
 """
 
+import ctypes
 import fcntl
 import mmap
 import os
+import platform
 import random
 import select
 import signal
 import socket
 import struct
 import tempfile
+import threading
 from collections.abc import Callable
 
 import hostile_channel as channel
@@ -34,6 +37,22 @@ SPLITS = [
     b"\0",
     b"a\x7f",
 ]
+
+
+LIBC = ctypes.CDLL(None)
+USERFAULTFD = {"x86_64": 323, "aarch64": 282}.get(platform.machine(), -1)
+UFFDIO_API, UFFDIO_REGISTER = 0xC018AA3F, 0xC020AA00
+
+
+def leave_missing(page: mmap.mmap) -> bool:
+    """Whoever touches this page waits for ever. False: we may not."""
+    fault = LIBC.syscall(USERFAULTFD, os.O_CLOEXEC)
+    if fault < 0:
+        return False
+    address = ctypes.addressof(ctypes.c_char.from_buffer(page))
+    fcntl.ioctl(fault, UFFDIO_API, bytearray(struct.pack("QQQ", 0xAA, 0, 0)))
+    fcntl.ioctl(fault, UFFDIO_REGISTER, bytearray(struct.pack("QQQQ", address, len(page), 1, 0)))
+    return True
 
 
 class Breach(Exception):
@@ -276,6 +295,19 @@ class Life:
             for bell in self.raw.bells:
                 os.set_blocking(bell, False)
 
+    def act_hold(self) -> None:
+        """Reads a doorbell into memory that makes the kernel wait, and so holds what locks it can.
+
+        Needs a privilege that tests do not always have.
+        """
+        page = mmap.mmap(-1, mmap.PAGESIZE)
+        if not leave_missing(page):
+            return
+        self.keep.append(page)
+        doorbell = self.random.choice(self.raw.doorbells)
+        target = ctypes.byref(ctypes.c_char.from_buffer(page))
+        threading.Thread(target=LIBC.read, args=(doorbell, target, 1), daemon=True).start()
+
     def act_deaf(self) -> None:
         """Closes its doorbells, or one end of the side socket."""
         if self.random.random() < 0.5:
@@ -459,6 +491,13 @@ class Life:
 
 
 ACTS = [name for name in dir(Life) if name.startswith("act_")]
-_RARE = {"act_ready": 1, "act_lingering": 1, "act_scribble": 2, "act_deaf": 1, "act_fill": 1}
+_RARE = {
+    "act_ready": 1,
+    "act_hold": 1,
+    "act_lingering": 1,
+    "act_scribble": 2,
+    "act_deaf": 1,
+    "act_fill": 1,
+}
 _OFTEN = {"act_mutated": 14, "act_answer": 10, "act_valid": 6, "act_head": 6, "act_word": 6}
 WEIGHTS = [_RARE.get(act) or _OFTEN.get(act, 3) for act in ACTS]

@@ -67,6 +67,7 @@ class Manager:
         self.listener.close()
         self.core.start()
         self.honest: dict[int, subprocess.Popen] = {}
+        self.leaving: set[int] = set()
         self.hostile: dict[int, Hostile] = {}
         self.lives = 0
         self.seed = 0
@@ -122,9 +123,10 @@ class Manager:
     def on_gone(self, number: int) -> None:
         if number in self.honest:
             status = self.honest.pop(number).wait(PATIENCE)
-            if not self.is_quiet:
+            if not self.is_quiet and number not in self.leaving:
                 self.report(problem=f"an honest worker ended with status {status}")
             self.core.worker_forget(number)
+            self.report(gone=number)
             return
         worker = self.hostile.pop(number)
         self.report(offered=[request.target for request in requests_in(worker.core_memory)])
@@ -162,6 +164,12 @@ class Manager:
         if "honest" in order:
             for _ in range(order["honest"]):
                 self.start_honest()
+        elif "kill" in order:
+            self.leaving.add(order["kill"])
+            self.honest[order["kill"]].kill()
+        elif "drain" in order:
+            self.leaving.add(order["drain"])
+            self.core.worker_drain(order["drain"])
         elif "lives" in order:
             self.lives, self.seed = order["lives"], order["seed"]
             for seat in range(order["seats"]):

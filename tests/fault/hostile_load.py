@@ -94,13 +94,20 @@ class Connection:
 
 
 class Load:
-    """Some clients, each in a thread; outcomes by request target."""
+    """Some clients, each in a thread; outcomes by request target.
 
-    def __init__(self, port: int, key: bytes, clients: int, seed: int) -> None:
+    until_closed: a client whose connection is closed does not come again.
+    """
+
+    def __init__(
+        self, port: int, key: bytes, clients: int, seed: int, until_closed: bool = False
+    ) -> None:
         self.port = port
         self.key = key
         self.outcomes: dict[str, str] = {}
         self.problems: list[str] = []
+        self.until_closed = until_closed
+        self._changed = threading.Condition()
         self._stops = threading.Event()
         self._threads = [
             threading.Thread(target=self._run, args=(index, seed * 1000 + index), daemon=True)
@@ -122,6 +129,11 @@ class Load:
     def count(self, outcome: str) -> int:
         return sum(found == outcome for found in list(self.outcomes.values()))
 
+    def wait_for(self, count: int) -> None:
+        """Until so many requests have ended."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: len(self.outcomes) >= count, PATIENCE)
+
     def _run(self, index: int, seed: int) -> None:
         chooses = random.Random(seed)
         number = index
@@ -132,6 +144,10 @@ class Load:
                 target = f"/{chooses.choice(KINDS)}/{number}"
                 size = chooses.choice((0, 0, 0, 300, 300, 100_000))
                 connection = self.request(connection, target, chooses.randbytes(size))
+                with self._changed:
+                    self._changed.notify_all()
+                if connection is None and self.until_closed:
+                    return
         except Exception as error:
             self.problems.append(f"{type(error).__name__}: {error}")
         finally:

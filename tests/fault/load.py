@@ -91,14 +91,15 @@ class Client:
             what = f"{request.method} {request.path} {request.number} behind {self._last}"
             raise Broken(f"{what}: {found}") from None
         self._last = request
-        if answer.fields.get("connection") == "close":
-            raise Broken(f"closes behind {request}: {answer}")
         answer.seconds = time.monotonic() - began
         request.check(answer)
         return answer
 
     def send(self, *requests: Request) -> None:
-        self._socket.sendall(b"".join(request.encode() for request in requests))
+        self.send_bytes(b"".join(request.encode() for request in requests))
+
+    def send_bytes(self, data: bytes) -> None:
+        self._socket.sendall(data)
 
     def read_answer(self) -> Answer:
         """One final response. Broken: the connection ended, or what came is malformed."""
@@ -207,6 +208,8 @@ def run_load(
             with Client(address) as client:
                 while (request := next_request()) is not None:
                     answer = client.ask(request)
+                    if answer.fields.get("connection") == "close":
+                        raise Broken(f"closes behind {request}: {answer.status}")
                     with lock:
                         outcome.answers[request.number] = answer
                         on_answer(len(outcome.answers), request, answer)

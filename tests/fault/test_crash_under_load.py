@@ -3,10 +3,8 @@
 import os
 import signal
 
+import pytest
 from load import Answer, Request, judge, mixed_requests, read_executions, run_load
-
-REQUESTS = 900
-KILLS = 10
 
 
 class Killer:
@@ -30,15 +28,28 @@ class Killer:
             self._left -= 1
 
 
-def test_killed_workers(serve):
-    server = serve("--workers", "2", "--log-level", "debug")
+def crash_under_load(serve, requests, kills, *options):
+    server = serve("--workers", "2", "--log-level", "debug", *options)
     first_two = {int(server.log.wait_for(r"\(pid (\d+)\) started", times)[1]) for times in (1, 2)}
-    killer = Killer(REQUESTS // (KILLS + 1), KILLS)
-    outcome = run_load(server.address, mixed_requests(REQUESTS), on_answer=killer)
+    killer = Killer(requests // (kills + 1), kills)
+    outcome = run_load(server.address, mixed_requests(requests), on_answer=killer)
     judge(outcome, read_executions(server.executions), killer.killed)
-    assert len(killer.killed) == KILLS
+    assert len(killer.killed) == kills
     # A worker that becomes ready while the core is busy is seen too.
     assert first_two <= {answer.pid for answer in outcome.answers.values() if answer.status == 200}
     assert server.stop() == 0
-    assert server.log.count(r"\bdied: signal 9") == KILLS, str(server.log)
+    assert server.log.count(r"\bdied: signal 9") == kills, str(server.log)
     assert server.log.count("Traceback") == 0, str(server.log)
+    return outcome
+
+
+@pytest.mark.parametrize("options", [(), ("--loops", "3"), ("--preload",), ("--threads", "1")])
+def test_killed_workers(serve, options):
+    crash_under_load(serve, 600, 7, *options)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("options", [(), ("--loops", "3"), ("--preload",), ("--threads", "1")])
+def test_many_killed_workers(serve, options):
+    crash_under_load(serve, 20_000, 200, *options)

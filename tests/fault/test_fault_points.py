@@ -130,3 +130,46 @@ def test_death_while_draining(serve_with_fault):
         assert all(found[1:] == ("POST", 502) for found in one.failed())
     server.log.wait_for(r"\bended: signal 9")
     server.log.wait_for(r"\bended: exit status 0")
+
+
+def test_death_while_content_streams_in(serve_with_fault, connect):
+    # The content is not held, so that not even PUT can be executed again.
+    server = serve_with_fault(
+        "worker-consumes:kill", "--workers", "2", "--content", "streamed", armed=True
+    )
+    client = connect(server)
+    answer = client.ask(Request(0, "PUT", content=b"x" * 1_000_000))
+    assert answer.status == 502
+    assert answer.fields["connection"] == "close"
+    server.log.wait_for(DEATH)
+    assert connect(server).ask(Request(1, "PUT", content=b"x" * 1_000_000)).status == 200
+    assert len(read_executions(server.executions)[0]) == 1
+
+
+def test_death_with_a_request_set_aside(serve_with_fault, connect):
+    # The only thread waits for content, and meets a request that it cannot run meanwhile.
+    server = serve_with_fault(
+        *("worker-pending:kill", "--workers", "1", "--threads", "1", "--content", "streamed"),
+        armed=True,
+    )
+    waiting, other = connect(server), connect(server)
+    request = Request(0, "POST", content=b"x" * 1000)
+    waiting.send_bytes(request.encode()[:-500])
+    server.wait_for_execution(0)
+    other.send(Request(1, "POST", content=b"y"))
+    assert other.read_answer().status == 200
+    waiting.send_bytes(request.encode()[-500:])
+    assert waiting.read_answer().status == 502
+    assert [len(pids) for _, pids in sorted(read_executions(server.executions).items())] == [1, 1]
+
+
+def test_service_dies(serve_with_fault, connect):
+    # The core's own point: whoever supervises sees the status, and nobody is left behind.
+    server = serve_with_fault("handed, not rung:kill", "--workers", "2", armed=True)
+    client = connect(server)
+    client.send(Request(0))
+    assert server.wait() == 128 + signal.SIGKILL
+    with pytest.raises(Broken):
+        client.read_answer()
+    server.log.wait_for("the service died: signal 9")
+    assert server.leftovers() == []
