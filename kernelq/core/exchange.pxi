@@ -405,7 +405,8 @@ cdef size_t request_image_most(const Conn *conn, const uint8_t *at,
 
 
 cdef inline uint8_t *span_put(uint8_t *at, Span span) noexcept nogil:
-    memcpy(at, span.at, span.bytes)
+    if span.bytes:
+        memcpy(at, span.at, span.bytes)  # an empty span may be nowhere
     return at + span.bytes
 
 

@@ -260,7 +260,8 @@ cdef void suspects_dispatch(Loop *loop) noexcept nogil:
         following = exchange.next
         worker = worker_for_suspect(loop, exchange)
         if worker == NULL:
-            return
+            exchange = following  # a later one may have a worker kept for it
+            continue
         worker.waiting_suspect = exchange
         if worker.in_hand == 0:
             worker.waiting_suspect = NULL

@@ -79,7 +79,7 @@ cdef int core_init(Core_ *core) noexcept nogil:
     pthread_mutex_init(&core.events_lock, NULL)
     pthread_mutex_init(&core.receiver_lock, NULL)
     pthread_mutex_init(&core.log_lock, NULL)
-    for index in range(QUEUES):
+    for index in range(<uint32_t> QUEUES):
         core.jobs[index].core = core
         pthread_mutex_init(&core.jobs[index].lock, NULL)
         pthread_cond_init(&core.jobs[index].ready, NULL)
@@ -111,7 +111,7 @@ cdef int core_start(Core_ *core) noexcept nogil:
         return -EAGAIN
     if pthread_create(&core.receiver, NULL, receiver_main, core) != 0:
         return -EAGAIN
-    for index in range(HELPERS):
+    for index in range(<uint32_t> HELPERS):
         if pthread_create(&core.helpers[index], NULL, helper_main,
                           &core.jobs[index % QUEUES]) != 0:
             return -EAGAIN
@@ -141,12 +141,12 @@ cdef void core_stop(Core_ *core) noexcept nogil:
         thread_join_if(core.loops[index].thread)
     write(core.receiver_stop_fd, &one, sizeof(one))
     thread_join_if(core.receiver)
-    for index in range(QUEUES):
+    for index in range(<uint32_t> QUEUES):
         pthread_mutex_lock(&core.jobs[index].lock)
         core.jobs[index].stops = True
         pthread_cond_broadcast(&core.jobs[index].ready)
         pthread_mutex_unlock(&core.jobs[index].lock)
-    for index in range(HELPERS):
+    for index in range(<uint32_t> HELPERS):
         thread_join_if(core.helpers[index])
     atomic.store_release_u32(&core.writer_stop, 1)  # SYNC writer-stop
     write(core.writer_fd, &one, sizeof(one))

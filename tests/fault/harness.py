@@ -98,6 +98,8 @@ class Server:
                  root: Path, prefix: Sequence[str]) -> None:  # fmt: skip
         self.directory = directory
         self.executions = directory / "executions"
+        # Servers of other test modules may still be there: they are none of ours.
+        self._others = set(psutil.Process().children(recursive=True))
         command = [*prefix, sys.executable, "-m", "kernelq", "fault_app:application"]
         command += ["--chdir", str(directory), "--bind", "127.0.0.1:0", *options]
         words = {**os.environ, "PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "1"}
@@ -192,7 +194,7 @@ class Server:
         """Waits for the end of every process that was ever seen; names those that stay."""
         left = []
         for process in [*self._seen.values(), *psutil.Process().children(recursive=True)]:
-            if process.pid == self.pid or _has_ended(process):
+            if process.pid == self.pid or process in self._others or _has_ended(process):
                 continue
             left.append(f"{process.pid} {process.cmdline()}")
             os.kill(process.pid, signal.SIGKILL)
