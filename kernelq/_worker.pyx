@@ -21,6 +21,7 @@ import threading
 import weakref
 
 import kernelq
+from kernelq import log as error_log
 
 cimport cython
 from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer

@@ -124,7 +124,7 @@ cdef class Runner:
                 self.serve(&taken)
                 lead_resume(self_thread)
         except BaseException as error:
-            error_write(failure_text("a serving thread failed", error))
+            error_log.error(failure_text("a serving thread failed", error))
             thread.end_process(b"it cannot serve requests any more", 70)
         with nogil:
             link_tell_ended(self_thread.link)
@@ -180,7 +180,7 @@ cdef class Runner:
             if close is not None:
                 close()
         except BaseException as error:
-            error_write(failure_text(self.line("close() failed"), error))
+            error_log.error(failure_text(self.line("close() failed"), error))
         return 0
 
     cdef int fail(self, object error) except -1:
@@ -190,10 +190,9 @@ cdef class Runner:
             return 0
         if not isinstance(error, ClientGone):
             try:
-                error_write(failure_text(self.line("the application failed"), error))
+                error_log.error(failure_text(self.line("the application failed"), error))
             except BaseException:
-                error_write(
-                    "kernelq: the application failed, and its traceback could not be made\n")
+                error_write("the application failed, and its traceback could not be made\n")
         try:
             if not response.is_sent:
                 response.content_length = -1
@@ -229,14 +228,17 @@ cdef class Runner:
 
     def report(self, str text):
         """Write a line about the request under way into the error log."""
-        error_write(self.line(text) + "\n")
+        error_log.warning(self.line(text))
 
     cdef str line(self, str text):
+        # As the core writes its lines about requests.
         cdef dict environ = self.environ
+        cdef str client
         if environ is None:
-            return f"kernelq: {text}"
-        return (f"kernelq: {environ.get('REQUEST_METHOD')} {environ.get('REQUEST_URI')} from "
-                f"{environ.get('REMOTE_ADDR') or 'unix'}: {text}")
+            return text
+        client = f" client {environ['REMOTE_ADDR']}" if environ.get("REMOTE_ADDR") else ""
+        return (f'{text}{client} "{environ.get("REQUEST_METHOD")} {environ.get("REQUEST_URI")}" '
+                f"worker {os.getpid()}")
 
 
 cdef str failure_text(str line, object error):

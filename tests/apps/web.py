@@ -187,7 +187,7 @@ def fails(environ: Environ, start: Answer, query: dict[str, str]) -> Answer:
     """An exception at one of several places."""
     where = query["where"]
     if where == "call":
-        raise Failure("in the call")
+        raise Failure("in the call" + query.get("with", ""))
     if where == "exit":
         sys.exit(3)
     start("200 OK", TEXT)

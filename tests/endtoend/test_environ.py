@@ -1,6 +1,7 @@
 """What of a request reaches the application, and what wsgi promises it."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 from serving import Server
 from wire import Client, request
 
+STAMP = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
 PROXY = [
     "X-Forwarded-For: 203.0.113.7",
     "X-Forwarded-Proto: https",
@@ -165,6 +167,26 @@ def test_unix_peer(tmp_path: Path, trusted: bool) -> None:
 def test_wsgi_errors_go_to_the_log(server: Server, client: Client) -> None:
     client.ask("/says?text=a+line+for+the+log")
     server.log.expect("a line for the log")
+
+
+def test_lines_about_requests_look_alike(server: Server) -> None:
+    """What the core writes, and what workers write."""
+    server.ask("/fails?where=call&alike")
+    server.ask("/lies?says=1&sends=2&how=list&alike")
+    server.connect().send(request("POST", "/echo?alike", "Content-Length: 2") + b"x").half_close()
+    tail = r' client 127\.0\.0\.1 "[A-Z]+ /\S+\?\S*alike"( worker \d+)?'
+    for level, words in (("error", "the application failed"), ("warning", "the application sent"),
+                         ("info", "The client left")):  # fmt: skip
+        line = server.log.expect(words, "alike")
+        assert re.fullmatch(rf"{STAMP} {level} {words}.*{tail}", line), line
+
+
+def test_exception_cannot_forge_a_line(server: Server) -> None:
+    forged = "2026-01-01T00:00:00.000Z error forged"
+    server.ask(f"/fails?where=call&with=%0A{forged.replace(' ', '+')}")
+    server.log.expect("Failure: in the call")
+    server.log.expect(f"    {forged}")
+    assert not any(line.startswith(forged) for line in server.log.lines)
 
 
 def test_access_log(server: Server, client: Client) -> None:

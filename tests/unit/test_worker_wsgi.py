@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import sys
 from typing import Any
 
@@ -222,7 +224,8 @@ def test_more_content_than_declared_is_cut(blocks: Any, capfd: Any) -> None:
     with served(answering(blocks, headers=[("Content-Length", "6")])) as rig:
         answer = rig.ask(target="/long")
         assert (answer.content, answer.length, answer.is_cut) == (b"123456", 6, False)
-    assert capfd.readouterr().err.count("GET /long from 192.0.2.1: the application sent more") == 1
+    line = r'Z warning the application sent more .* client 192\.0\.2\.1 "GET /long" worker \d+\n'
+    assert len(re.findall(line, capfd.readouterr().err)) == 1
 
 
 @pytest.mark.parametrize("blocks", [[b"1", b"2"], iter([b"1", b"2"]), [], iter([])])
@@ -284,7 +287,8 @@ def test_an_exception_is_a_500_and_the_worker_lives_on(error: BaseException, cap
         assert answer.content == b"Internal Server Error\n"
         assert rig.ask().content == b"ok"
     text = capfd.readouterr().err
-    assert "GET /bad from 198.51.100.7: the application failed\n" in text
+    line = 'Z error the application failed client 198.51.100.7 "GET /bad" worker '
+    assert f"{line}{os.getpid()}\n" in text
     assert type(error).__name__ in text
     assert "Traceback" in text
     assert ".pxi" not in text
