@@ -36,6 +36,8 @@ LAYERS = (
     {"atomic", "bug", "linux", "limits", "thread"},
     {"layout", "reason", "span", "scan", "spin", "status", "settings", "fields"},
     {"ring", "timer", "http1", "target", "forwarded"},
+    {"cache_rules"},
+    {"cache_store"},
     {"kinds"},
     {"state", "link"},
 )

@@ -1,0 +1,164 @@
+# What HTTP says of caching, as pure functions over bytes: no store, no clock, no connection.
+# RFC 9110 (conditions, ranges), 9111 (caching), 5861 (stale), 8246 (immutable), 9213 (targeted
+# fields), 9875 (groups). Bodies: cache_rules.pxi.
+#
+# Contract
+#   Field lines come as a FieldView. Of a request known is set and the name may be missing
+#   (name_bytes 0) where it is; of a response names stand as sent and known is 0.
+#
+#   void request_facts_read(const FieldView *fields, RequestFacts *facts) noexcept nogil
+#     What the request asks of a cache. Spans point into the view.
+#   void response_facts_read(const FieldView *fields, uint32_t status, ResponseFacts *facts)
+#     What the response allows. The first valid one of Kernelq-Cache-Control and CDN-Cache-Control
+#     replaces Cache-Control and Expires; an invalid one is as if it were not there (RFC 9213 §2.2).
+#   bint response_is_storable(const ResponseFacts *response, const RequestFacts *request,
+#                             uint8_t mode, bint has_query)
+#     RFC 9111 §3, and what CACHE_PUBLIC adds: explicit public or s-maxage (or a targeted field), no
+#     Set-Cookie. has_query: only what is explicitly fresh. A 206 never is.
+#   uint32_t response_lifetime_s(const ResponseFacts *response, uint8_t mode, bint has_query,
+#                                int64_t now_s)
+#     RFC 9111 §4.2.1, or heuristically §4.2.2 (CACHE_RFC9111 only). now_s: wall clock, when the
+#     response was received.
+#   uint32_t response_age_s(const ResponseFacts *response, int64_t asked_s, int64_t now_s)
+#     The corrected initial age of RFC 9111 §4.2.3; asked_s: when the request was made.
+#   int reuse_decide(const StoredFacts *stored, const RequestFacts *request, uint64_t age_s)
+#     REUSE_*: whether the stored response may answer this request at that age (RFC 9111 §4, §5.2.1).
+#   bint stale_is_allowed_on_error(const StoredFacts *stored, const RequestFacts *request,
+#                                  uint64_t age_s)
+#     RFC 5861 §4: instead of an error, or while there is no worker; never past must-revalidate.
+#   uint32_t condition_status(const RequestFacts *request, Span etag, int64_t modified_s,
+#                             uint32_t stored_status)
+#     304, or stored_status: RFC 9110 §13.2.2 for what a cache evaluates (If-None-Match weakly, then
+#     If-Modified-Since), only for a stored 200.
+#   int ranges_read(const RequestFacts *request, Span etag, int64_t modified_s, int64_t date_s,
+#                   uint64_t bytes, ByteRange *ranges, uint32_t *count)
+#     RANGES_NONE: ignore the Range field (none, malformed, other unit, If-Range does not match,
+#     more than RANGES_MAX, overlapping ones that cost more than the whole); RANGES_SOME: count
+#     ranges within [0, bytes), as asked for, overlapping or adjacent ones joined;
+#     RANGES_UNSATISFIABLE: 416. RFC 9110 §14.
+#   int64_t http_date_read(Span text, int64_t now_s)
+#     Seconds since 1970 of IMF-fixdate, RFC 850 and asctime forms; -1: none of them.
+#   uint8_t *http_date_put(uint8_t *at, int64_t seconds)      # 29 bytes, IMF-fixdate
+#   size_t vary_key_put(uint8_t *out, size_t room, const FieldView *vary, const FieldView *request)
+#     The secondary key: for each field named by the response's Vary lines (view: the response's
+#     fields), in the order of first mention without repeats: known id or lower-case name, and the
+#     request's combined, normalised value or a mark for "absent" (RFC 9111 §4.1). 0: no Vary;
+#     CACHE_KEY_NONE: it does not fit into room, or Vary has "*".
+#   bint vary_key_matches(const uint8_t *key, size_t bytes, const FieldView *request)
+#     Whether this request has the same values. No allocation; an empty key always matches.
+#   size_t cache_key_put(uint8_t *out, size_t room, bint is_https, Span host, Span target_path,
+#                        Span query, bint has_query, Span extra)
+#     scheme "://" host path ["?" query] [" " extra]: equivalent by RFC 3986 §6.2.2 and §6.2.3 means
+#     equal (case of host and of escapes, escaped unreserved characters, dot segments, empty path,
+#     default port), and nothing else does. CACHE_KEY_NONE: does not fit, or has no host.
+#   bint field_is_kept(const uint8_t *name, uint32_t bytes)    # RFC 9111 §3.1; also the names in
+#     Connection are dropped by the caller (view of Connection lines): field_is_named(list, name)
+#   uint32_t groups_read(const FieldView *fields, const char *name, uint64_t *hashes, uint32_t most,
+#                        const uint8_t seed[16])
+#     Cache-Groups or Cache-Group-Invalidation (RFC 9875: a list of strings, at least 32 of 32
+#     characters each): SipHash of each string. Malformed: 0.
+#   uint64_t siphash(const uint8_t seed[16], const uint8_t *at, size_t bytes)   # SipHash-1-3
+
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+from kernelq.core.http1 cimport FieldLine
+from kernelq.core.span cimport Span
+
+cdef enum:                         # --cache
+    CACHE_OFF = 0
+    CACHE_PUBLIC = 1
+    CACHE_RFC9111 = 2
+
+cdef enum:                         # Directives.seen
+    SAYS_NO_STORE = 1 << 0
+    SAYS_NO_CACHE = 1 << 1         # without field names
+    SAYS_NO_CACHE_FIELDS = 1 << 2
+    SAYS_PRIVATE = 1 << 3
+    SAYS_PRIVATE_FIELDS = 1 << 4
+    SAYS_PUBLIC = 1 << 5
+    SAYS_MAX_AGE = 1 << 6
+    SAYS_S_MAXAGE = 1 << 7
+    SAYS_MUST_REVALIDATE = 1 << 8
+    SAYS_PROXY_REVALIDATE = 1 << 9
+    SAYS_MUST_UNDERSTAND = 1 << 10
+    SAYS_IMMUTABLE = 1 << 11
+    SAYS_STALE_WHILE_REVALIDATE = 1 << 12
+    SAYS_STALE_IF_ERROR = 1 << 13
+    SAYS_MAX_STALE = 1 << 14       # of requests; max_stale_s is UINT32_MAX without a value
+    SAYS_MIN_FRESH = 1 << 15
+    SAYS_ONLY_IF_CACHED = 1 << 16
+
+cdef enum:
+    REUSE_FRESH = 0                # answer from the store
+    REUSE_STALE = 1                # answer from the store: the request allows it (max-stale)
+    REUSE_WHILE_REVALIDATE = 2     # answer from the store, and revalidate in the background
+    REUSE_REVALIDATE = 3           # ask the worker first
+    REUSE_NEVER = 4                # the request wants nothing stored (no-store)
+
+cdef enum:
+    RANGES_NONE = 0
+    RANGES_SOME = 1
+    RANGES_UNSATISFIABLE = 2
+    RANGES_MAX = 16
+
+cdef enum:
+    DELTA_MAX = 2147483648         # RFC 9111 §1.2.2
+    VALIDATOR_BYTES_MAX = 1024
+    GROUPS_MAX = 64
+
+cdef extern from *:
+    """
+    #define KQ_CACHE_KEY_NONE ((size_t)-1)
+    """
+    const size_t CACHE_KEY_NONE "KQ_CACHE_KEY_NONE"
+
+ctypedef struct FieldView:
+    const uint8_t *at              # offsets in lines count from here
+    const FieldLine *lines
+    uint32_t count
+
+ctypedef struct Directives:
+    uint32_t seen                  # SAYS_*
+    uint32_t max_age_s, s_maxage_s, stale_while_revalidate_s, stale_if_error_s
+    uint32_t max_stale_s, min_fresh_s
+
+ctypedef struct RequestFacts:
+    Directives directives          # Pragma: no-cache counts where there is no Cache-Control
+    Span if_none_match             # at NULL: absent
+    Span if_modified_since
+    Span range
+    Span if_range
+    bint has_authorization
+    bint has_preconditions         # If-Match, If-Unmodified-Since: for the worker
+    bint is_odd                    # repeats a field that may stand once: not for the cache
+
+ctypedef struct ResponseFacts:
+    Directives directives          # of the field that counts
+    bint is_targeted               # that was Kernelq-Cache-Control or CDN-Cache-Control
+    bint has_cache_control
+    bint has_set_cookie
+    bint has_vary
+    bint has_vary_star
+    bint has_content_range
+    bint has_expires
+    bint is_malformed              # repeats a field that may stand once, or one that matters is
+                                   # not valid: not for the store
+    uint16_t status
+    int64_t date_s                 # -1: none or not valid
+    int64_t expires_s              # 0: not valid, which means expired; -1: none
+    int64_t modified_s             # -1: none or not valid
+    int64_t age_s                  # 0: none
+    Span etag                      # with W/ and quotes; empty: none
+    Span modified                  # the text of Last-Modified
+    Span location
+    Span content_location
+
+ctypedef struct StoredFacts:       # of an entry: what reuse_decide() needs
+    uint32_t seen                  # SAYS_* of the response
+    uint32_t lifetime_s
+    uint32_t stale_while_revalidate_s
+    uint32_t stale_if_error_s
+
+ctypedef struct ByteRange:
+    uint64_t first
+    uint64_t bytes
