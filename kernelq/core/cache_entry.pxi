@@ -150,7 +150,7 @@ cdef int maker_on_not_modified(Loop *loop, Exchange *maker, const uint8_t *copy,
     cdef Entry *entry
     if facts.etag.bytes and stale.etag_bytes and not spans_equal(facts.etag, entry_etag(stale)):
         # About another representation than ours: ask again, for the whole.
-        store_remove(&loop.core.store, stale)
+        store_invalidate(&loop.core.store, 0, entry_key(stale), stale.key_bytes, stale.hash)
         maker_end(loop, maker, FILL_FAILED)
         return HEAD_TAKEN
     entry = entry_freshen(loop, maker, stale, view)
@@ -190,7 +190,7 @@ cdef Entry *entry_freshen(Loop *loop, const Exchange *maker, Entry *stale,
     at = lines_merged(at, &old, view, LINE_OTHER, False)
     lines_view(loop, loop.head_out, <uint32_t> (at - loop.head_out), stale.status_line_bytes, &all)
     response_facts_read(&all, stale.status, &facts)
-    memcpy(loop.key, stale.text + stale.key_bytes, stale.vary_bytes)
+    memcpy(loop.key, entry_vary(stale), stale.vary_bytes)
     entry = entry_fill_in(loop, maker, &all, &facts, <uint32_t> (at - loop.head_out),
                           head_304_bytes, stale.vary_bytes)
     if entry == NULL:
@@ -295,7 +295,7 @@ cdef void cache_invalidate(Loop *loop, Exchange *exchange, const ResponseFacts *
 
 cdef void key_invalidate(Loop *loop, size_t bytes) noexcept nogil:
     # loop.key, whatever a trusted proxy's prefix stands behind it.
-    cdef uint64_t hash = siphash(loop.core.store.seed, loop.key, bytes)
+    cdef uint64_t hash = store_hash(&loop.core.store, 0, loop.key, bytes)
     store_invalidate(&loop.core.store, 0, loop.key, <uint32_t> bytes, hash)
 
 

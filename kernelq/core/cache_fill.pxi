@@ -283,7 +283,8 @@ cdef bint store_answers(Loop *loop, const Exchange *exchange, const FieldView *v
     # What came into the store since the look-up; entry: what is there, fresh or not.
     cdef RequestFacts facts
     cdef Span key = image_key(exchange)
-    entry[0] = store_find(&loop.core.store, 0, key.at, key.bytes, exchange.cache_hash, view)
+    entry[0] = store_find(&loop.core.store, 0, key.at, <uint32_t> key.bytes, exchange.cache_hash,
+                          view, loop_seconds(loop))
     if entry[0] == NULL:
         return False
     request_facts_read(view, &facts)
@@ -309,7 +310,7 @@ cdef bint fill_fits(const Fill *fill, const Exchange *exchange, const FieldView 
     cdef const Entry *known = fill.entry if fill.entry != NULL else fill.stale
     if known == NULL:
         return not exchange.is_choosy
-    return vary_key_matches(known.text + known.key_bytes, known.vary_bytes, view)
+    return vary_key_matches(entry_vary(known), known.vary_bytes, view)
 
 
 cdef Fill *fill_begin(Loop *loop, const Exchange *exchange, Entry *stale,
@@ -486,7 +487,7 @@ cdef bint waiting_fits(Loop *loop, const Fill *fill, const Exchange *exchange) n
     if entry.vary_bytes == 0:
         return True
     image_view(loop, exchange, &view)
-    return vary_key_matches(entry.text + entry.key_bytes, entry.vary_bytes, &view)
+    return vary_key_matches(entry_vary(entry), entry.vary_bytes, &view)
 
 
 cdef void waiting_on_storing(Loop *loop, Fill *fill, Exchange *exchange) noexcept nogil:
@@ -577,8 +578,7 @@ cdef void waiting_answer(Loop *loop, Fill *fill, Exchange *exchange, uint8_t sta
 cdef void waiting_on_body_end(Loop *loop, Exchange *exchange, bint is_whole) noexcept nogil:
     # It reads along: now the end is known.
     exchange.is_following = False
-    # SYNC body-filled
-    exchange.body_end = atomic.load_acquire(&exchange.entry.body.filled)
+    exchange.body_end = body_filled(exchange.body)
     if not is_whole:
         exchange_abort(loop, exchange, REASON_RESPONSE_CUT)
     elif exchange.conn.out_bytes == 0:

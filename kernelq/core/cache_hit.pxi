@@ -61,8 +61,8 @@ cdef inline uint64_t entry_age_s(const Loop *loop, const Entry *entry) noexcept 
     return entry.age_s + (loop.now_ns - entry.received_ns) // 1000000000
 
 
-cdef inline const uint8_t *entry_head(const Entry *entry) noexcept nogil:
-    return entry.text + entry.key_bytes + entry.vary_bytes
+cdef inline uint32_t loop_seconds(const Loop *loop) noexcept nogil:
+    return <uint32_t> (loop.now_ns // 1000000000)
 
 
 cdef inline Span entry_etag(const Entry *entry) noexcept nogil:
@@ -86,7 +86,8 @@ cdef bint cache_look_up(Loop *loop, Conn *conn, const uint8_t *at, const Request
         atomic.tally(&loop.counters[COUNT_CACHE_BYPASSED], 1)
         return False
     ticket.serial = store_serial(&loop.core.store, ticket.hash)
-    entry = store_find(&loop.core.store, 0, loop.key, ticket.key_bytes, ticket.hash, &view)
+    entry = store_find(&loop.core.store, 0, loop.key, ticket.key_bytes, ticket.hash, &view,
+                       loop_seconds(loop))
     if entry != NULL and entry_may_answer(loop, entry, &facts, ticket):
         hit_answer(loop, conn, at, head, &facts, entry, ticket)
         return True
@@ -128,7 +129,7 @@ cdef bint cache_key(Loop *loop, Conn *conn, const uint8_t *at, const RequestHead
     if bytes == CACHE_KEY_NONE:
         return False
     ticket.key_bytes = <uint32_t> bytes
-    ticket.hash = siphash(loop.core.store.seed, loop.key, bytes)
+    ticket.hash = store_hash(&loop.core.store, 0, loop.key, bytes)
     return True
 
 
@@ -188,8 +189,7 @@ cdef void cache_plan(Loop *loop, const RequestHead *head, const RequestFacts *fa
     elif is_special:
         ticket.plan = PLAN_ALONE
     elif entry == NULL and (facts.if_none_match.at != NULL or facts.if_modified_since.at != NULL
-                            or hit_for_miss(&loop.core.store, ticket.hash,
-                                            loop.now_ns // 1000000000)):
+                            or hit_for_miss(&loop.core.store, ticket.hash, loop_seconds(loop))):
         ticket.plan = PLAN_ALONE
     else:
         ticket.plan = PLAN_ASK
@@ -200,7 +200,7 @@ cdef void cache_plan(Loop *loop, const RequestHead *head, const RequestFacts *fa
 cdef void answer_choose(Answer *answer, const RequestFacts *facts) noexcept nogil:
     # Status, ranges and length of the answer that this request gets of an entry that is whole.
     cdef Entry *entry = answer.entry
-    cdef uint64_t bytes = atomic.load_acquire(&entry.body.filled)  # SYNC body-filled
+    cdef uint64_t bytes = body_filled(entry.body)
     cdef int outcome
     answer.range_count = 0
     answer.framing = FRAMING_LENGTH
@@ -273,7 +273,7 @@ cdef uint8_t *part_head_put(uint8_t *at, const Answer *answer, uint32_t index) n
     at = text_put(at, b"\r\n", 2)
     if 0 < line.bytes <= 1000:
         at = span_put(at, line)
-    at = content_range_put(at, &answer.ranges[index], entry.body.filled)
+    at = content_range_put(at, &answer.ranges[index], body_filled(entry.body))
     return text_put(at, b"\r\n", 2)
 
 
@@ -309,11 +309,11 @@ cdef uint8_t *answer_head_put(Loop *loop, const Conn *conn, uint8_t *at,
         elif answer.status == 416:
             at = server_and_date_put(loop, at, False, False)
             at = text_put(at, b"Content-Range: bytes */", 23)
-            at = number_put(at, entry.body.filled)
+            at = number_put(at, body_filled(entry.body))
             at = text_put(at, b"\r\n", 2)
         elif answer.range_count == 1:
             at = text_put(at, <const char *> lines, entry.head_bytes - entry.status_line_bytes)
-            at = content_range_put(at, &answer.ranges[0], entry.body.filled)
+            at = content_range_put(at, &answer.ranges[0], body_filled(entry.body))
         else:
             line = head_line_find(entry, b"content-type", 12)
             at = text_put(at, <const char *> lines, line.at - lines)
@@ -503,8 +503,7 @@ cdef void hit_go_on(Loop *loop, Conn *conn, const Answer *answer, uint64_t head_
     exchange.head_sent = True
     exchange.status = <uint16_t> answer.status
     exchange.framing = FRAMING_LENGTH
-    exchange.entry = answer.entry
-    entry_pin(answer.entry)
+    exchange_pin(exchange, answer.entry)
     if sent < head_bytes:
         conn_keep(loop, conn, loop.head_out + sent, head_bytes - sent)
         sent = head_bytes
@@ -543,6 +542,21 @@ cdef void multipart_send(Loop *loop, Conn *conn, const Answer *answer,
     conn_send(loop, conn, &part, 1)
 
 
+cdef inline void exchange_pin(Exchange *exchange, Entry *entry) noexcept nogil:
+    # The body apart: another one may take its place in the entry when it is whole (fill_finish).
+    exchange.entry = entry
+    exchange.body = entry.body
+    entry_pin(entry)
+    body_pin(entry.body)
+
+
+cdef inline void exchange_unpin(Core_ *core, Exchange *exchange) noexcept nogil:
+    if exchange.entry != NULL:
+        entry_unpin(&core.store, exchange.entry)
+        body_unpin(&core.store, exchange.body)
+        exchange.entry = NULL
+
+
 # --- an exchange that is answered from the store --------------------------------------------------
 
 cdef void exchange_answer(Loop *loop, Exchange *exchange, Entry *entry,
@@ -575,8 +589,7 @@ cdef void exchange_answer_begin(Loop *loop, Exchange *exchange,
     part.iov_base = loop.head_out
     part.iov_len = answer_head_put(loop, conn, loop.head_out, answer) - loop.head_out
     exchange.head_sent = True
-    exchange.entry = answer.entry
-    entry_pin(answer.entry)
+    exchange_pin(exchange, answer.entry)
     if answer.range_count > 1:
         multipart_send(loop, conn, answer, part.iov_len)
     elif not exchange.is_following:
@@ -597,7 +610,7 @@ cdef void entry_send_first(Loop *loop, Exchange *exchange, iovec *head) noexcept
     cdef uint64_t run = 0
     cdef const uint8_t *from_
     if 0 < bytes <= SMALL_CONTENT_BYTES:
-        from_ = body_at(exchange.entry.body, exchange.body_at, &run)
+        from_ = body_at(exchange.body, exchange.body_at, &run)
         if run >= bytes:
             memcpy(<uint8_t *> head.iov_base + head.iov_len, from_, bytes)
             head.iov_len += bytes
@@ -609,12 +622,11 @@ cdef void response_send_body(Loop *loop, Exchange *exchange) noexcept nogil:
     # As much of the entry's content as there is and the socket takes; conn_on_drained() and
     # fill_run_side() come back.
     cdef Conn *conn = exchange.conn
-    cdef Body *body = exchange.entry.body
+    cdef Body *body = exchange.body
     cdef uint64_t end, run = 0
     cdef const uint8_t *from_
     while conn.out_bytes == 0 and conn.can_write and not conn.is_broken:
-        # SYNC body-filled
-        end = atomic.load_acquire(&body.filled) if exchange.is_following else exchange.body_end
+        end = body_filled(body) if exchange.is_following else exchange.body_end
         if exchange.body_at >= end:
             break
         from_ = body_at(body, exchange.body_at, &run)

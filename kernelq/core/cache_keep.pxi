@@ -40,7 +40,7 @@ cdef int cache_on_head(Loop *loop, Exchange *exchange, const ResponseRecord *rec
     if not exchange.is_maker:
         if is_sound and head_is_storable(loop, exchange, record, &facts, is_end):
             return store_alone(loop, exchange, record, copy, &view, &facts, is_end)
-        hit_for_miss_note(&loop.core.store, exchange.cache_hash, loop.now_ns // 1000000000)
+        hit_for_miss_note(&loop.core.store, exchange.cache_hash, loop_seconds(loop))
         return HEAD_PASSED
     if is_sound and exchange.fill.stale != NULL:
         if record.status == 304:
@@ -50,7 +50,7 @@ cdef int cache_on_head(Loop *loop, Exchange *exchange, const ResponseRecord *rec
             return HEAD_TAKEN
     if is_sound and head_is_storable(loop, exchange, record, &facts, is_end):
         return maker_on_storable(loop, exchange, record, copy, &view, &facts, is_end)
-    hit_for_miss_note(&loop.core.store, exchange.cache_hash, loop.now_ns // 1000000000)
+    hit_for_miss_note(&loop.core.store, exchange.cache_hash, loop_seconds(loop))
     maker_pass(loop, exchange)
     return HEAD_PASSED
 
@@ -108,7 +108,7 @@ cdef bint head_is_storable(Loop *loop, const Exchange *exchange, const ResponseR
     image_view(loop, exchange, &view)
     request_facts_read(&view, &request)
     return (response_is_storable(facts, &request, core.settings.cache_mode, has_query)
-            and frequent_enough(&core.store, exchange.cache_hash, loop.now_ns // 1000000000))
+            and frequent_enough(&core.store, exchange.cache_hash, loop_seconds(loop)))
 
 
 cdef inline int64_t response_length(const ResponseRecord *record, bint is_end) noexcept nogil:
@@ -341,15 +341,15 @@ cdef void fill_overflow(Loop *loop, Exchange *maker, const uint8_t *content,
     cdef Exchange *reader = fill.sides[loop.index].first
     cdef iovec part
     cdef uint64_t run = 0
-    hit_for_miss_note(&loop.core.store, maker.cache_hash, loop.now_ns // 1000000000)
+    hit_for_miss_note(&loop.core.store, maker.cache_hash, loop_seconds(loop))
     while reader != NULL and reader.entry == NULL:
         reader = reader.next
     if reader == NULL or maker.framing != FRAMING_CLOSE:
-        atomic.store_release_u32(&fill.entry.body.state, BODY_CUT)  # SYNC body-state
+        body_cut(fill.entry.body)
         fill_fail(loop, maker, REASON_MEMORY)
         return
-    while reader.body_at < fill.entry.body.filled:
-        part.iov_base = <void *> body_at(fill.entry.body, reader.body_at, &run)
+    while reader.body_at < body_filled(reader.body):
+        part.iov_base = <void *> body_at(reader.body, reader.body_at, &run)
         part.iov_len = run
         reader_put(loop, reader, &part)
         reader.body_at += run
@@ -386,17 +386,35 @@ cdef void fill_end(Loop *loop, Exchange *maker, bint is_cut) noexcept nogil:
     if fill.entry == NULL:
         fill_fail(loop, maker, REASON_RESPONSE_MISSING)
     elif is_cut or (maker.framing == FRAMING_LENGTH and maker.response_left > 0):
-        atomic.store_release_u32(&fill.entry.body.state, BODY_CUT)  # SYNC body-state
+        body_cut(fill.entry.body)
         fill_fail(loop, maker, REASON_RESPONSE_CUT)
     else:
         fill_finish(loop, maker)
     exchange_free_unless_held(loop, maker)
 
 
+cdef void maker_on_death(Loop *loop, Exchange *maker, bint is_distrusted) noexcept nogil:
+    # Its worker has died, and it may not be executed again. All that the head declared may be here
+    # all the same, with only END missing.
+    if (maker.fill.entry != NULL and maker.framing == FRAMING_LENGTH and maker.response_left == 0
+            and not maker.file_is_due and maker.file_left == 0 and not is_distrusted):
+        fill_end(loop, maker, False)
+        return
+    if maker.fill.entry != NULL:
+        body_cut(maker.fill.entry.body)
+    exchange_refuse(loop, maker, REASON_WORKER_DISTRUSTED if is_distrusted else REASON_WORKER_DIED)
+
+
 cdef void fill_finish(Loop *loop, Exchange *maker) noexcept nogil:
     # Whole: into the store, unless its key was flushed meanwhile.
+    # Its body may become another one: of a body of unknown length only the first client, who is
+    # of this loop, reads along.
     cdef Fill *fill = maker.fill
-    body_finish(&loop.core.store, fill.entry.body)
+    cdef Body *body = body_finish(&loop.core.store, fill.entry.body)
+    if body == NULL:
+        fill_fail(loop, maker, REASON_RESPONSE_CUT)
+        return
+    fill.entry.body = body
     store_put(&loop.core.store, fill.entry, maker.cache_serial)
     maker_end(loop, maker, FILL_WHOLE)
 
@@ -431,7 +449,7 @@ cdef void fill_on_piece(Loop *loop, Exchange *maker, const SpillBuffer *piece) n
 
 
 cdef void fill_file_failed(Loop *loop, Exchange *maker) noexcept nogil:
-    atomic.store_release_u32(&maker.fill.entry.body.state, BODY_CUT)  # SYNC body-state
+    body_cut(maker.fill.entry.body)
     maker.file_left = 0
     fill_fail(loop, maker, REASON_RESPONSE_FILE)
     exchange_free_unless_held(loop, maker)

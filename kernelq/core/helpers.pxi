@@ -237,7 +237,9 @@ cdef void spill_file_free(Loop *loop, SpillFile *file) noexcept nogil:
 cdef void file_on_warm(Loop *loop, Job *job) noexcept nogil:
     cdef Exchange *exchange = job.exchange
     exchange.file_is_warming = False
-    if exchange.conn == NULL:
+    if exchange.is_maker:
+        fill_on_piece(loop, exchange, job.buffer)
+    elif exchange.conn == NULL:
         exchange_free_unless_held(loop, exchange)
     elif not job.keeps:
         exchange.file_warm_to = job.offset + job.bytes
@@ -467,6 +469,13 @@ cdef void receiver_unexpect(Loop *loop, Exchange *exchange) noexcept nogil:
 cdef void file_on_arrived(Loop *loop, Exchange *exchange, int fd) noexcept nogil:
     # LETTER_FILE; fd -1: no regular file came, or none at all.
     exchange.file_is_due = False
+    if exchange.is_maker:
+        exchange.file_fd = fd
+        if fd < 0:
+            fill_file_failed(loop, exchange)
+        else:
+            fill_read_file(loop, exchange)
+        return
     if exchange.conn == NULL:
         fd_discard(loop.core, fd)
         exchange_free_unless_held(loop, exchange)

@@ -90,6 +90,8 @@ cdef void letter_on_read(Loop *loop, Letter *letter) noexcept nogil:
         worker_on_drain(loop, <Worker *> letter.subject)
     elif letter.kind == LETTER_DISTRUST:
         worker_distrust(loop, <Worker *> letter.subject)
+    elif letter.kind == LETTER_FILL:
+        fill_on_letter(loop, <Fill *> letter.subject)
     elif letter.kind == LETTER_FORGET:
         lane_forget(loop, <Worker *> letter.subject)
     elif letter.kind == LETTER_SHUTDOWN:
