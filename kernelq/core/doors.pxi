@@ -444,6 +444,7 @@ cdef settings_fill(Core_ *core, given):
     settings.log_level = given.log_level
     settings.has_access_log = given.access_log_fd >= 0
     settings.spin_ns = given.spin_ns
+    cache_settings_fill(settings, given)
     copy_text("spill_dir", given.spill_dir, settings.spill_dir, sizeof(settings.spill_dir))
     copy_text("health_path", given.health_path, settings.health_path, sizeof(settings.health_path))
     settings.health_path_bytes = <uint16_t> strlen(settings.health_path)
@@ -461,6 +462,23 @@ cdef settings_fill(Core_ *core, given):
         raise MemoryError
     if trusted_init(core.trusted, packed, len(packed)) < 0:
         raise ValueError(f"trusted: {given.trusted!r} cannot be used")
+
+
+cdef cache_settings_fill(Settings *settings, given):
+    # In the order of CACHE_OFF, CACHE_PUBLIC, CACHE_RFC9111.
+    mode = choose("cache", given.cache, ("off", "public", "rfc9111"))
+    settings.cache_mode = mode if given.cache_size else 0
+    settings.cache_bytes = given.cache_size
+    settings.cache_entry_bytes = min(given.cache_max_entry, given.cache_size)
+    settings.cache_frequent_hits = given.cache_frequent_hits
+    settings.cache_frequent_s = seconds_above(given.cache_frequent_ns)
+    settings.cache_scavenge_s = seconds_above(given.cache_scavenge_ns)
+    settings.cache_status = given.cache_status
+
+
+cdef seconds_above(ns):
+    # Whole seconds, so that a short time does not become 0, which means something else.
+    return -(-ns // 1000000000)
 
 
 cdef connection_limit_default():
