@@ -90,7 +90,7 @@ cdef Entry *entry_fill_in(Loop *loop, const Exchange *exchange, const FieldView 
     cdef Span key = image_key(exchange)
     cdef uint64_t groups[GROUPS_MAX]
     cdef uint32_t group_count = entry_groups(core, view, b"cache-groups", key, groups)
-    cdef int64_t now_s = <int64_t> (linux.wall_ns() // 1000000000)
+    cdef int64_t now_s = wall_seconds()
     cdef int64_t asked_s = now_s - <int64_t> ((loop.now_ns - exchange.arrived_ns) // 1000000000)
     cdef bint has_query = memchr(key.at, 63, key.bytes) != NULL
     cdef Entry *entry = entry_new(&core.store, key.at, <uint32_t> key.bytes, exchange.cache_hash, 0,
@@ -189,7 +189,7 @@ cdef Entry *entry_freshen(Loop *loop, const Exchange *maker, Entry *stale,
     head_304_bytes = <uint32_t> (at - loop.head_out) - stale.status_line_bytes
     at = lines_merged(at, &old, view, LINE_OTHER, False)
     lines_view(loop, loop.head_out, <uint32_t> (at - loop.head_out), stale.status_line_bytes, &all)
-    response_facts_read(&all, stale.status, &facts)
+    response_facts_read(&all, stale.status, wall_seconds(), &facts)
     memcpy(loop.key, entry_vary(stale), stale.vary_bytes)
     entry = entry_fill_in(loop, maker, &all, &facts, <uint32_t> (at - loop.head_out),
                           head_304_bytes, stale.vary_bytes)
@@ -245,7 +245,7 @@ cdef void lines_view(Loop *loop, const uint8_t *head, uint32_t head_bytes, uint3
     view.at = head
     view.lines = loop.view
     view.count = 0
-    while at < end and view.count < loop.core.settings.field_count + 4:
+    while at < end and view.count < loop.core.settings.field_count + FIELDS_ADDED:
         colon = <const uint8_t *> memchr(at, 58, end - at)
         line_end = <const uint8_t *> memchr(at, 13, end - at)
         if colon == NULL or line_end == NULL or line_end < colon + 2:

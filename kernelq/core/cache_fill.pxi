@@ -287,7 +287,7 @@ cdef bint store_answers(Loop *loop, const Exchange *exchange, const FieldView *v
                           view, loop_seconds(loop))
     if entry[0] == NULL:
         return False
-    request_facts_read(view, &facts)
+    request_facts_read(view, wall_seconds(), &facts)
     return reuse_decide(&entry[0].facts, &facts, entry_age_s(loop, entry[0])) == REUSE_FRESH
 
 

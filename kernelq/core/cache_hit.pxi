@@ -69,6 +69,10 @@ cdef inline Span entry_etag(const Entry *entry) noexcept nogil:
     return span_of(entry_head(entry) + entry.etag_at, entry.etag_bytes)
 
 
+cdef inline int64_t wall_seconds() noexcept nogil:
+    return <int64_t> (linux.wall_ns() // 1000000000)
+
+
 cdef bint cache_look_up(Loop *loop, Conn *conn, const uint8_t *at, const RequestHead *head,
                         Ticket *ticket) noexcept nogil:
     # True: answered from the store.
@@ -99,7 +103,7 @@ cdef inline void cache_facts(const RequestHead *head, const FieldView *view,
                              RequestFacts *facts) noexcept nogil:
     # Most requests say nothing of caches: one look at the fields seen tells.
     if head.seen & CACHE_FIELDS:
-        request_facts_read(view, facts)
+        request_facts_read(view, wall_seconds(), facts)
     else:
         memset(facts, 0, sizeof(RequestFacts))
 
@@ -566,7 +570,7 @@ cdef void exchange_answer(Loop *loop, Exchange *exchange, Entry *entry,
     cdef RequestFacts facts
     cdef FieldView view
     image_view(loop, exchange, &view)
-    request_facts_read(&view, &facts)
+    request_facts_read(&view, wall_seconds(), &facts)
     answer.entry = entry
     answer.age_s = entry_age_s(loop, entry)
     answer.word = word

@@ -33,7 +33,7 @@ cdef int cache_on_head(Loop *loop, Exchange *exchange, const ResponseRecord *rec
     cdef FieldView view
     cdef bint is_sound = head_view(loop, record, copy, copy_bytes, &view)
     if is_sound:
-        response_facts_read(&view, record.status, &facts)
+        response_facts_read(&view, record.status, wall_seconds(), &facts)
         if not exchange.is_maker and not exchange.may_store:
             cache_invalidate(loop, exchange, &facts, &view)
             return HEAD_PASSED
@@ -106,7 +106,7 @@ cdef bint head_is_storable(Loop *loop, const Exchange *exchange, const ResponseR
     if length > <int64_t> core.settings.cache_entry_bytes or record.status == 304:
         return False
     image_view(loop, exchange, &view)
-    request_facts_read(&view, &request)
+    request_facts_read(&view, wall_seconds(), &request)
     return (response_is_storable(facts, &request, core.settings.cache_mode, has_query)
             and frequent_enough(&core.store, exchange.cache_hash, loop_seconds(loop)))
 

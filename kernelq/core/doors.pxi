@@ -17,7 +17,8 @@ COUNTER_NAMES = (
     "connections", "connections_now", "requests", "answered", "refused", "client_gone",
     "dispatched", "prefetched", "revoked", "redispatched", "fields_dropped", "bytes_received",
     "bytes_sent", "spilled", "turns", "wakes", "bells", "log_lost", "exchanges_now", "chunks_now",
-    "accept_failed", "distrusted",
+    "accept_failed", "distrusted", "cache_hits", "cache_misses", "cache_bypassed", "cache_stale",
+    "cache_revalidated", "cache_collapsed",
 )
 EVENT_NAMES = (
     "ready", "gone", "unhealthy", "recovered", "hopeless", "timeout", "distrusted", "first_answer",

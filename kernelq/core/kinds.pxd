@@ -23,6 +23,7 @@ cdef enum:
     CONTROL_RESERVE_PER_PLACE = 256  # bytes of a request ring that are left to control records
     CACHE_KEY_MAX = 16384          # bytes of a key; what is longer is not cached
     BATCH_BYTES = 65536
+    FIELDS_ADDED = 8               # to those of a request or response, by the core itself
     FILL_BUCKETS = 64
     FILL_WAITING_MAX = 16384       # requests that wait for one response; more go on by themselves
 

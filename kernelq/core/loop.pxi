@@ -421,6 +421,9 @@ cdef int loop_sleep(Loop *loop, epoll_event *events) noexcept nogil:
     lanes_arm(loop)
     if lanes_have_answers(loop):
         timeout_ms = 0
+    if loop.core.settings.cache_mode != CACHE_OFF:
+        store_leave(&loop.core.store, loop.index)
+        store_reclaim(&loop.core.store)
     count = epoll_wait(loop.epoll_fd, events, EVENTS_PER_TURN, timeout_ms)
     lanes_arm(loop)
     atomic.tally(&loop.counters[COUNT_WAKES], 1)
@@ -461,6 +464,8 @@ cdef void loop_turn(Loop *loop, epoll_event *events) noexcept nogil:
     cdef int count = loop_wait(loop, events)
     cdef int64_t since = 0
     loop.now_ns = linux.now_ns()
+    if loop.core.settings.cache_mode != CACHE_OFF:
+        store_enter(&loop.core.store, loop.index)
     atomic.tally(&loop.counters[COUNT_TURNS], 1)
     loop.turn_bytes = 0
     if bug.DEBUG:
