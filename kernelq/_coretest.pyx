@@ -8,9 +8,13 @@ unreadable page.
 include "core/target.pxi"
 include "core/http1.pxi"
 include "core/forwarded.pxi"
+include "core/cache_fields.pxi"
+include "core/cache_rules.pxi"
+include "core/cache_keys.pxi"
 
 include "../tests/doors/guard.pxi"
 include "../tests/doors/http1.pxi"
 include "../tests/doors/forwarded.pxi"
+include "../tests/doors/cache_rules.pxi"
 include "../tests/doors/channel.pxi"
 include "../tests/doors/stress.pxi"

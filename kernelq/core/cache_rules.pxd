@@ -6,9 +6,12 @@
 #   Field lines come as a FieldView. Of a request known is set and the name may be missing
 #   (name_bytes 0) where it is; of a response names stand as sent and known is 0.
 #
-#   void request_facts_read(const FieldView *fields, RequestFacts *facts) noexcept nogil
-#     What the request asks of a cache. Spans point into the view.
-#   void response_facts_read(const FieldView *fields, uint32_t status, ResponseFacts *facts)
+#   void request_facts_read(const FieldView *fields, int64_t now_s, RequestFacts *facts) noexcept
+#                           nogil
+#     What the request asks of a cache. Spans point into the view. now_s: wall clock; a date whose
+#     year has two digits is read by it.
+#   void response_facts_read(const FieldView *fields, uint32_t status, int64_t now_s,
+#                            ResponseFacts *facts)
 #     What the response allows. The first valid one of Kernelq-Cache-Control and CDN-Cache-Control
 #     replaces Cache-Control and Expires; an invalid one is as if it were not there (RFC 9213 §2.2).
 #   bint response_is_storable(const ResponseFacts *response, const RequestFacts *request,
@@ -87,6 +90,13 @@ cdef enum:                         # Directives.seen
     SAYS_MAX_STALE = 1 << 14       # of requests; max_stale_s is UINT32_MAX without a value
     SAYS_MIN_FRESH = 1 << 15
     SAYS_ONLY_IF_CACHED = 1 << 16
+    # With a number; without a meaning of its own in a malformed element; where it may stand.
+    SAYS_NUMBERS = SAYS_MAX_AGE | SAYS_S_MAXAGE | SAYS_STALE_WHILE_REVALIDATE \
+        | SAYS_STALE_IF_ERROR | SAYS_MAX_STALE | SAYS_MIN_FRESH
+    SAYS_PERMITTING = SAYS_PUBLIC | SAYS_MUST_UNDERSTAND | SAYS_IMMUTABLE
+    SAYS_OF_REQUESTS = SAYS_NO_STORE | SAYS_NO_CACHE | SAYS_MAX_AGE | SAYS_STALE_IF_ERROR \
+        | SAYS_MAX_STALE | SAYS_MIN_FRESH | SAYS_ONLY_IF_CACHED
+    SAYS_OF_RESPONSES = (1 << 14) - 1
 
 cdef enum:
     REUSE_FRESH = 0                # answer from the store
@@ -103,8 +113,14 @@ cdef enum:
 
 cdef enum:
     DELTA_MAX = 2147483648         # RFC 9111 §1.2.2
-    VALIDATOR_BYTES_MAX = 1024
+    VALIDATOR_BYTES_MAX = 1024     # of an entity tag that is remembered
     GROUPS_MAX = 64
+    VARY_NAMES_MAX = 32            # fields that one Vary may name
+    HEURISTIC_MAX_S = 86400        # the longest that nobody has asked for
+    # A Last-Modified so much older than Date is a strong validator. RFC 9110 §8.8.2.2 is content
+    # with one second where both come from one clock, which nobody promises here; RFC 7232 §2.2.2
+    # had this number.
+    DATE_STRONG_S = 60
 
 cdef extern from *:
     """
@@ -131,6 +147,7 @@ ctypedef struct RequestFacts:
     bint has_authorization
     bint has_preconditions         # If-Match, If-Unmodified-Since: for the worker
     bint is_odd                    # repeats a field that may stand once: not for the cache
+    int64_t now_s
 
 ctypedef struct ResponseFacts:
     Directives directives          # of the field that counts
@@ -162,3 +179,47 @@ ctypedef struct StoredFacts:       # of an entry: what reuse_decide() needs
 ctypedef struct ByteRange:
     uint64_t first
     uint64_t bytes
+
+
+# ---- inside the rules ----
+
+cdef enum:                         # SfItem.kind
+    SF_INTEGER = 0
+    SF_STRING = 1
+    SF_TOKEN = 2
+    SF_BOOLEAN = 3
+    SF_INNER_LIST = 4
+    SF_OTHER = 5                   # decimal, bytes, date, display string
+
+ctypedef struct SfItem:
+    uint32_t kind
+    int64_t number                 # of an integer or boolean
+    Span text                      # of a string (as sent), token or inner list (all within)
+
+ctypedef struct DirectiveReader:
+    Directives *out
+    Span wanted                    # a field name to look for; empty: none
+    uint32_t allowed               # SAYS_*
+    bint is_request
+    bint is_named                  # wanted stands in no-cache="..." or private="..."
+    bint is_named_no_cache
+    bint is_named_private
+
+ctypedef struct DateParts:
+    int64_t year, month, day, hour, minute, second
+
+cdef enum:                         # a field in a secondary key
+    VARY_ABSENT = 0
+    VARY_LIST = 1
+    VARY_LINES = 2
+
+ctypedef struct KeySink:
+    # Where a normalised value goes: into a new key, or against one that is there.
+    uint8_t *out
+    const uint8_t *expected        # instead of out
+    size_t at
+    size_t room
+    bint is_well                   # it fits, and is what was expected
+
+ctypedef struct SipState:
+    uint64_t v0, v1, v2, v3
