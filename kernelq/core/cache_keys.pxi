@@ -15,11 +15,12 @@
 # for the same. In doubt they are two.
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memcmp, memcpy
+from libc.string cimport memcmp, memcpy, strlen
 
 from kernelq.core.bug cimport BUG_ON, BUG_ON_DEAR
 from kernelq.core.cache_rules cimport (
     CACHE_KEY_NONE,
+    SF_STRING,
     VARY_ABSENT,
     VARY_LINES,
     VARY_LIST,
@@ -461,3 +462,94 @@ cdef bint vary_key_matches(const uint8_t *key, size_t bytes,
         if not sink.is_well or sink.at != sink.room:
             return False
     return True
+
+
+# ---- groups (RFC 9875) ----
+
+cdef uint64_t string_hash(const uint8_t *seed, Span text) noexcept nogil:
+    # siphash() of a string as it is meant, without the backslashes that it was sent with.
+    cdef SipState state
+    cdef uint64_t word = 0
+    cdef size_t count = 0
+    cdef size_t index = 0
+    sip_begin(&state, seed)
+    while index < text.bytes:
+        if text.at[index] == c"\\":
+            index += 1
+        word |= <uint64_t> text.at[index] << 8 * (count & 7)
+        index += 1
+        count += 1
+        if count & 7 == 0:
+            sip_word(&state, word)
+            word = 0
+    return sip_end(&state, word, count)
+
+
+cdef int64_t group_line_read(Span line, uint64_t *hashes, uint32_t most, uint32_t already,
+                             const uint8_t *seed) noexcept nogil:
+    # A list of strings (RFC 9651 §4.2.1). How many there are with those already found, or -1.
+    cdef const uint8_t *at = line.at
+    cdef const uint8_t *end = line.at + line.bytes
+    cdef SfItem item
+    cdef uint32_t count = already
+    while at < end:
+        at = sf_inner(at, end, &item)
+        if at == NULL or item.kind != SF_STRING:
+            return -1
+        if count < most:
+            hashes[count] = string_hash(seed, item.text)
+        count += 1
+        at = sf_comma(at, end)
+        if at == NULL:
+            return -1
+    return count
+
+
+cdef uint32_t groups_read(const FieldView *fields, const char *name, uint64_t *hashes,
+                          uint32_t most, const uint8_t *seed) noexcept nogil:
+    cdef size_t name_bytes = strlen(name)
+    cdef uint32_t count = 0
+    cdef uint32_t lines = 0
+    cdef uint32_t index
+    cdef int64_t found
+    for index in range(fields.count):
+        if not span_is_nocase(view_name(fields, index), name, name_bytes):
+            continue
+        found = group_line_read(view_value(fields, index), hashes, most, count, seed)
+        lines += 1
+        # An empty line among others is a comma with nothing beside it.
+        if found < 0 or (lines > 1 and (count == 0 or found == count)):
+            return 0
+        count = <uint32_t> found
+    return count
+
+
+# ---- what is stored of a response (RFC 9111 §3.1) ----
+
+cdef bint field_is_kept(const uint8_t *name, uint32_t bytes) noexcept nogil:
+    # Not what belongs to a connection or to the framing, not the word of a proxy to its client
+    # alone, not what the cache itself says anew with each hit, and not the field that is meant for
+    # it.
+    cdef Span field = span_of(name, bytes)
+    if bytes == 2:
+        return not span_is_nocase(field, b"te", 2)
+    if bytes == 3:
+        return not span_is_nocase(field, b"age", 3)
+    if bytes == 7:
+        return not (span_is_nocase(field, b"trailer", 7) or span_is_nocase(field, b"upgrade", 7))
+    if bytes == 10:
+        return not (span_is_nocase(field, b"connection", 10)
+                    or span_is_nocase(field, b"keep-alive", 10))
+    if bytes == 14:
+        return not span_is_nocase(field, b"content-length", 14)
+    if bytes == 16:
+        return not span_is_nocase(field, b"proxy-connection", 16)
+    if bytes == 17:
+        return not span_is_nocase(field, b"transfer-encoding", 17)
+    if bytes == 18:
+        return not span_is_nocase(field, b"proxy-authenticate", 18)
+    if bytes == 19:
+        return not span_is_nocase(field, b"proxy-authorization", 19)
+    if bytes == 21:
+        return not span_is_nocase(field, b"kernelq-cache-control", 21)
+    return not span_is_nocase(field, b"proxy-authentication-info", 25)

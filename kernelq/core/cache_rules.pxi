@@ -15,7 +15,7 @@
 # - A request's no-store does not forbid an answer from the store (RFC 9111 §5.2.1.5), but who sends
 #   it wants nothing to do with one: passed on.
 
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport UINT64_MAX, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memset
 
 from kernelq.core.cache_rules cimport (
@@ -530,3 +530,145 @@ cdef uint32_t condition_status(const RequestFacts *request, Span etag, int64_t m
         return stored_status
     since = http_date_read(request.if_modified_since, request.now_s)
     return 304 if since >= modified_s else stored_status
+
+
+cdef bint if_range_holds(const RequestFacts *request, Span etag, int64_t modified_s,
+                         int64_t date_s) noexcept nogil:
+    # RFC 9110 §13.1.5: the same representation to the byte, or the range is not for it.
+    cdef Span given = request.if_range
+    cdef int64_t seconds
+    if given.at == NULL:
+        return True
+    if given.bytes > 0 and (given.at[0] == c'"' or given.at[0] == c"W") \
+            and etag_end(given.at, given.at + given.bytes) == given.at + given.bytes:
+        return etags_match(given, etag, True)
+    seconds = http_date_read(given, request.now_s)
+    return seconds >= 0 and seconds == modified_s and date_s - modified_s >= DATE_STRONG_S
+
+
+cdef const uint8_t *position_take(const uint8_t *at, const uint8_t *end, Span *digits,
+                                  uint64_t *value) noexcept nogil:
+    # Digits, maybe none. digits: without leading zeros; value: the largest there is if they say
+    # more.
+    cdef const uint8_t *stop = scan_class(at, end, CLASS_DIGIT)
+    digits.bytes = stop - at
+    while at < stop and at[0] == c"0":
+        at += 1
+    digits.at = at
+    value[0] = 0
+    while at < stop:
+        if value[0] > (UINT64_MAX - 9) // 10:
+            value[0] = UINT64_MAX
+            break
+        value[0] = value[0] * 10 + at[0] - 48
+        at += 1
+    # Where there were digits, but only zeros, one of them stays.
+    if digits.bytes > 0:
+        if digits.at == stop:
+            digits.at -= 1
+        digits.bytes = stop - digits.at
+    return stop
+
+
+cdef inline bint digits_exceed(Span one, Span other) noexcept nogil:
+    if one.bytes != other.bytes:
+        return one.bytes > other.bytes
+    return memcmp(one.at, other.at, one.bytes) > 0
+
+
+cdef const uint8_t *range_take(const uint8_t *at, const uint8_t *end, uint64_t bytes,
+                               ByteRange *found, bint *is_empty_suffix) noexcept nogil:
+    # int-range or suffix-range (RFC 9110 §14.1.1); gives what follows, or NULL. found.bytes 0: it
+    # lies outside.
+    cdef Span first
+    cdef Span last
+    cdef uint64_t from_at
+    cdef uint64_t to_at
+    at = position_take(at, end, &first, &from_at)
+    if at == end or at[0] != c"-":
+        return NULL
+    at = position_take(at + 1, end, &last, &to_at)
+    found.first = 0
+    found.bytes = 0
+    if first.bytes == 0:
+        if last.bytes == 0:
+            return NULL
+        if bytes == 0 and to_at > 0:
+            is_empty_suffix[0] = True
+        found.bytes = min(to_at, bytes)
+        found.first = bytes - found.bytes
+        return at
+    if last.bytes > 0 and digits_exceed(first, last):
+        return NULL
+    if from_at < bytes:
+        found.first = from_at
+        found.bytes = bytes - from_at
+        if last.bytes > 0 and to_at < bytes:
+            found.bytes = to_at - from_at + 1
+    return at
+
+
+cdef inline bint ranges_touch(const ByteRange *one, const ByteRange *other) noexcept nogil:
+    return one.first <= other.first + other.bytes and other.first <= one.first + one.bytes
+
+
+cdef uint32_t range_join(ByteRange *ranges, uint32_t count, ByteRange added) noexcept nogil:
+    # Adds one, joined with all that it touches in the place of the first of them.
+    cdef uint32_t place = count
+    cdef uint32_t index
+    cdef uint32_t left = 0
+    cdef uint64_t end
+    for index in range(count):
+        if not ranges_touch(&ranges[index], &added):
+            ranges[left] = ranges[index]
+            left += 1
+            continue
+        end = max(added.first + added.bytes, ranges[index].first + ranges[index].bytes)
+        added.first = min(added.first, ranges[index].first)
+        added.bytes = end - added.first
+        if place == count:
+            place = left
+            left += 1
+    if place == count:
+        place = left
+        left += 1
+    ranges[place] = added
+    return left
+
+
+cdef int ranges_read(const RequestFacts *request, Span etag, int64_t modified_s, int64_t date_s,
+                     uint64_t bytes, ByteRange *ranges, uint32_t *count) noexcept nogil:
+    cdef const uint8_t *at = request.range.at
+    cdef const uint8_t *end = at + request.range.bytes
+    cdef ByteRange found
+    cdef uint64_t asked = 0
+    cdef uint32_t specs = 0
+    cdef bint is_empty_suffix = False
+    cdef bint is_dear = False
+    count[0] = 0
+    if at == NULL or end - at < 6 or not span_is_nocase(span_of(at, 6), b"bytes=", 6):
+        return RANGES_NONE
+    at += 6
+    while at < end:
+        if at[0] == c"," or byte_is_space(at[0]):
+            at += 1
+            continue
+        at = range_take(at, end, bytes, &found, &is_empty_suffix)
+        if at == NULL:
+            return RANGES_NONE
+        while at < end and byte_is_space(at[0]):
+            at += 1
+        specs += 1
+        if (at < end and at[0] != c",") or specs > RANGES_MAX:
+            return RANGES_NONE
+        if found.bytes > 0:
+            if found.bytes > bytes - asked:
+                is_dear = True
+            else:
+                asked += found.bytes
+            count[0] = range_join(ranges, count[0], found)
+    if specs == 0 or is_empty_suffix or not if_range_holds(request, etag, modified_s, date_s):
+        return RANGES_NONE
+    if count[0] == 0:
+        return RANGES_UNSATISFIABLE
+    return RANGES_NONE if is_dear else RANGES_SOME

@@ -285,3 +285,34 @@ def cache_is_named(bytes text, bytes name):
     """Does the list name the field?"""
     return bool(field_is_named(guarded_span(text),
                                span_of(other_guard.place(name), len(name))))
+
+
+def cache_ranges(request, bytes_, *, etag=b"", modified_s=-1, date_s=-1, now_s=0):
+    """("none" or "unsatisfiable", None), or ("some", [(first, bytes), ...])."""
+    cdef RequestFacts asked = request_facts_of(request, now_s)
+    cdef ByteRange ranges[RANGES_MAX]
+    cdef uint32_t count = 99
+    cdef int outcome = ranges_read(&asked, guarded_span(etag), modified_s, date_s, bytes_, ranges,
+                                   &count)
+    name = RANGES_NAMES[outcome]
+    if name != "some":
+        return name, None
+    if count > RANGES_MAX:
+        raise AssertionError("more than fit")
+    return name, [(ranges[index].first, ranges[index].bytes) for index in range(count)]
+
+
+def cache_groups(pairs, bytes name, *, uint32_t most=GROUPS_MAX, bytes seed=bytes(16)):
+    """(how many were found, the hashes of those that fit)."""
+    cdef FieldLines lines = FieldLines(pairs)
+    cdef uint64_t hashes[GROUPS_MAX]
+    cdef uint32_t count
+    if most > GROUPS_MAX or len(seed) != 16:
+        raise ValueError((most, seed))
+    count = groups_read(&lines.view, name, hashes, most, <const uint8_t *> <const char *> seed)
+    return count, [hashes[index] for index in range(min(count, most))]
+
+
+def cache_is_kept(bytes name):
+    """Is the field stored with a response?"""
+    return bool(field_is_kept(span_guard.place(name), len(name)))
