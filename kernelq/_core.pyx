@@ -58,6 +58,7 @@ include "core/http1.pxi"          # heads and chunked content
 include "core/forwarded.pxi"      # what a trusted proxy says of the client
 include "core/cache_fields.pxi"   # what HTTP says of caching: fields
 include "core/cache_rules.pxi"    # and rules
+include "core/cache_keys.pxi"     # keys
 include "core/cache_store.pxi"    # stored responses: table and content
 include "core/cache_evict.pxi"    # their queues, and how memory is given back
 include "core/cache_flush.pxi"    # how they become invalid

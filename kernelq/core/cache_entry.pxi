@@ -146,6 +146,7 @@ cdef int maker_on_not_modified(Loop *loop, Exchange *maker, const uint8_t *copy,
                                const FieldView *view, const ResponseFacts *facts) noexcept nogil:
     # RFC 9111 §4.3.4: the stale entry is good again, with the fields of the 304.
     cdef Fill *fill = maker.fill
+    cdef FillBucket *bucket = fill_bucket(loop.core, fill.hash)
     cdef Entry *stale = fill.stale
     cdef Entry *entry
     if facts.etag.bytes and stale.etag_bytes and not spans_equal(facts.etag, entry_etag(stale)):
@@ -158,8 +159,10 @@ cdef int maker_on_not_modified(Loop *loop, Exchange *maker, const uint8_t *copy,
     if entry == NULL:
         maker_end(loop, maker, FILL_STALE)
         return HEAD_TAKEN
+    pthread_mutex_lock(&bucket.lock)
     fill.entry = entry
     fill.is_freshened = True
+    pthread_mutex_unlock(&bucket.lock)
     store_put(&loop.core.store, entry, maker.cache_serial)
     maker_end(loop, maker, FILL_WHOLE)
     return HEAD_TAKEN

@@ -229,9 +229,7 @@ cdef void fill_set_state(Loop *loop, Fill *fill, uint8_t state) noexcept nogil:
 cdef void fill_progress(Loop *loop, Fill *fill) noexcept nogil:
     # More of its content is there.
     cdef FillBucket *bucket
-    if not fill.is_streamed:
-        return
-    if fill.side_count > 1:
+    if fill.is_streamed and fill.side_count > 1:
         bucket = fill_bucket(loop.core, fill.hash)
         pthread_mutex_lock(&bucket.lock)
         fill_post(loop.core, fill, loop.index)
@@ -264,18 +262,20 @@ cdef void cache_ask(Loop *loop, Exchange *exchange) noexcept nogil:
     pthread_mutex_unlock(&bucket.lock)
     if is_fresh:
         exchange_answer(loop, exchange, entry, CACHED_HIT)
-    elif fill == NULL:
+        return
+    if fill == NULL:
         exchange_go_alone(loop, exchange)
-    elif is_new:
+        return
+    if not exchange.conn.has_fin:
+        conn_start_timer(loop, exchange.conn, core.settings.queue_timeout_ns)
+    if is_new:
         exchange.is_leader = True
         arrivals_push(loop, fill.maker)
-    else:
-        atomic.tally(&loop.counters[COUNT_CACHE_COLLAPSED], 1)
-        exchange.cache_word = CACHED_COLLAPSED
-        if state != FILL_ASKED:
-            fill_run_side(loop, fill)
-    if not is_fresh and fill != NULL and exchange.conn != NULL and not exchange.conn.has_fin:
-        conn_start_timer(loop, exchange.conn, core.settings.queue_timeout_ns)
+        return
+    atomic.tally(&loop.counters[COUNT_CACHE_COLLAPSED], 1)
+    exchange.cache_word = CACHED_COLLAPSED
+    if state != FILL_ASKED:
+        fill_run_side(loop, fill)
 
 
 cdef bint store_answers(Loop *loop, const Exchange *exchange, const FieldView *view,
@@ -498,9 +498,7 @@ cdef void waiting_on_storing(Loop *loop, Fill *fill, Exchange *exchange) noexcep
             side_remove(loop, exchange)
             exchange_ask_again(loop, exchange, True)
             return
-        if fill.entry.body.length < 0 and not exchange.is_leader:
-            return
-        if image_has_condition(exchange) and not exchange.is_leader:
+        if not exchange.is_leader and (not fill.is_streamed or image_has_condition(exchange)):
             return
         waiting_begin(loop, fill, exchange)
     elif exchange.conn.out_bytes == 0:

@@ -201,14 +201,17 @@ cdef inline bint entry_is_shareable(const Entry *entry) noexcept nogil:
 cdef void maker_store(Loop *loop, Exchange *maker, const ResponseRecord *record, Entry *entry,
                       bint is_end) noexcept nogil:
     cdef Fill *fill = maker.fill
+    cdef FillBucket *bucket = fill_bucket(loop.core, fill.hash)
     maker.status = record.status
     maker.head_sent = True
     maker.response_left = entry.body.length
     maker.framing = FRAMING_LENGTH if entry.body.length >= 0 else FRAMING_CLOSE
     if record.status == 204:
         maker.framing = FRAMING_NONE
+    pthread_mutex_lock(&bucket.lock)
     fill.entry = entry
-    fill.is_streamed = True
+    fill.is_streamed = entry.body.length >= 0
+    pthread_mutex_unlock(&bucket.lock)
     if is_end:
         return  # whole in this very record: fill_finish() comes at once
     fill_set_state(loop, fill, FILL_STORING)

@@ -186,7 +186,7 @@ cdef struct Fill:                  # a response that is asked for, to be stored 
     uint8_t reason                 # FILL_FAILED: why
     bint is_linked                 # [fill lock] in its bucket: may be joined
     bint is_background             # revalidates for nobody who waits
-    bint is_streamed               # those who wait read along; else when it is whole
+    bint is_streamed               # [fill lock] the length is known: all may read along
     uint32_t waiting               # [fill lock] over all sides
     uint32_t refs                  # [fill lock] the maker, each that waits, each letter
     bint is_freshened              # entry is the stale one with the fields of a 304
