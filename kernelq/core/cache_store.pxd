@@ -91,8 +91,8 @@
 #     Not for a loop: it takes long.
 #   void store_flush_group(Store *store, uint64_t hash)      effective at once
 #   uint64_t store_sweep(Store *store, uint64_t now_ns)
-#     Scavenger: entries that nobody asked for in scavenge_s (0: any), entries of invalid groups,
-#     entries that can never be served again. Not for a loop.
+#     Scavenger: entries that nobody asked for in scavenge_s (0: any time), and entries of invalid
+#     groups. How many went. Not for a loop.
 #   bint hit_for_miss(const Store *store, uint64_t hash, uint32_t now_s)
 #   void hit_for_miss_note(Store *store, uint64_t hash, uint32_t now_s)
 #   bint frequent_enough(Store *store, uint64_t hash, uint32_t now_s)
@@ -199,7 +199,8 @@ ctypedef struct Flush:
 
 ctypedef struct Shard:             # all under the lock but what is [atomic]
     pthread_mutex_t lock
-    Table *table                   # [atomic]
+    Table *table                   # what Store.tables says to readers
+    Table **published              # there
     uint64_t table_number          # of replacements
     uint64_t used, given_up        # slots
     Entry *small_newest
@@ -225,25 +226,27 @@ ctypedef struct StoreSettings:
     uint32_t frequent_s
     uint32_t scavenge_s            # 0: off
 
-ctypedef struct Store:
+ctypedef struct Store:             # what readers read shares no cache line with what writers write
     StoreSettings settings
     uint8_t seed[16]
     uint32_t loop_count
+    uint32_t fail_in               # tests: the allocation with this number from now on fails
     uint64_t target                # evict down to here, so that what was evicted may wait
     Shard *shards
+    Table **tables                 # [atomic] of each shard
     uint64_t *groups               # [atomic] serials
     uint64_t *misses               # [atomic] hit-for-miss marks: 32 bits of a hash, until when
-    uint64_t *asked                # [atomic] 32 bits of a hash, since when, how often
+    uint64_t *asked                # [atomic] 32 bits of a hash, since when, how often; or NULL
     uint64_t lossy_mask
+    uint64_t *seen                 # [atomic] per loop, SEEN_STRIDE apart; 0: it sleeps
+    uint8_t gap[64]
+    uint64_t epoch                 # [atomic] changes a few times per turn at most
+    uint8_t gap_too[64]
     uint64_t serial                # [atomic] of all invalidations
     uint64_t flush_serials[64]     # [atomic] of each application's last prefix flush
     uint64_t bytes                 # [atomic] allocated
     uint64_t leaving_bytes         # [atomic] of these evicted or unlinked, not yet free to go
     uint32_t evict_next            # [atomic] the shard to begin with for bodies
-    uint32_t fail_in               # tests: the allocation with this number from now on fails
-    # reclamation
-    uint64_t epoch                 # [atomic]
-    uint64_t *seen                 # [atomic] per loop, SEEN_STRIDE apart; 0: it sleeps
     uint32_t retired_count         # [atomic]
     # counters [atomic]
     uint64_t entries_now, entries_total, flushes, flushed, evicted, scavenged
