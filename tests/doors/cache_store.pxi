@@ -25,6 +25,7 @@ from kernelq.core.cache_store cimport (
 )
 
 PUT_OUTCOMES = {0: "done", 1: "flushed", 2: "full"}
+cdef FieldLines NO_FIELDS = FieldLines(())
 QUEUE_NAMES = {0: None, 1: "small", 2: "main", 3: "gone"}
 
 
@@ -270,14 +271,13 @@ cdef class CacheStore:
 
     def pin(self, bytes key, uint32_t application=0, request=None, uint32_t now_s=0, hash_=None):
         """What a look-up finds, pinned; or None."""
-        cdef FieldView view
+        cdef FieldLines fields = FieldLines(request, is_request=True) if request else NO_FIELDS
         cdef Entry *entry
-        cdef FieldLine lines[8]
-        cdef bytes text = fields_view(&view, lines, request)
         if hash_ is None:
             hash_ = self.hash(key, application)
         store_enter(&self.store, 0)
-        entry = store_find(&self.store, application, key, len(key), hash_, &view, now_s)
+        entry = store_find(&self.store, application, key, len(key), hash_, &fields.view,
+                           now_s)
         if entry == NULL:
             return None
         entry_pin(entry)
