@@ -10,11 +10,11 @@
 #  whose loader saw e + 1. The three fences are seq_cst, hence in one order.
 #   1. U precedes A: U's thread loaded e behind it, A's thread had loaded the later e + 1 before A.
 #   2. If A precedes R, so does U, and the loop's looks behind R see X unlinked: it does not find X.
-#   3. If R precedes A, the advance saw what the loop announced, or something later. Later means that
-#      the loop has ended its looks at X, and the release of seen orders them before the advance, the
-#      epoch and the free. The announced epoch s itself lets it pass only if s = e + 1. Then the loop
-#      had loaded e + 1 before R, and U's thread e behind U: U precedes R, and as in 2 it does not
-#      find X.
+#   3. If R precedes A, the advance saw what the loop announced, or something later. Later means
+#      that the loop has ended its looks at X, and the release of seen orders them before the
+#      advance, the epoch and the free. The announced epoch s itself lets it pass only if s = e + 1.
+#      Then the loop had loaded e + 1 before R, and U's thread e behind U: U precedes R, and as in 2
+#      it does not find X.
 #  A stale announcement (the loop loaded an old epoch) only delays the advance. What leads to X (a
 #  chain's entry, an older table) was unlinked before X under the same lock and retired in the same
 #  epoch or before, or was made to pass X over; so "sees X unlinked" covers ways through them.
@@ -28,8 +28,8 @@
 # Eviction: S3-FIFO (Yang et al., SOSP 2023) in each shard, by bytes
 #  Newcomers stand in the small queue (a tenth of the shard's bytes). At its end they go on to the
 #  main queue if they were asked for again often enough, else they leave, and their ghost stays: a
-#  key whose ghost is known comes into the main queue at once. The main queue is a FIFO in which each
-#  hit up to three buys another round. A reader therefore moves nothing: it counts to three.
+#  key whose ghost is known comes into the main queue at once. The main queue is a FIFO in which
+#  each hit up to three buys another round. A reader therefore moves nothing: it counts to three.
 #  No second chance and no ghost has what cannot be served any more: groups flushed, or past its
 #  lifetime and the time it may be served stale. What somebody has pinned is passed over: it would
 #  leave the table and stay in memory.

@@ -127,7 +127,7 @@ cdef enum:
     SEEN_STRIDE = 8                # words: a cache line for each loop's announcement
     FACTS_KEY_BYTES = 1024         # of a key in EntryFacts
 
-cdef enum:                         # store_put()
+cdef enum:                         # what store_put answers
     STORE_DONE = 0
     STORE_FLUSHED = 1
     STORE_FULL = 2

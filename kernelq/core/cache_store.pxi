@@ -108,7 +108,9 @@ cdef void *store_alloc_counted(Store *store, size_t bytes, uint64_t reserved) no
 cdef void *store_alloc(Store *store, uint32_t shard, size_t bytes) noexcept nogil:
     # NULL: there is no memory, or no room even after evicting, from this shard first.
     cdef uint64_t wanted = bytes_wanted(bytes)
-    return store_alloc_counted(store, bytes, wanted) if store_reserve(store, shard, wanted) else NULL
+    if not store_reserve(store, shard, wanted):
+        return NULL
+    return store_alloc_counted(store, bytes, wanted)
 
 
 cdef void *store_alloc_fixed(Store *store, size_t bytes) noexcept nogil:
@@ -182,7 +184,8 @@ cdef int store_init(Store *store, const StoreSettings *settings,
         error = -linux.ENOMEM
     if store.shards != NULL and store.tables != NULL:
         for index in range(<uint32_t> SHARDS):
-            error = min(error, shard_init(store, &store.shards[index], &store.tables[TABLES_AT + index]))
+            error = min(error, shard_init(store, &store.shards[index],
+                                          &store.tables[TABLES_AT + index]))
     if error < 0:
         store_uninit(store)
     return error
@@ -373,8 +376,9 @@ cdef inline bint entry_is_of(const Entry *entry, uint32_t application, const uin
 
 cdef Entry *store_chain(const Store *store, uint64_t hash_) noexcept nogil:
     # The first entry with this hash, by a reader.
+    # SYNC cache-table
     cdef const Table *table = <const Table *> atomic.load_acquire_ptr(
-        &store.tables[TABLES_AT + shard_index(hash_)])  # SYNC cache-table
+        &store.tables[TABLES_AT + shard_index(hash_)])
     cdef uint64_t index = hash_ & table.mask
     cdef uint64_t word = atomic.load_acquire(&table.slots[index])  # SYNC cache-slot
     cdef Entry *entry
