@@ -21,6 +21,8 @@ cdef enum:
     SPARE_CONNS = 64
     SPILL_JOBS_MAX = 2             # spill buffers of one request on their way before reading pauses
     CONTROL_RESERVE_PER_PLACE = 256  # bytes of a request ring that are left to control records
+    # likewise to REPLY: one for each of CALLS_MAX, and one that is read but not released
+    REPLY_RESERVE = 2600
 
 cdef enum:                         # Conn.state
     CONN_HEAD = 0                  # waiting for or receiving a request head
@@ -79,13 +81,15 @@ cdef enum:                         # Letter.kind
     LETTER_OPENED = 10             # a worker's memory is mapped and checked
     LETTER_DRAIN = 11              # a worker gets nothing more
     LETTER_DISTRUST = 12           # a worker passed a descriptor that it must not
+    LETTER_CALLED = 13             # a JOB_CALL is done
 
 cdef enum:                         # Core_.jobs
     QUEUE_SPILL = 0
     QUEUE_WARM = 1
     QUEUE_DISCARD = 2
-    QUEUES = 3
-    HELPERS = 5
+    QUEUE_CALL = 3
+    QUEUES = 4
+    HELPERS = 6
 
 cdef enum:                         # events to the managers
     EVENT_READY = 0
