@@ -184,6 +184,11 @@ class RawChannel:
         self.seal()
         self.ready()
 
+    def close(self) -> None:
+        self.side.close()
+        for fd in (self.core_fd, self.own_fd, *self.doorbells, *self.bells):
+            os.close(fd)
+
     # -- words -----------------------------------------------------------------------------------
 
     def core_word(self, at: int) -> int:

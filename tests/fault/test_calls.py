@@ -61,6 +61,7 @@ class Bench:
         return replies
 
     def close(self) -> None:
+        self.raw.close()
         self.process.stdin.close()
         self.process.wait()
         self.wait_event("gone")
@@ -159,5 +160,6 @@ def test_the_core_may_end_before_it_has_answered():
         for number in range(CALLS_MAX):
             bench.raw.put(number % 2, call(number))
         bench.core.stop()
-        bench.process.kill()
+        bench.raw.close()
+        bench.process.stdin.close()
         bench.process.wait()
