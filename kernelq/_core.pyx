@@ -73,6 +73,8 @@ include "core/request_queue.pxi"  # queue, dispatch, revocation
 include "core/channel.pxi"        # workers: memory, lanes, health, death
 include "core/answers.pxi"        # what workers say
 include "core/response.pxi"       # responses on their way out
+include "core/calls.pxi"          # what workers ask of the core itself
+include "core/cache_call.pxi"     # of these: flushing the response cache
 include "core/helpers.pxi"        # threads for what can block
 include "core/log.pxi"            # access and error log
 include "core/stats.pxi"          # start, stop, figures

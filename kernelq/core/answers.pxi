@@ -69,6 +69,8 @@ cdef int answer_on_record(Loop *loop, Worker *worker, const RecordHead *head,
         return worker_on_pong(loop, worker, head, body)
     if head.kind == RECORD_SKIPPED:
         return place_on_skipped(loop, worker, head)
+    if head.kind == RECORD_CALL:
+        return call_on_record(loop, worker, head, body)
     if head.kind < RECORD_HEAD or head.kind > RECORD_CONSUMED or head.kind == RECORD_INTERIM:
         return -1
     if not place_find(loop, worker, head, &exchange):

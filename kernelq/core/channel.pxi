@@ -17,7 +17,8 @@
 #  (userfaultfd, FUSE), or it gets no processor.
 
 cdef uint32_t worker_side_reserve(const Core_ *core) noexcept nogil:
-    return core.settings.place_count * CONTROL_RESERVE_PER_PLACE
+    # What requests and content leave free in a request ring.
+    return core.settings.place_count * CONTROL_RESERVE_PER_PLACE + REPLY_RESERVE
 
 
 cdef int worker_memory_create(Core_ *core, Worker *worker) noexcept nogil:
@@ -321,13 +322,13 @@ cdef void lanes_ring(Loop *loop, uint32_t patience) noexcept nogil:
 
 cdef bint lane_tell(Loop *loop, Worker *worker, uint8_t kind, uint8_t flags, uint32_t place,
                     uint64_t dispatch, uint64_t value) noexcept nogil:
-    # A control record; it uses the room that REQUEST and CONTENT leave free. False: the worker does
-    # not drain.
+    # A control record; it uses the room that REQUEST and CONTENT leave free, but for that of REPLY.
+    # False: the worker does not drain.
     cdef Lane *lane = &worker.lanes[loop.index]
     cdef NumberRecord *record
     if not lane.is_open or not worker_is_trusted(worker):
         return True
-    record = <NumberRecord *> ring_claim(&lane.requests, sizeof(NumberRecord), 0)
+    record = <NumberRecord *> ring_claim(&lane.requests, sizeof(NumberRecord), REPLY_RESERVE)
     if record == NULL:
         return False
     record.head.bytes = sizeof(NumberRecord)

@@ -46,7 +46,8 @@ def layout():
             "WorkerLane": sizeof(WorkerLane), "RecordHead": sizeof(RecordHead),
             "FieldEntry": sizeof(FieldEntry), "RequestRecord": sizeof(RequestRecord),
             "ResponseRecord": sizeof(ResponseRecord), "NumberRecord": sizeof(NumberRecord),
-            "FileRecord": sizeof(FileRecord), "SideMessage": sizeof(SideMessage),
+            "FileRecord": sizeof(FileRecord), "CallRecord": sizeof(CallRecord),
+            "ReplyRecord": sizeof(ReplyRecord), "SideMessage": sizeof(SideMessage),
         },
         "private": {
             "Conn": sizeof(Conn),

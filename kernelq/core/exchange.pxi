@@ -719,9 +719,8 @@ cdef int64_t content_take_streamed(Loop *loop, Conn *conn, const uint8_t *at,
 
 
 cdef bint lane_has_room(Loop *loop, Worker *worker, uint32_t bytes) noexcept nogil:
-    cdef uint32_t reserve = loop.core.settings.place_count * CONTROL_RESERVE_PER_PLACE
     return ring_claim(&worker.lanes[loop.index].requests, bytes + <uint32_t> sizeof(RecordHead),
-                      reserve) != NULL
+                      worker_side_reserve(loop.core)) != NULL
 
 
 cdef void lane_stream(Loop *loop, Exchange *exchange, Span data) noexcept nogil:
@@ -754,7 +753,7 @@ cdef void content_stream_end(Loop *loop, Exchange *exchange, uint8_t flags) noex
     lane = &exchange.worker.lanes[loop.index]
     if not lane.is_open or not worker_is_trusted(exchange.worker):
         return
-    head = <RecordHead *> ring_claim(&lane.requests, sizeof(RecordHead), 0)
+    head = <RecordHead *> ring_claim(&lane.requests, sizeof(RecordHead), REPLY_RESERVE)
     if head == NULL:
         return
     head.bytes = sizeof(RecordHead)

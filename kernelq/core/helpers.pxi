@@ -11,15 +11,17 @@
 #     system that does not answer blocks nobody but its like. No lock is held meanwhile.
 #
 # Theory of operation
-#  jobs: three queues, for spill files, for warming, for closing what came from workers. receiver:
-#  one thread with an epoll over the side sockets; a worker's descriptor is parked until the loop
-#  asks for that dispatch, or given at once if the loop has asked already.
+#  jobs: four queues, for spill files, for warming, for closing what came from workers, for what
+#  workers call (calls.pxi). receiver: one thread with an epoll over the side sockets; a worker's
+#  descriptor is parked until the loop asks for that dispatch, or given at once if the loop has
+#  asked already.
 
 cdef enum:
     JOB_SPILL = 1
     JOB_WARM = 2
     JOB_CLOSE = 3                  # a file of our own
     JOB_DISCARD = 4                # whatever a worker has passed
+    JOB_CALL = 5                   # the first part of a Call
     WARM_BYTES = 4194304
     FDS_PER_MESSAGE = 253          # SCM_MAX_FD
     PARKED_GROWTH = 64
@@ -29,6 +31,8 @@ cdef enum:
 cdef uint32_t job_queue(uint8_t kind) noexcept nogil:
     if kind == JOB_WARM:
         return QUEUE_WARM
+    if kind == JOB_CALL:
+        return QUEUE_CALL
     return QUEUE_DISCARD if kind == JOB_DISCARD else QUEUE_SPILL
 
 
@@ -204,6 +208,9 @@ cdef void *helper_main(void *argument) noexcept nogil:
             mailbox_post(&core.loops[job.loop].mailbox, &job.letter)
         elif job.kind == JOB_WARM:
             job_do_warm(job)
+            mailbox_post(&core.loops[job.loop].mailbox, &job.letter)
+        elif job.kind == JOB_CALL:
+            job_do_call(core, <Call *> job)
             mailbox_post(&core.loops[job.loop].mailbox, &job.letter)
         else:
             if job.kind == JOB_DISCARD:

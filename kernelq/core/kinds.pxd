@@ -26,6 +26,8 @@ cdef enum:
     FIELDS_ADDED = 8               # to those of a request or response, by the core itself
     FILL_BUCKETS = 64
     FILL_WAITING_MAX = 16384       # requests that wait for one response; more go on by themselves
+    # likewise to REPLY: one for each of CALLS_MAX, and one that is read but not released
+    REPLY_RESERVE = 2600
 
 cdef enum:                         # Conn.state
     CONN_HEAD = 0                  # waiting for or receiving a request head
@@ -84,14 +86,16 @@ cdef enum:                         # Letter.kind
     LETTER_OPENED = 10             # a worker's memory is mapped and checked
     LETTER_DRAIN = 11              # a worker gets nothing more
     LETTER_DISTRUST = 12           # a worker passed a descriptor that it must not
-    LETTER_FILL = 13               # a fill went on: look at who waits for it here
+    LETTER_FILL = 14               # a fill went on: look at who waits for it here
+    LETTER_CALLED = 13             # a JOB_CALL is done
 
 cdef enum:                         # Core_.jobs
     QUEUE_SPILL = 0
     QUEUE_WARM = 1
     QUEUE_DISCARD = 2
-    QUEUES = 3
-    HELPERS = 5
+    QUEUE_CALL = 3
+    QUEUES = 4
+    HELPERS = 6
 
 cdef enum:                         # events to the managers
     EVENT_READY = 0

@@ -80,6 +80,8 @@ cdef void letter_on_read(Loop *loop, Letter *letter) noexcept nogil:
         spill_on_written(loop, <Job *> letter.subject)
     elif letter.kind == LETTER_WARM:
         file_on_warm(loop, <Job *> letter.subject)
+    elif letter.kind == LETTER_CALLED:
+        call_on_done(loop, <Call *> letter.subject)
     elif letter.kind == LETTER_FILE:
         file_on_arrived(loop, <Exchange *> letter.subject, letter.fd)
     elif letter.kind == LETTER_WORKER:

@@ -134,8 +134,7 @@ cdef bint worker_hand(Loop *loop, Worker *worker, Exchange *exchange) noexcept n
     if exchange.content != NULL:
         inline_bytes = <uint32_t> exchange.content_received
         bytes = <uint32_t> align8(bytes) + inline_bytes
-    at = ring_claim(&lane.requests, bytes,
-                    loop.core.settings.place_count * CONTROL_RESERVE_PER_PLACE)
+    at = ring_claim(&lane.requests, bytes, worker_side_reserve(loop.core))
     if at == NULL:
         lane.full_turn = loop.counters[COUNT_TURNS]
         loop.dispatch_is_due |= lane.requests.is_broken  # a turn soon: lanes_drain() will see it

@@ -319,6 +319,7 @@ cdef struct Worker:
     uint64_t ping_at_ns
     uint64_t ping_sent_ns          # 0: none is under way
     uint64_t latency_ns            # of the last PONG
+    uint32_t calls                 # atomic: under way, over all loops
     uint32_t loops_done            # after its death
     Casualty casualties[CASUALTIES_MAX]  # [pool lock] for the line about its death
     uint32_t casualty_count        # [pool lock] of all, also of those beyond the array
@@ -420,6 +421,16 @@ cdef struct Job:
     bint has_failed
     bint keeps                     # JOB_WARM: what is read, for the loop to send
     Letter letter
+
+cdef struct Call:                  # of a worker, while a helper thread is at it
+    Job job                        # first: the helper thread gets its address
+    uint32_t worker                # its number
+    uint32_t operation, flags
+    uint32_t status
+    uint64_t number                # the worker's own
+    uint64_t value
+    uint32_t first_bytes, second_bytes
+    uint8_t text[1]
 
 cdef struct JobQueue:
     pthread_mutex_t lock

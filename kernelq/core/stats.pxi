@@ -51,6 +51,7 @@ cdef void loop_uninit(Core_ *core, uint32_t index) noexcept nogil:
     cdef Exchange *exchange
     cdef Chunk *chunk
     cdef Conn *conn
+    calls_drop(loop)
     while loop.spare_exchanges != NULL:
         exchange = loop.spare_exchanges
         loop.spare_exchanges = exchange.next
