@@ -68,6 +68,7 @@ include "core/exchange.pxi"       # a request's record and content, and how it e
 include "core/cache_hit.pxi"      # answers from the store
 include "core/cache_fill.pxi"     # responses that are asked for, and who waits for them
 include "core/cache_keep.pxi"     # a worker's response on its way into the store
+include "core/cache_uri.pxi"      # URIs and their keys
 include "core/cache_entry.pxi"    # what of its head is stored
 include "core/request_queue.pxi"  # queue, dispatch, revocation
 include "core/channel.pxi"        # workers: memory, lanes, health, death
@@ -78,4 +79,5 @@ include "core/cache_call.pxi"     # of these: flushing the response cache
 include "core/helpers.pxi"        # threads for what can block
 include "core/log.pxi"            # access and error log
 include "core/stats.pxi"          # start, stop, figures
+include "core/cache_doors.pxi"    # what Python sees of the cache
 include "core/doors.pxi"          # what Python sees: the class Core

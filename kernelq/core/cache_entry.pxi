@@ -132,14 +132,6 @@ cdef uint64_t origin_hash(Core_ *core, Span key) noexcept nogil:
     return siphash(core.store.seed, key.at, key_origin_bytes(key))
 
 
-cdef size_t key_origin_bytes(Span key) noexcept nogil:
-    # "scheme://host" of a key.
-    cdef size_t at = 8 if key.bytes > 8 and key.at[4] == 115 else 7
-    while at < key.bytes and key.at[at] != 47:
-        at += 1
-    return at
-
-
 # --- 304 ------------------------------------------------------------------------------------------
 
 cdef int maker_on_not_modified(Loop *loop, Exchange *maker, const uint8_t *copy,
@@ -270,113 +262,52 @@ cdef void cache_invalidate(Loop *loop, Exchange *exchange, const ResponseFacts *
     # RFC 9111 §4.4: a successful unsafe request invalidates its target, and what Location and
     # Content-Location name of the same origin; RFC 9875 §3: the groups it names.
     cdef Core_ *core = loop.core
+    cdef const RequestRecord *record = <const RequestRecord *> exchange.image
     cdef uint64_t groups[GROUPS_MAX]
     cdef uint32_t index, count
-    cdef Span host = image_field(exchange, FIELD_HOST)
-    cdef const RequestRecord *record = <const RequestRecord *> exchange.image
     cdef Span method, remote, target
-    cdef Span key
+    cdef UriParts base
     cdef size_t bytes
     if not 200 <= facts.status < 400:
         return
     image_line(exchange, &method, &remote, &target)
-    bytes = uri_key_put(loop, record.is_https, host, target, target)
+    uri_split(target, &base)
+    base.is_https = record.is_https
+    base.host = image_field(exchange, FIELD_HOST)
+    bytes = uri_key_put(loop.key, CACHE_KEY_MAX, &base, exchange)
     if bytes == CACHE_KEY_NONE:
         return
-    key = span_of(loop.key, bytes)
-    count = entry_groups(core, view, b"cache-group-invalidation", key, groups)
+    count = entry_groups(core, view, b"cache-group-invalidation", span_of(loop.key, bytes), groups)
     for index in range(count):
         store_flush_group(&core.store, groups[index])
     key_invalidate(loop, bytes)
-    for index in range(2):
-        key = facts.location if index == 0 else facts.content_location
-        if key.bytes:
-            bytes = uri_key_put(loop, record.is_https, host, target, key)
-            if bytes != CACHE_KEY_NONE:
-                key_invalidate(loop, bytes)
+    reference_invalidate(loop, exchange, &base, facts.location)
+    reference_invalidate(loop, exchange, &base, facts.content_location)
 
 
 cdef void key_invalidate(Loop *loop, size_t bytes) noexcept nogil:
-    # loop.key, whatever a trusted proxy's prefix stands behind it.
-    cdef uint64_t hash = store_hash(&loop.core.store, 0, loop.key, bytes)
-    store_invalidate(&loop.core.store, 0, loop.key, <uint32_t> bytes, hash)
+    store_invalidate(&loop.core.store, 0, loop.key, <uint32_t> bytes,
+                     store_hash(&loop.core.store, 0, loop.key, bytes))
 
 
-cdef size_t uri_key_put(Loop *loop, bint is_https, Span host, Span base,
-                        Span reference) noexcept nogil:
-    # The key of a URI reference, if it is of this origin (RFC 3986 §5.2), into loop.key.
-    cdef size_t start = 0
-    cdef Span path = reference
-    cdef Span none = span_of(reference.at, 0)
-    cdef bint has_query = False
-    cdef Span query = none
-    cdef uint8_t merged[2048]
-    if reference.bytes >= 7 and span_is_nocase(span_of(reference.at, 7), b"http://", 7):
-        start = 7
-    elif reference.bytes >= 8 and span_is_nocase(span_of(reference.at, 8), b"https://", 8):
-        start = 8
-    elif reference.bytes >= 2 and reference.at[0] == 47 and reference.at[1] == 47:
-        start = 2
-    if start:
-        if start != 2 and (start == 8) != is_https and base.at != reference.at:
-            return CACHE_KEY_NONE
-        path.at += start
-        path.bytes -= start
-        while path.bytes and path.at[0] != 47 and path.at[0] != 63 and path.at[0] != 35:
-            path.at += 1
-            path.bytes -= 1
-        if base.at != reference.at and not same_authority(
-                is_https, span_of(reference.at + start, path.at - reference.at - start), host):
-            return CACHE_KEY_NONE
-    elif reference.bytes == 0 or reference.at[0] != 47:
-        path = path_merged(merged, sizeof(merged), base, reference)
-    path = span_until(path, 35)
-    query = span_from(path, 63)
-    has_query = query.at != NULL
-    path = span_until(path, 63)
-    return cache_key_put(loop.key, CACHE_KEY_MAX, is_https, host, path, query, has_query,
-                         span_of(reference.at, 0))
-
-
-cdef Span span_until(Span text, uint8_t byte) noexcept nogil:
-    cdef const uint8_t *at = NULL
-    if text.bytes:
-        at = <const uint8_t *> memchr(text.at, byte, text.bytes)
-    return text if at == NULL else span_of(text.at, at - text.at)
-
-
-cdef Span span_from(Span text, uint8_t byte) noexcept nogil:
-    # What stands behind the byte; at NULL: it is not there.
-    cdef const uint8_t *at = NULL
-    if text.bytes:
-        at = <const uint8_t *> memchr(text.at, byte, text.bytes)
-    if at == NULL:
-        return span_of(NULL, 0)
-    return span_of(at + 1, text.bytes - <size_t> (at + 1 - text.at))
-
-
-cdef Span path_merged(uint8_t *room, size_t bytes, Span base, Span reference) noexcept nogil:
-    # A relative path stands in the folder of the target (RFC 3986 §5.2.3).
-    cdef Span folder = span_until(base, 63)
-    cdef uint8_t *at
-    while folder.bytes and folder.at[folder.bytes - 1] != 47:
-        folder.bytes -= 1
-    if reference.bytes and reference.at[0] == 63:
-        folder = span_until(base, 63)
-    if folder.bytes + reference.bytes > bytes:
-        return span_of(room, 0)
-    at = span_put(room, folder)
-    at = span_put(at, reference)
-    return span_of(room, at - room)
-
-
-cdef bint same_authority(bint is_https, Span other, Span host) noexcept nogil:
-    cdef uint8_t mine[512]
-    cdef uint8_t theirs[512]
-    cdef Span none = span_of(host.at, 0)
-    cdef size_t mine_bytes = cache_key_put(mine, sizeof(mine), is_https, host, none, none, False,
-                                           none)
-    cdef size_t their_bytes = cache_key_put(theirs, sizeof(theirs), is_https, other, none, none,
-                                            False, none)
-    return (mine_bytes != CACHE_KEY_NONE and mine_bytes == their_bytes
-            and memcmp(mine, theirs, mine_bytes) == 0)
+cdef void reference_invalidate(Loop *loop, const Exchange *exchange, const UriParts *base,
+                               Span reference) noexcept nogil:
+    # Only of the same origin: nobody speaks for another one's responses.
+    cdef uint8_t merged[REFERENCE_MAX]
+    cdef uint8_t origin[ORIGIN_MAX]
+    cdef UriParts parts
+    cdef size_t bytes, origin_bytes
+    if reference.bytes == 0 or reference.bytes > REFERENCE_MAX:
+        return
+    uri_split(reference, &parts)
+    if not parts.has_scheme:
+        parts.is_https = base.is_https
+    if parts.host.bytes == 0:
+        parts.host = base.host
+        if parts.path.bytes == 0 or parts.path.at[0] != c"/":
+            parts.path = path_merged(merged, base.path, parts.path)
+    origin_bytes = uri_origin_put(origin, base)
+    bytes = uri_key_put(loop.key, CACHE_KEY_MAX, &parts, exchange)
+    if (bytes != CACHE_KEY_NONE and origin_bytes == key_origin_bytes(span_of(loop.key, bytes))
+            and memcmp(origin, loop.key, origin_bytes) == 0):
+        key_invalidate(loop, bytes)

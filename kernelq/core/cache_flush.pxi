@@ -101,11 +101,11 @@ cdef bint prefix_takes(const Take *take, const Entry *entry) noexcept nogil:
         return True
     if entry.key_bytes < take.bytes or memcmp(key, take.prefix, take.bytes) != 0:
         return False
-    if entry.key_bytes == take.bytes:
+    if entry.key_bytes == take.bytes or key[take.bytes] == c" ":
         return True
     if not take.is_recursive:
         return False
-    return take.prefix[take.bytes - 1] == c"/" or key[take.bytes] in (c"/", c"?", c" ")
+    return take.prefix[take.bytes - 1] == c"/" or key[take.bytes] in (c"/", c"?")
 
 
 cdef bint walk_takes(const Store *store, const Take *take, const Entry *entry) noexcept nogil:

@@ -113,7 +113,7 @@ cdef bint cache_key(Loop *loop, Conn *conn, const uint8_t *at, const RequestHead
     # Writes the key into loop.key. False: it has none.
     cdef ForwardedResult forwarded
     cdef Span host = head.host
-    cdef uint8_t extra[256]
+    cdef uint8_t extra[EXTRA_MAX]
     cdef uint8_t *extra_end = extra
     cdef bint is_https = False
     cdef size_t bytes
@@ -125,7 +125,7 @@ cdef bint cache_key(Loop *loop, Conn *conn, const uint8_t *at, const RequestHead
             is_https = forwarded.scheme == SCHEME_HTTPS
             if forwarded.host.bytes:
                 host = forwarded.host
-            extra_end = key_extra_put(extra, extra + sizeof(extra), at, head)
+            extra_end = head_extra_put(extra, at, head)
             if extra_end == NULL:
                 return False
     bytes = cache_key_put(loop.key, CACHE_KEY_MAX, is_https, host, head.path, head.query,
@@ -135,22 +135,6 @@ cdef bint cache_key(Loop *loop, Conn *conn, const uint8_t *at, const RequestHead
     ticket.key_bytes = <uint32_t> bytes
     ticket.hash = store_hash(&loop.core.store, 0, loop.key, bytes)
     return True
-
-
-cdef uint8_t *key_extra_put(uint8_t *out, uint8_t *out_end, const uint8_t *at,
-                            const RequestHead *head) noexcept nogil:
-    # What else a trusted proxy says and applications put into the links of their pages. NULL: too
-    # long.
-    cdef uint32_t index
-    cdef const FieldLine *field
-    for index in range(head.field_count):
-        field = &head.fields[index]
-        if field.known == FIELD_X_FORWARDED_PREFIX or field.known == FIELD_X_FORWARDED_PORT:
-            if field.value_bytes + 2 > <size_t> (out_end - out):
-                return NULL
-            out[0] = 112 if field.known == FIELD_X_FORWARDED_PREFIX else 58
-            out = text_put(out + 1, <const char *> at + field.value_at, field.value_bytes)
-    return out
 
 
 cdef bint entry_may_answer(Loop *loop, Entry *entry, const RequestFacts *facts,

@@ -258,6 +258,24 @@ cdef class Core:
         with nogil:
             log_text_now(self.core, level, at, <uint32_t> length)
 
+    def cache_list(self, str prefix, Py_ssize_t most):
+        """What is stored under keys that start with prefix: at most so many dicts of facts."""
+        return cache_listed(self.core, prefix.encode("utf-8", "surrogateescape"), most)
+
+    def cache_show(self, str url):
+        """What is stored of one absolute URL: a dict for each variant. Raises ValueError."""
+        return cache_shown(self.core, url.encode("utf-8", "surrogateescape"))
+
+    def cache_flush(self, str prefix, bint recursive):
+        """Drop what is stored under an absolute URL ("": everything), and below it: how many
+        entries. Raises ValueError."""
+        return cache_flushed(self.core, prefix.encode("utf-8", "surrogateescape"), recursive)
+
+    def cache_flush_group(self, str origin, str name):
+        """Drop what is stored of an origin in a group (RFC 9875). Raises ValueError."""
+        cache_group_flushed(self.core, origin.encode("utf-8", "surrogateescape"),
+                            name.encode("utf-8", "surrogateescape"))
+
     def stats(self):
         """The counters, summed over the loops, and the queue's figures: a dict of ints."""
         cdef uint32_t index, queued, ready_count
@@ -269,6 +287,7 @@ cdef class Core:
         service_ns = self.core.pool.service_ns
         pthread_mutex_unlock(&self.core.pool.lock)
         figures.update(queued=queued, workers_ready=ready_count, service_ns=service_ns)
+        figures.update(cache_figures(self.core))
         if bug.DEBUG:
             figures["turn_ns_max"] = turn_ns_max(self.core)
         for index in range(1, <uint32_t> REASON_COUNT):

@@ -22,6 +22,7 @@ cdef enum:
     JOB_CLOSE = 3                  # a file of our own
     JOB_DISCARD = 4                # whatever a worker has passed
     JOB_CALL = 5                   # the first part of a Call
+    JOB_SWEEP = 6                  # of the response cache
     WARM_BYTES = 4194304
     FDS_PER_MESSAGE = 253          # SCM_MAX_FD
     PARKED_GROWTH = 64
@@ -31,7 +32,7 @@ cdef enum:
 cdef uint32_t job_queue(uint8_t kind) noexcept nogil:
     if kind == JOB_WARM:
         return QUEUE_WARM
-    if kind == JOB_CALL:
+    if kind == JOB_CALL or kind == JOB_SWEEP:
         return QUEUE_CALL
     return QUEUE_DISCARD if kind == JOB_DISCARD else QUEUE_SPILL
 
@@ -98,6 +99,13 @@ cdef bint job_warm(Loop *loop, Exchange *exchange) noexcept nogil:
     job.bytes = min(exchange.file_left, <uint64_t> (SPILL_BYTES if job.keeps else WARM_BYTES))
     job_submit(loop.core, job)
     return True
+
+
+cdef void job_sweep(Loop *loop) noexcept nogil:
+    # Without memory: the next time.
+    cdef Job *job = job_new(loop, JOB_SWEEP, NULL, 0)
+    if job != NULL:
+        job_submit(loop.core, job)
 
 
 cdef void job_close(Loop *loop, int fd) noexcept nogil:
@@ -215,6 +223,8 @@ cdef void *helper_main(void *argument) noexcept nogil:
         else:
             if job.kind == JOB_DISCARD:
                 job_do_discard(job)
+            elif job.kind == JOB_SWEEP:
+                store_sweep(&core.store, linux.now_ns())
             else:
                 linux.close(job.fd)
             free(job)

@@ -342,12 +342,24 @@ cdef bint loop_needs_tick(const Loop *loop) noexcept nogil:
     return loop.exchange_count > 0 or loop.worker_is_watched
 
 
+cdef inline void loop_sweep(Loop *loop) noexcept nogil:
+    # HTTP.sys UriScavengerPeriod, for as long as anything is stored.
+    if loop.sweep_at_ns == 0:
+        # relaxed: seen in the next turn at the latest
+        if atomic.load_relaxed(&loop.core.store.entries_now):
+            loop.sweep_at_ns = loop.now_ns + loop.core.settings.cache_scavenge_s * <uint64_t> 1000000000
+    elif loop.now_ns >= loop.sweep_at_ns:
+        loop.sweep_at_ns = 0
+        job_sweep(loop)
+
+
 cdef int loop_timeout_ms(Loop *loop) noexcept nogil:
     # Until the next thing that is due; -1: nothing.
     cdef uint64_t at = wheel_next_ns(&loop.wheel)
     if loop_needs_tick(loop):
         at = earlier(at, loop.health_at_ns)
     at = earlier(at, loop.accept_at_ns)
+    at = earlier(at, loop.sweep_at_ns)
     at = earlier(at, loop.rebalance_at_ns)
     if loop.is_draining and not loop.is_quiet:
         at = earlier(at, loop.drain_until_ns)
@@ -494,6 +506,8 @@ cdef void loop_work(Loop *loop, epoll_event *events, int count) noexcept nogil:
     loop_run_timers(loop)
     if loop_needs_tick(loop) and loop.now_ns >= loop.health_at_ns:
         loop_tick(loop)
+    if loop.index == 0 and loop.core.settings.cache_scavenge_s:
+        loop_sweep(loop)
     if loop.rebalance_at_ns and loop.now_ns >= loop.rebalance_at_ns:
         loop.rebalance_at_ns = 0
         loop.dispatch_is_due = True

@@ -381,6 +381,7 @@ cdef struct Loop:
     uint32_t worker_count
     uint32_t worker_room
     uint64_t health_at_ns
+    uint64_t sweep_at_ns           # loop 0: of the response cache; 0: nothing is stored
     uint64_t rebalance_at_ns
     uint64_t accept_at_ns          # 0: listeners are open; else: accepting is paused until
     bint is_draining               # begin_shutdown: no new connections
