@@ -11,8 +11,13 @@
 # known: each line counts, with its length before it. A key is compared without being built again:
 # the same writer runs with the stored bytes in the place of room for new ones (KeySink).
 #
-# Rules: two different values may only become one key where every reader of the field must take them
-# for the same. In doubt they are two.
+# Rules
+# - Two different values may only become one key where every reader of the field must take them for
+#   the same. In doubt they are two.
+# - Requests with one key must be one to the application as well. It is given the path decoded, and
+#   only then are dot segments taken out (path_normalise()): in "/a%2Fb/../c" that takes out "b",
+#   by RFC 3986 "a%2Fb", so the response for "/a/c" would be stored for "/c". A path with an escaped
+#   slash and a dot segment therefore has no key.
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, strlen
@@ -180,27 +185,32 @@ cdef uint8_t *key_host_put(uint8_t *out, Span host, bint is_https) noexcept nogi
 
 cdef uint8_t *key_path_put(uint8_t *out, Span path) noexcept nogil:
     # path begins with "/" and has only valid escapes. Dot segments go once escapes are taken out:
-    # "." is unreserved, so "%2e" is the same (RFC 3986 §6.2.2.3).
+    # "." is unreserved, so "%2e" is the same (RFC 3986 §6.2.2.3). NULL: see the rules above.
     cdef const uint8_t *at = path.at + 1
     cdef const uint8_t *end = path.at + path.bytes
     cdef uint8_t *root = out
     cdef uint8_t *segment = out + 1
+    cdef bint has_dots = False
+    cdef bint has_slash = False
     cdef int dots
     out[0] = c"/"
     out += 1
     while True:
         if at < end and at[0] != c"/":
+            if at[0] == c"%" and at[1] == c"2" and at[2] | 0x20 == c"f":
+                has_slash = True
             at = byte_normalise(at, end, &out)
             continue
         dots = segment_dots(segment, out - segment)
         if dots > 0:
+            has_dots = True
             out = root + path_parent(root, segment - root) if dots == 2 else segment
         elif at < end:
             out[0] = c"/"
             out += 1
         segment = out
         if at >= end:
-            return out
+            return NULL if has_dots and has_slash else out
         at += 1
 
 
@@ -237,6 +247,8 @@ cdef size_t cache_key_put(uint8_t *out, size_t room, bint is_https, Span host, S
     if out == place:
         return CACHE_KEY_NONE
     out = key_path_put(out, target_path if target_path.bytes > 0 else span_of(b"/", 1))
+    if out == NULL:
+        return CACHE_KEY_NONE
     if has_query:
         out = key_query_put(out, query)
     if extra.bytes > 0:
