@@ -72,6 +72,11 @@
 #     default port), and nothing else does. CACHE_KEY_NONE: does not fit as it was sent, has no
 #     host, or the path has an invalid escape, or both an escaped "/" and a dot segment (which the
 #     application sees otherwise). A query with an invalid escape is taken as sent.
+#   size_t reference_key_put(uint8_t *out, size_t room, bint is_https, Span host, Span target_path,
+#                            Span query, bint has_query, Span extra, Span reference)
+#     The key of what Location or Content-Location refers to, as seen from the target with these
+#     parts (RFC 3986 §5.2). CACHE_KEY_NONE: nothing with a key, or of another origin. A relative
+#     path needs room for itself and the target's path besides.
 #   bint field_is_kept(const uint8_t *name, uint32_t bytes)
 #     RFC 9111 §3.1: not what belongs to the connection or the framing, nor Age and
 #     Kernelq-Cache-Control. The names in Connection are dropped by the caller:
@@ -226,6 +231,14 @@ ctypedef struct DirectiveReader:
     bint is_named                  # wanted stands in no-cache="..." or private="..."
     bint is_named_no_cache
     bint is_named_private
+
+ctypedef struct Reference:
+    Span host
+    Span path
+    Span query
+    bint is_https
+    bint has_host
+    bint has_query
 
 ctypedef struct DateParts:
     int64_t year, month, day, hour, minute, second

@@ -110,6 +110,74 @@ def test_room_for_a_key() -> None:
     assert _coretest.cache_key(True, b"a", b"/b", b"c", b"d", room=0) is None
 
 
+# ---- references (RFC 3986 §5.2, §5.4) ----
+
+
+@pytest.mark.parametrize(
+    ("reference", "expected"),
+    [
+        ("", "http://a/b/c/d;p?q"),
+        ("#s", "http://a/b/c/d;p?q"),
+        ("?y", "http://a/b/c/d;p?y"),
+        ("?", "http://a/b/c/d;p?"),
+        ("?y#s", "http://a/b/c/d;p?y"),
+        ("g", "http://a/b/c/g"),
+        ("./g/", "http://a/b/c/g/"),
+        ("g?y/./x", "http://a/b/c/g?y/./x"),
+        (";x", "http://a/b/c/;x"),
+        (".", "http://a/b/c/"),
+        ("../..", "http://a/"),
+        ("../../../g", "http://a/g"),
+        ("/g", "http://a/g"),
+        ("/./%67?%79", "http://a/g?y"),
+        ("//a/g", "http://a/g"),
+        ("//A:80", "http://a/"),
+        ("http://a/g", "http://a/g"),
+        ("HTTP://A:80/g?#", "http://a/g?"),
+        ("http://a?y", "http://a/?y"),
+        ("./g:h", "http://a/b/c/g:h"),
+        ("/g:h", "http://a/g:h"),
+        # Another origin, or nothing that http knows.
+        ("//b/g", None),
+        ("//a:81/g", None),
+        ("https://a/g", None),
+        ("https://a:80/g", None),
+        ("http:g", None),
+        ("http:/g", None),
+        ("g:h", None),
+        ("mailto:a@b", None),
+        ("//u@a/g", None),
+        ("///g", None),
+        ("//", None),
+        ("/g h", None),
+        ("/g\0h", None),
+        ("/g\0#h", None),
+        ("/\xe9", None),
+        ("/%zz", None),
+        ("%", None),
+    ],
+)
+def test_references(reference: str, expected: str | None) -> None:
+    base = (False, b"a:80", b"/b/c/d;p", b"q")
+    text = reference.encode("latin-1")
+    for extra in (b"", b"x"):
+        found = _coretest.cache_reference_key(*base, text, extra=extra)
+        wanted = expected and f"{expected}{' x' if extra else ''}".encode()
+        assert found == wanted
+
+
+def test_room_for_a_reference() -> None:
+    base = (True, b"a", b"/b/c", None)
+    whole = _coretest.cache_reference_key(*base, b"d")
+    assert whole == b"https://a/b/d"
+    for room in range(40):
+        for reference in (b"d", b"https://a/b/d"):
+            found = _coretest.cache_reference_key(*base, reference, room=room)
+            assert found in (None, whole)
+    assert _coretest.cache_reference_key(*base, b"//a:443/b/d") == whole
+    assert _coretest.cache_reference_key(True, b"a", b"", None, b"d") == b"https://a/d"
+
+
 # ---- secondary keys (RFC 9111 §4.1) ----
 
 
