@@ -164,7 +164,7 @@ cdef bint escapes_are_valid(Span text) noexcept nogil:
 
 cdef uint8_t *key_host_put(uint8_t *out, Span host, bint is_https) noexcept nogil:
     # Lower case but for escapes, without a port that is empty or the scheme's own (RFC 3986
-    # §6.2.3). NULL: there is no host.
+    # §6.2.3).
     cdef const uint8_t *at = host.at
     cdef const uint8_t *end = host.at + host.bytes
     cdef const uint8_t *port = end
@@ -177,6 +177,12 @@ cdef uint8_t *key_host_put(uint8_t *out, Span host, bint is_https) noexcept nogi
         if digits.bytes == 0 or span_is_nocase(digits, b"443" if is_https else b"80",
                                                3 if is_https else 2):
             end = port - 1
+    if memchr(host.at, c"%", host.bytes) == NULL:
+        while at < end:
+            out[0] = byte_lower(at[0])
+            out += 1
+            at += 1
+        return out
     while at < end:
         start = out
         at = byte_normalise(at, end, &out)

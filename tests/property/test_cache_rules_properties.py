@@ -82,6 +82,35 @@ def test_equal_keys_are_equivalent_uris(one: Uri, other: Uri) -> None:
     assert (key_of(one) == key_of(other)) == (normal_uri(one) == normal_uri(other))
 
 
+def rewritten(uri: Uri, draw: st.DataObject) -> Uri:
+    """The same URI, written in another way."""
+    is_https, host, path, query = uri
+
+    def other(found: re.Match[str]) -> str:
+        text = found[0]
+        if len(text) == 3:
+            return draw.draw(st.sampled_from([text.upper(), text.lower()]))
+        return draw.draw(st.sampled_from([text, text, f"%{ord(text):02x}"]))
+
+    shape = re.compile(r"%[0-9A-Fa-f]{2}|[A-Za-z0-9.~]")
+    path = re.sub(shape, other, path)
+    if path and "%2f" not in path.lower():
+        dots = draw.draw(st.sampled_from(["", "/.", "/x/..", "/%2E", "/./x/%2e."]))
+        at = draw.draw(st.sampled_from([found.start() for found in re.finditer("/", path)]))
+        path = path[:at] + dots + path[at:]
+    if query is not None and not re.search("%(?![0-9A-Fa-f]{2})", query):
+        query = re.sub(shape, other, query)
+    host = draw.draw(st.sampled_from([host, host.upper(), host.lower()]))
+    if not re.search(r":[0-9]*$", host) or host.endswith("]"):
+        host += draw.draw(st.sampled_from(["", ":", ":443" if is_https else ":80"]))
+    return is_https, host, path, query
+
+
+@given(uris, st.data())
+def test_equivalent_uris_have_equal_keys(uri: Uri, draw: st.DataObject) -> None:
+    assert key_of(rewritten(uri, draw)) == key_of(uri)
+
+
 @given(uris)
 def test_a_key_is_its_own(uri: Uri) -> None:
     key = key_of(uri)
