@@ -22,7 +22,7 @@
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memchr, memcmp, memcpy, memset, strchr, strlen
 
-from kernelq.core.bug cimport BUG_ON, BUG_ON_DEAR
+from kernelq.core.bug cimport BUG_ON
 from kernelq.core.cache_rules cimport (
     CACHE_KEY_NONE,
     SF_STRING,
@@ -51,7 +51,7 @@ from kernelq.core.fields cimport (
     field_find,
 )
 from kernelq.core.http1 cimport list_take
-from kernelq.core.scan cimport CLASS_HEX, classes, scan_target
+from kernelq.core.scan cimport scan_target
 from kernelq.core.span cimport Span, byte_lower, span_is_nocase, span_of
 
 cdef extern from "<string.h>":
