@@ -83,6 +83,8 @@ cdef enum:
     HITS_MAX = 3
 
 
+cdef uint32_t store_fail_in = 0    # tests: Store.fail_in of the next store
+
 # ---- memory ----
 
 cdef uint64_t bytes_wanted(size_t bytes) noexcept nogil:
@@ -158,6 +160,7 @@ cdef int store_init(Store *store, const StoreSettings *settings,
     cdef uint64_t most
     cdef int error = 0
     memset(store, 0, sizeof(Store))
+    store.fail_in = store_fail_in
     store.settings = settings[0]
     store.settings.bytes = max(store.settings.bytes, <uint64_t> STORE_BYTES_MIN)
     store.settings.frequent_hits = min(store.settings.frequent_hits, <uint32_t> FREQUENT_HITS_MAX)
