@@ -357,3 +357,249 @@ def test_an_entry_larger_than_the_store_harms_nobody() -> None:
     assert store.put(b"http://b/", b"x" * (1 << 21)) == "no room"
     assert store.find(b"http://a/") == b"x"
     assert store.close() == 0
+
+
+# ---- what goes first ----
+
+
+def fill_up(store: Any, first: int = 0, **more: Any) -> int:
+    """Put entries of 1000 bytes until two of them had to go; the first number not used."""
+    before = store.counts()["evicted"]
+    number = first
+    while store.counts()["evicted"] < before + 2:
+        assert store.put(b"http://a/%d" % number, b"x" * 1000, **more) == "done"
+        store.rest()
+        number += 1
+    return number
+
+
+def test_a_scan_does_not_drive_out_what_is_asked_for() -> None:
+    store = CacheStore(bytes=1 << 20)
+    wanted = [b"http://wanted/%d" % index for index in range(200)]
+    for key in wanted:
+        store.put(key, b"x" * 1000)
+    for _ in range(3):
+        for key in wanted:
+            assert store.find(key) is not None
+    for index in range(5000):
+        store.put(b"http://once/%d" % index, b"x" * 1000)
+        store.rest()
+        if index % 20 == 0:
+            store.find(wanted[index // 20 % 200])
+    assert sum(store.find(key) is not None for key in wanted) > 190
+    store.rest()
+    assert store.close() == 0
+
+
+def test_what_comes_back_soon_begins_in_the_main_queue() -> None:
+    store = CacheStore(bytes=1 << 20)
+    fill_up(store)
+    gone = next(n for n in range(10_000) if store.find(b"http://a/%d" % n) is None)
+    store.put(b"http://a/%d" % gone, b"x" * 1000)
+    entry = store.pin(b"http://a/%d" % gone)
+    assert entry.queue == "main"
+    entry.unpin()
+    store.rest()
+    assert store.close() == 0
+
+
+def test_what_cannot_be_served_any_more_goes_first() -> None:
+    store = CacheStore(bytes=1 << 20)
+    dead = [b"http://dead/%d" % index for index in range(100)]
+    stale = [b"http://stale/%d" % index for index in range(100)]
+    for old, kept in zip(dead, stale, strict=True):
+        store.put(old, b"x" * 1000, age_s=100, lifetime_s=10, stale_s=10)
+        store.put(kept, b"x" * 1000, age_s=100, lifetime_s=10, stale_s=1000)
+        store.find(old)
+        store.find(kept)
+    for number in range(700):
+        store.put(b"http://a/%d" % number, b"x" * 1000)
+        store.rest()
+    assert store.counts()["evicted"] > 100
+    assert [store.find(key) for key in dead] == [None] * 100
+    assert sum(store.find(key) is not None for key in stale) > 95
+    store.rest()
+    assert store.close() == 0
+
+
+def test_what_is_pinned_is_passed_over() -> None:
+    store = CacheStore(bytes=1 << 20)
+    pinned = []
+    for index in range(200):
+        store.put(b"http://pinned/%d" % index, b"x" * 1000)
+        pinned.append(store.pin(b"http://pinned/%d" % index))
+    for number in range(2000):
+        assert store.put(b"http://a/%d" % number, b"x" * 1000) == "done"
+        store.rest()
+    assert all(entry.queue != "gone" for entry in pinned)
+    for entry in pinned:
+        entry.unpin()
+    assert store.close() == 0
+
+
+def test_a_store_full_of_pins_refuses_and_recovers() -> None:
+    store = CacheStore(bytes=1 << 20, entry_bytes=10_000)
+    pinned = []
+    while store.put(b"http://a/%d" % len(pinned), b"x" * 10_000) == "done":
+        pinned.append(store.pin(b"http://a/%d" % len(pinned)))
+        store.rest()
+        assert store.counts()["bytes"] <= 1 << 20
+    assert len(pinned) > 80
+    assert store.find(b"http://a/0") is not None
+    for entry in pinned:
+        entry.unpin()
+    outcomes = []
+    for number in range(1000):
+        outcomes.append(store.put(b"http://b/%d" % number, b"x" * 10_000))
+        store.rest()
+    assert outcomes[1:] == ["done"] * 999  # what the first one evicted was not free in its turn
+    assert store.close() == 0
+
+
+# ---- flushes ----
+
+
+@pytest.mark.parametrize(
+    ("prefix", "recursive", "gone"),
+    [
+        (b"", True, "abcdefgh"),
+        (b"", False, "abcdefgh"),
+        (b"http://a/x", True, "abcdg"),
+        (b"http://a/x", False, "a"),
+        (b"http://a/x/", True, "bc"),
+        (b"http://a/x/", False, ""),
+        (b"http://a/", True, "abcdefg"),
+        (b"http://a", True, "abcdefg"),
+        (b"http://", True, "abcdefgh"),
+        (b"ttp://a/x", True, ""),
+        (b"http://a/x/1/2/3", True, ""),
+    ],
+)
+def test_flush(store: Any, prefix: bytes, recursive: bool, gone: str) -> None:
+    keys = {
+        "a": b"http://a/x",
+        "b": b"http://a/x/1",
+        "c": b"http://a/x/1/2",
+        "d": b"http://a/x?q",
+        "e": b"http://a/xx",
+        "f": b"http://a/y",
+        "g": b"http://a/x :8443",
+        "h": b"http://ab/x",
+    }
+    for key in keys.values():
+        store.put(key, b"", application=1)
+        store.put(key, b"", application=2)
+    assert store.flush(prefix, recursive, application=1) == len(gone)
+    assert {n for n in keys if store.find(keys[n], application=1) is None} == set(gone)
+    assert all(store.find(key, application=2) == b"" for key in keys.values())
+    assert store.counts()["flushed"] == len(gone)
+
+
+def test_a_fill_that_began_before_is_not_stored(store: Any) -> None:
+    key = b"http://a/x"
+    began = store.serial()
+    assert store.invalidate(b"http://a/y") == 0
+    assert store.put(key, b"", serial=began) == "done"
+    began = store.serial()
+    assert store.invalidate(key) == 1
+    assert store.put(key, b"", serial=began) == "flushed"
+    assert store.put(key, b"") == "done"
+    began = store.serial()
+    assert store.flush(b"http://a/") == 1
+    assert store.put(key, b"", serial=began) == "flushed"
+    assert store.put(key, b"", serial=began, application=1) == "done"
+    assert store.flush(key, recursive=False) == 0
+    assert store.put(key, b"") == "done"
+
+
+def test_a_fill_older_than_what_is_remembered_is_not_stored(store: Any) -> None:
+    began = store.serial()
+    for index in range(3000):
+        store.invalidate(b"http://a/%d" % index)
+    assert store.put(b"http://a/x", b"", serial=began) == "flushed"
+    assert store.put(b"http://a/x", b"") == "done"
+    began = store.serial()
+    for index in range(20):
+        store.invalidate(b"http://a/%d" % index)
+    assert store.put(b"http://a/y", b"", serial=began) == "done"
+
+
+def test_groups(store: Any) -> None:
+    store.put(b"http://a/1", b"", groups=[100, 200])
+    store.put(b"http://a/2", b"", groups=[300])
+    store.put(b"http://a/3", b"")
+    began = store.serial()
+    store.flush_group(200)
+    found = [store.find(b"http://a/%d" % index) for index in (1, 2, 3)]
+    assert found == [None, b"", b""]
+    assert store.put(b"http://a/1", b"", groups=[200], serial=began) == "flushed"
+    assert store.put(b"http://a/1", b"", groups=[300], serial=began) == "done"
+    assert store.put(b"http://a/1", b"new", groups=[200]) == "done"
+    assert store.find(b"http://a/1") == b"new"
+    store.flush_group(200)
+    assert [entry["is_invalid"] for entry in store.show(b"http://a/1")] == [True]
+    assert store.sweep(SECOND) == 1
+    assert store.counts()["entries_now"] == 2
+    assert store.put(b"http://a/1", b"", groups=range(300)) == "no room"
+
+
+def test_a_prefix_flush_while_the_table_grows(store: Any) -> None:
+    for index in range(3000):
+        store.put(b"http://a/%d" % index, b"")
+    assert store.flush(b"http://a/") == 3000
+    assert store.counts()["entries_now"] == 0
+
+
+# ---- scavenger, lossy tables, managers ----
+
+
+def test_what_nobody_asks_for_is_scavenged() -> None:
+    store = CacheStore(scavenge_s=120)
+    for index in range(10):
+        store.put(b"http://a/%d" % index, b"", received_ns=1000 * SECOND)
+    assert store.sweep(1120 * SECOND) == 0
+    assert store.find(b"http://a/3", now_s=1100) == b""
+    assert store.find(b"http://a/3", now_s=1099) == b""
+    assert store.sweep(1121 * SECOND) == 9
+    assert store.sweep(1220 * SECOND) == 0
+    assert store.sweep(1221 * SECOND) == 1
+    assert store.counts()["scavenged"] == 10
+    store.rest()
+    assert store.close() == 0
+
+
+def test_hit_for_miss_is_remembered_for_a_while(store: Any) -> None:
+    hash_ = store.hash(b"http://a/")
+    assert not store.hit_for_miss(hash_, 100)
+    store.hit_for_miss_note(hash_, 100)
+    assert store.hit_for_miss(hash_, 109)
+    assert not store.hit_for_miss(hash_, 110)
+    assert not store.hit_for_miss(hash_ ^ 1 << 40, 100)
+
+
+def test_frequent_hits() -> None:
+    store = CacheStore(frequent_hits=3, frequent_s=10)
+    asked = [store.frequent_enough(77, now) for now in (100, 105, 109, 110, 111, 119, 119)]
+    assert asked == [False, False, True, False, False, True, True]
+    other = 77 | 1 << 40
+    assert [store.frequent_enough(h, 200) for h in (77, 77, other, 77)] == [False] * 4
+    assert store.close() == 0
+    store = CacheStore()
+    assert store.frequent_enough(77, 100)
+    assert store.close() == 0
+
+
+def test_the_managers_list(store: Any) -> None:
+    keys = {b"http://a/%d" % index for index in range(3000)} | {b"http://a/" + b"x" * 2000}
+    for key in keys:
+        store.put(key, b"12345", application=3)
+    store.put(b"http://a/1", b"", application=3, vary=variant(b"de"))
+    found, calls = store.list(most=100)
+    assert len(found) == 3002
+    assert calls > 30
+    assert {entry["key"] for entry in found} == {key[:1024] for key in keys}
+    assert max(entry["key_bytes"] for entry in found) == 2009
+    shown = store.show(b"http://a/1", application=3)
+    assert [(one["has_vary"], one["content_bytes"]) for one in shown] == [(True, 0), (False, 5)]
+    assert shown[0]["status"] == 200
+    assert store.show(b"http://a/1", application=2) == []
