@@ -181,9 +181,7 @@ def shifting(rng: random.Random, objects: int, count: int, times: int) -> list[i
 
 def news(rng: random.Random, objects: int, count: int) -> list[int]:
     """Articles come one by one, are wanted at once, and then less and less."""
-    return [
-        max(0, at * objects // count - int(rng.paretovariate(0.7)) + 1) for at in range(count)
-    ]
+    return [max(0, at * objects // count - int(rng.paretovariate(0.7)) + 1) for at in range(count)]
 
 
 def traces(count: int, seed: int) -> dict[str, list[int]]:

@@ -318,8 +318,8 @@ cdef void queue_remove(Shard *shard, Entry *entry) noexcept nogil:
 # ---- ghosts, under the shard's lock ----
 #
 # A bucket of words that all lie in one cache line; a new ghost takes the place of the oldest in its
-# bucket. Time is the number of evictions from the small queue, in steps; a ghost older
-# than the shard has entries has been forgotten. One in some 100,000 lookups takes a stranger for a ghost,
+# bucket. Time is the number of evictions from the small queue, in steps; a ghost older than the
+# shard has entries has been forgotten. One in some 100,000 lookups takes a stranger for a ghost,
 # and then an entry begins in the main queue: no harm.
 
 cdef uint32_t *ghost_bucket(const Shard *shard, uint64_t hash_) noexcept nogil:

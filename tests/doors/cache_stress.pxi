@@ -58,7 +58,7 @@ cdef void gale_key(uint8_t *key, uint32_t number) noexcept nogil:
 
 
 cdef void gale_check(Storm *storm, const Entry *entry, uint32_t number,
-                      uint64_t floor) noexcept nogil:
+                     uint64_t floor) noexcept nogil:
     # Content: words of (version, key).
     cdef const Segment *from_ = NULL
     cdef uint64_t offset = 0, bytes = 0
@@ -111,7 +111,7 @@ cdef Body *gale_body(StormThread *thread, uint64_t word) noexcept nogil:
 
 
 cdef void gale_fill(StormThread *thread, uint32_t number, uint64_t hash_,
-                     uint64_t serial, uint64_t version) noexcept nogil:
+                    uint64_t serial, uint64_t version) noexcept nogil:
     cdef Storm *storm = thread.storm
     cdef uint8_t key[17]
     cdef uint64_t group = number % 16
@@ -161,8 +161,8 @@ cdef void gale_look(StormThread *thread, FieldView *request) noexcept nogil:
             entry_pin(entry)
             if thread.pins[place] != NULL:
                 gale_check(storm, thread.pins[place],
-                            <uint32_t> (thread.pins[place].text[15]
-                                        | thread.pins[place].text[16] << 8), 0)
+                           <uint32_t> (thread.pins[place].text[15]
+                                       | thread.pins[place].text[16] << 8), 0)
                 entry_unpin(&storm.store, thread.pins[place])
             thread.pins[place] = entry
     elif gale_random(thread) % 2:
