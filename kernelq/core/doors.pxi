@@ -257,6 +257,29 @@ cdef class Core:
         with nogil:
             log_text_now(self.core, level, at, <uint32_t> length)
 
+    def cache_flush(self, str prefix, bint recursive):
+        """Drop what the response cache holds under an absolute URL ("": everything) and,
+        recursively, below it: how many responses. ValueError for what is no URL. Takes long."""
+        cdef bytes data = prefix.encode()
+        cdef Span span = span_of(<const char *> data, len(data))
+        cdef uint64_t count = 0
+        cdef uint32_t status
+        with nogil:
+            status = cache_call_flush(self.core, span, recursive, &count)
+        cache_check(status, prefix)
+        return count
+
+    def cache_flush_group(self, str origin, str name):
+        """Drop what has this name in its Cache-Groups, of one origin ("": of all). ValueError for
+        what is no origin. Takes long."""
+        cdef bytes first = origin.encode(), second = name.encode()
+        cdef Span origin_span = span_of(<const char *> first, len(first))
+        cdef Span name_span = span_of(<const char *> second, len(second))
+        cdef uint32_t status
+        with nogil:
+            status = cache_call_flush_group(self.core, origin_span, name_span)
+        cache_check(status, origin)
+
     def stats(self):
         """The counters, summed over the loops, and the queue's figures: a dict of ints."""
         cdef uint32_t index, queued, ready_count
@@ -274,6 +297,13 @@ cdef class Core:
             name = "reason_" + reasons[index].name.decode().lower()
             figures[name] = reason_count(self.core, index)
         return figures
+
+
+cdef cache_check(uint32_t status, str url):
+    if status == REPLY_INVALID:
+        raise ValueError(f"found {url!r}, allowed is an absolute URL")
+    if status == REPLY_NO_MEMORY:
+        raise MemoryError
 
 
 cdef uint64_t reason_count(const Core_ *core, uint32_t reason) noexcept nogil:
