@@ -7,6 +7,7 @@ import json
 import os
 import socket
 import stat
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -270,7 +271,8 @@ class Named:
     ],
 )
 def test_the_name_is_of_the_first_binding(url: str, name: str) -> None:
-    assert control_socket.socket_name([Named(url), Named("http://x:1")]) == name  # type: ignore[list-item]
+    listeners: list[Any] = [Named(url), Named("http://x:1")]
+    assert control_socket.socket_name(listeners) == name
 
 
 def test_the_file_is_for_its_owner_alone(tmp_path: Path) -> None:
@@ -301,6 +303,34 @@ def test_a_dead_servers_socket_is_replaced_and_a_living_ones_is_not(tmp_path: Pa
         control_socket.open_control(str(tmp_path / "no" / "s"), [], None)
     living.socket.close()
     living.remove_socket_file()
+
+
+def connects_as(user: int, path: str) -> bool:
+    """Whether this user reaches the socket."""
+    pid = os.fork()
+    if pid == 0:
+        status = 2
+        try:
+            os.setresuid(user, user, user)
+            with socket.socket(socket.AF_UNIX) as sock:
+                status = 0 if sock.connect_ex(path) == 0 else 1
+        finally:
+            os._exit(status)
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    assert status != 2
+    return status == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_the_user_that_serves_and_root_reach_it_and_nobody_else() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        listener = control_socket.open_control(f"{folder}/s", [], (4711, 4711))
+        assert listener is not None
+        assert os.lstat(listener.path).st_uid == 4711
+        reached = [connects_as(user, listener.path) for user in (4711, 0, 4712)]
+        listener.socket.close()
+    assert reached == [True, True, False]
 
 
 def test_off_is_off() -> None:
