@@ -4,8 +4,8 @@ The socket file is made with mode 0600 (a umask, so there is no moment with anot
 anything listens on it, and given to the user that serves. Default folders, by who starts the
 server:
 
+    systemd     the unit's RuntimeDirectory ($RUNTIME_DIRECTORY), if it has one
     root        /run/kernelq, made 0755: the user of --user must be able to reach its socket
-    systemd     the unit's RuntimeDirectory, if it has one
     others      $XDG_RUNTIME_DIR/kernelq, else /tmp/kernelq-UID, made 0700
 
 Facts: in /tmp anybody may make a folder of that name first; a folder is used only if it is a real
@@ -60,7 +60,7 @@ def default_folder(environ: Mapping[str, str]) -> tuple[str, int]:
     """The folder that this process would use, and the mode to make it with."""
     unit = environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
     if os.path.isabs(unit):
-        return unit, 0o700
+        return unit, 0o755
     if os.geteuid() == 0:
         return ROOT_FOLDER, 0o755
     return user_folder(environ), 0o700

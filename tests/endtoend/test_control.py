@@ -52,7 +52,7 @@ def test_the_default_socket_is_there_while_the_server_is(tmp_path: Path) -> None
         _, port = server.address()
         path = tmp_path / "run" / f"127.0.0.1-{port}.sock"
         assert stat.S_IMODE(path.lstat().st_mode) == 0o600
-        assert stat.S_IMODE(path.parent.lstat().st_mode) == 0o700
+        assert stat.S_IMODE(path.parent.lstat().st_mode) == 0o755
         assert ask(path, do="cache.flush", prefix="http://h/") == {"ok": True, "flushed": 0}
     assert os.listdir(tmp_path / "run") == []
 
