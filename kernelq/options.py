@@ -362,8 +362,8 @@ OPTIONS: tuple[Option, ...] = (
            "write the main process id to FILE", OPERATION),
     Option("--control", "PATH|auto|off", "auto", control_path,
            "the socket that `kernelq cache` talks to, for the server's own user and root; auto: "
-           "named after the first --bind, in /run/kernelq (root), $XDG_RUNTIME_DIR/kernelq or "
-           "/tmp/kernelq-UID", OPERATION),
+           "named after the first --bind, in $RUNTIME_DIRECTORY (systemd), /run/kernelq (root), "
+           "$XDG_RUNTIME_DIR/kernelq or /tmp/kernelq-UID", OPERATION),
     Option("--inspectable", "", "no", flag,
            "let debuggers and siblings of the same user look into service and workers (for "
            "debugging)", OPERATION),

@@ -2,6 +2,8 @@
 # code here that touches Python. The lists are copied under a shard's lock and made into objects
 # without it.
 
+import sys
+
 cdef enum:
     FACTS_AT_ONCE = 256            # entries copied at a time
 
@@ -97,6 +99,20 @@ cdef uint64_t cache_flushed(Core_ *core, bytes prefix, bint is_recursive) except
 
 
 cdef int cache_group_flushed(Core_ *core, bytes origin, bytes name) except -1:
+    """Of one origin, or (b"") of each of which anything is stored. Raises ValueError."""
+    if origin:
+        group_flushed(core, origin, name)
+        return 0
+    for each in {origin_of(entry["key"]) for entry in cache_listed(core, b"", sys.maxsize)}:
+        group_flushed(core, each, name)
+    return 0
+
+
+cdef bytes origin_of(str key):
+    return "/".join(key.split("/", 3)[:3]).encode("latin-1")
+
+
+cdef int group_flushed(Core_ *core, bytes origin, bytes name) except -1:
     cdef uint32_t status
     cdef Span where = span_of(<const uint8_t *> origin, len(origin))
     cdef Span what = span_of(<const uint8_t *> name, len(name))

@@ -120,7 +120,7 @@ cdef enum:
     GROUP_WORDS = 4096
     LOSSY_WORDS_MIN = 512          # marks: at most 1/1024 of the store's bytes each
     LOSSY_WORDS_MAX = 65536
-    HIT_FOR_MISS_S = 10
+    HIT_FOR_MISS_S = 120
     FREQUENT_HITS_MAX = 255
     STORE_BYTES_MIN = 262144
     TABLE_SLOTS_MIN = 64

@@ -59,6 +59,8 @@ cdef void job_do_call(Core_ *core, Call *call) noexcept nogil:
     # Helper thread.
     cdef Span first = span_of(<const char *> call.text, call.first_bytes)
     cdef Span second = span_of(<const char *> call.text + call.first_bytes, call.second_bytes)
+    if call.job.has_failed:
+        return
     if call.operation == CALL_FLUSH:
         call.status = cache_call_flush(core, first, call.flags & CALL_FLAG_RECURSIVE, &call.value)
     else:

@@ -202,6 +202,8 @@ cdef Job *job_take(JobQueue *jobs) noexcept nogil:
         jobs.first = job.next
         if jobs.first == NULL:
             jobs.last = NULL
+        # Calls that nobody can be answered any more do not hold up the end.
+        job.has_failed = job.kind == JOB_CALL and jobs.stops
     pthread_mutex_unlock(&jobs.lock)
     return job
 

@@ -161,6 +161,25 @@ def test_a_call_without_an_answer_ends(where: str) -> None:
             assert Asking(ask).end() == said
 
 
+def test_a_call_without_an_answer_ends_although_its_thread_reads_the_rings() -> None:
+    go = threading.Semaphore(0)
+
+    def application(environ: dict[str, Any], start_response: Any) -> Any:
+        go.acquire()
+        return answering()(environ, start_response)
+
+    with served(application, prefetch=2) as rig:
+        for _ in range(10):
+            dispatch = rig.hand(place=0)
+            rig.tell("PING", value=1)  # read by whoever reads while the only thread is busy
+            asking = Asking(lambda: call(FLUSH, b"x", limit=0.03))
+            assert isinstance(asking.end(), TimeoutError)
+            behind = rig.hand(place=1)
+            go.release(2)
+            assert rig.collect(dispatch).content == b"ok"
+            assert rig.collect(behind).content == b"ok"
+
+
 def test_a_late_answer_frees_the_place_of_its_call() -> None:
     def ask() -> None:
         with pytest.raises(TimeoutError):
