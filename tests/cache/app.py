@@ -11,10 +11,12 @@ JSON for each execution before anything else is done. An answer may have:
     bytes       content is repeated up to this length
     chunked     no Content-Length
     validates   a request whose If-None-Match or If-Modified-Since names this version gets 304
-    status_304  with these fields then: fields_304
+    fields_304  its fields then; else the same
     gate        a unix socket: the test is told the number of the execution, and lets it go on
     fail        raise or die instead of an answer
     blocks      content in pieces: text, ["gate", PATH], ["fill", BYTES], ["raise"] or ["die"]
+
+While FOLDER/bad exists, the application cannot be imported.
 
 /-/flush?prefix=URL&recursive=0|1 and /-/flush_group?name=NAME[&origin=ORIGIN] call kernelq.cache.
 """
@@ -30,6 +32,10 @@ from urllib.parse import parse_qsl, quote
 
 FOLDER = Path(os.environ["CACHE_APP_DIR"])
 Environ = dict[str, Any]
+
+
+if (FOLDER / "bad").exists():  # no worker can start
+    os._exit(3)
 
 
 class Failure(Exception):
@@ -129,9 +135,10 @@ def answer(environ: Environ, start: Any, name: str) -> Any:
     if chosen.get("chunked"):
         start(status, fields)
         return iter([content[:1], content[1:]])
-    if status[:3] not in ("204", "304"):
-        fields.append(("Content-Length", str(len(content))))
-    start(status, fields)
+    if status[:3] in ("204", "304"):
+        start(status, fields)
+        return []
+    start(status, [*fields, ("Content-Length", str(len(content)))])
     return [content]
 
 

@@ -8,15 +8,8 @@ import pytest
 
 sys.path.insert(1, str(Path(__file__).parent.parent / "endtoend"))
 
-from origin import Origin, Site, serve
+from origin import ONE_OF_EACH, Site, site_of
 from serving import Gate
-
-ONE_OF_EACH = ("--workers", "1", "--threads", "4", "--loops", "1")
-
-
-def site_of(folder: Path, *options: str) -> Iterator[Site]:
-    with serve(folder, *options) as server:
-        yield Site(server, Origin(folder))
 
 
 @pytest.fixture(scope="session")

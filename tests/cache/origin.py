@@ -7,11 +7,12 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from model_fields import date_text
 from serving import Server
@@ -86,10 +87,19 @@ class Site:
         assert self.server.ask(f"/{name}", method="POST", content=b"").text == "settled"
 
     def flush(self, prefix: str, recursive: bool = True) -> int:
-        target = f"/-/flush?prefix={prefix}&recursive={int(recursive)}"
+        target = f"/-/flush?prefix={quote(prefix, safe='')}&recursive={int(recursive)}"
         response = self.server.ask(target, method="POST", content=b"")
         assert response.status == 200, response
         return int(response.text)
+
+
+ONE_OF_EACH = ("--workers", "1", "--threads", "4", "--loops", "1")
+
+
+def site_of(folder: Path, *options: str) -> Iterator[Site]:
+    """For fixtures."""
+    with serve(folder, *options) as server:
+        yield Site(server, Origin(folder))
 
 
 # --- answers
