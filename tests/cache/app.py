@@ -12,6 +12,8 @@ JSON for each execution before anything else is done. An answer may have:
     chunked     no Content-Length
     validates   a request whose If-None-Match or If-Modified-Since names this version gets 304
     fields_304  its fields then; else the same
+    echo        a key of the environ, whose value stands for {echo} in content and fields
+    methods     {METHOD: another answer}, instead of this one
     gate        a unix socket: the test is told the number of the execution, and lets it go on
     fail        raise or die instead of an answer
     blocks      content in pieces: text, ["gate", PATH], ["fill", BYTES], ["raise"] or ["die"]
@@ -114,11 +116,13 @@ def answer(environ: Environ, start: Any, name: str) -> Any:
     number = note(name, environ)
     script = json.loads((FOLDER / f"{name}.json").read_text())
     chosen = script[min(number, len(script)) - 1]
+    chosen = chosen.get("methods", {}).get(environ["REQUEST_METHOD"], chosen)
     if "gate" in chosen:
         gate(chosen["gate"], str(number))
     if "fail" in chosen:
         fail(chosen["fail"])
-    fields = [(name, value) for name, value in chosen.get("fields", [])]
+    echoed = environ.get(chosen.get("echo", ""), "none")
+    fields = [(name, value.replace("{echo}", echoed)) for name, value in chosen.get("fields", [])]
     if chosen.get("validates") and is_current(environ, fields):
         told = [(name, value) for name, value in chosen.get("fields_304", fields)]
         start("304 Not Modified", told)
@@ -128,7 +132,8 @@ def answer(environ: Environ, start: Any, name: str) -> Any:
         start(status, fields)
         return pieces(chosen["blocks"], number)
     text = chosen.get("content")
-    content = (f"{target_of(environ)} v{number}" if text is None else text).encode("latin-1")
+    text = f"{target_of(environ)} v{number}" if text is None else text
+    content = text.replace("{echo}", echoed).encode("latin-1")
     if size := chosen.get("bytes"):
         content = (content + b" ") * (size // (len(content) + 1) + 1)
         content = content[:size]

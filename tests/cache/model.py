@@ -155,7 +155,7 @@ class Cache:
         outcomes = []
         needs_no_condition = (
             stored.is_invalid or not stored.is_validatable or request.is_conditional
-            or request.wants_part or request.method == "HEAD"
+            or request.wants_part or request.method == "HEAD" or "no-cache" in request.asks
         )  # fmt: skip
         if needs_no_condition:
             outcomes += self._with_fallback(now, request, request, stored, origin)

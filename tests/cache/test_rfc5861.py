@@ -11,6 +11,7 @@ from origin import (
     Origin,
     Row,
     Site,
+    Step,
     current,
     hit,
     ran,

@@ -4,14 +4,27 @@ import re
 from collections.abc import Callable, Iterator
 
 import pytest
-from conftest import ONE_OF_EACH, site_of
 from model_fields import first
-from origin import Row, Site, current, hit, posted, ran, renewed, reply, run, tables
+from origin import (
+    ONE_OF_EACH,
+    Row,
+    Site,
+    current,
+    hit,
+    posted,
+    ran,
+    renewed,
+    reply,
+    run,
+    site_of,
+    tables,
+)
 from serving import Gate
 
 NAME = "Cache-Status"
 LONG = "max-age=1000"
 Parameters = dict[str, str]
+Wanted = str | tuple[str | None, ...] | None
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +49,9 @@ def told(value: str | None) -> Parameters:
     return found
 
 
-def says(**expected: str | tuple[str, ...] | None) -> dict[str, Callable[[str | None], bool]]:
+def says(
+    **expected: str | tuple[str | None, ...] | None,
+) -> dict[str, Callable[[str | None], bool]]:
     """Parameters by name (fwd_status stands for fwd-status); None: not there."""
 
     def holds(value: str | None) -> bool:
