@@ -198,8 +198,9 @@ cdef int worker_attach(Core_ *core, Worker *worker, int pid, int pidfd) noexcept
     atomic.store_relaxed_u8(&worker.state, WORKER_STARTING)
     pthread_mutex_unlock(&core.pool.lock)
     receiver_watch(core, worker)
-    for index in range(core.settings.loop_count):
-        if not letter_send(&core.loops[index].mailbox, LETTER_WORKER, worker, 0, -1):
+    # Loop 0 last: it opens the lanes of the others, who must know the worker by then.
+    for index in range(core.settings.loop_count, 0, -1):
+        if not letter_send(&core.loops[index - 1].mailbox, LETTER_WORKER, worker, 0, -1):
             return -ENOMEM
     return 0
 

@@ -67,6 +67,6 @@ def test_a_hostile_worker_harms_nobody_else(field, loops):
 @pytest.mark.timeout(3600)
 def test_a_hundred_thousand_mutations(field):
     core = field(loops=2)
-    load, end = run_campaign(core, lives=26_000, seed=7_000_000)
+    load, end = run_campaign(core, lives=30_000, seed=7_000_000)
     check_campaign(core, load, end)
     assert core.count(0) >= 100_000

@@ -21,7 +21,7 @@ def test_every_record_arrives_whole_and_in_order() -> None:
 @pytest.mark.skipif(not IS_JUDGED, reason="only ThreadSanitizer sees it")
 def test_a_broken_ring_is_reported() -> None:
     script = "from kernelq._coretest import stress_ring; stress_ring(20_000, True)"
-    judged = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    judged = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True)
     assert judged.returncode == 66
     assert "data race" in judged.stderr
     assert "stress.pxi" in judged.stderr
