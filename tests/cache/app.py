@@ -148,7 +148,7 @@ def answer(environ: Environ, start: Any, name: str) -> Any:
 
 
 def control(environ: Environ, start: Any, what: str) -> Any:
-    from kernelq import cache
+    import kernelq.cache as cache
 
     query = dict(parse_qsl(environ["QUERY_STRING"], keep_blank_values=True))
     if what == "flush":

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from model_fields import (
+    DELTA_MAX,
     Fields,
     combined,
     date_read,
@@ -33,7 +34,7 @@ KEPT_ON_304 = ("Content-Length", "Content-Encoding", "Content-Type", "Content-Ra
 NEVER_STORED = (
     "Connection", "Keep-Alive", "Proxy-Connection", "TE", "Transfer-Encoding", "Upgrade",
     "Proxy-Authenticate", "Proxy-Authentication-Info", "Proxy-Authorization",
-    "Content-Length", "Age", "Kernelq-Cache-Control",
+    "Content-Length", "Age",
 )  # fmt: skip
 CONDITIONS = ("If-None-Match", "If-Modified-Since")
 
@@ -216,19 +217,22 @@ def storable(request: Request, answer: Answer, mode: str) -> set[bool]:
 
 
 def entry_of(now: float, request: Request, answer: Answer) -> Stored:
-    says = answer.says
-    hidden = names_in(says.get("no-cache", "")) | names_in(says.get("private", ""))
-    named = names_in(combined(answer.fields, "Connection") or "")
-    kept = without(answer.fields, *NEVER_STORED, *hidden, *named)
-    kept_targets = tuple(line for line in answer.fields if line[0] == "Kernelq-Cache-Control")
     vary = names_in(combined(answer.fields, "Vary") or "")
     return Stored(
         key_of(request.url),
         tuple(sorted((name, normal(combined(request.fields, name))) for name in vary)),
-        replace(answer, fields=kept + kept_targets),  # its own field decides, but is never shown
+        kept_of(answer),
         now,
         initial_age(now, answer),
     )
+
+
+def kept_of(answer: Answer) -> Answer:
+    """RFC 9111 section 3.1. Kernelq-Cache-Control decides, although it is never shown."""
+    says = answer.says
+    hidden = names_in(says.get("no-cache", "")) | names_in(says.get("private", ""))
+    named = names_in(combined(answer.fields, "Connection") or "")
+    return replace(answer, fields=without(answer.fields, *NEVER_STORED, *hidden, *named))
 
 
 def initial_age(now: float, answer: Answer) -> int:
@@ -236,7 +240,9 @@ def initial_age(now: float, answer: Answer) -> int:
     text = first(answer.fields, "Age")
     age = seconds_of(text.strip()) if text is not None else 0
     date = date_read(first(answer.fields, "Date"))
-    return max(age or 0, 0 if date is None else int(now) - date)
+    if age is None:
+        return DELTA_MAX  # section 5.1: to be taken as stale
+    return max(age, 0 if date is None else int(now) - date)
 
 
 def freshened(now: float, stored: Stored, answer: Answer) -> Stored:
@@ -245,7 +251,7 @@ def freshened(now: float, stored: Stored, answer: Answer) -> Stored:
     kept = without(stored.answer.fields, *(name for name, _ in new))
     return replace(
         stored,
-        answer=replace(stored.answer, fields=kept + new),
+        answer=kept_of(replace(stored.answer, fields=kept + new)),
         received=now,
         initial_age=initial_age(now, answer),
         is_invalid=False,
@@ -293,4 +299,6 @@ def range_applies(request: Request, answer: Answer) -> bool:
         return True
     if text.startswith(('"', "W/")):
         return strongly_equal(text, first(answer.fields, "ETag") or "W/")
-    return text == first(answer.fields, "Last-Modified")
+    date = date_read(first(answer.fields, "Date"))
+    is_strong = date is None or date > (date_read(text) or 0)  # section 8.8.2.2
+    return is_strong and text == first(answer.fields, "Last-Modified")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from model_fields import date_text
+from model_fields import Fields, date_text, first, weakly_equal
 from serving import Server
 from wire import PATIENCE_SECONDS, Client, Response, request
 
@@ -143,6 +143,19 @@ def _date(found: re.Match[str], now: float) -> str:
         return date_text(seconds)
     form = "%A, %d-%b-%y %H:%M:%S GMT" if found[1] == "rfc850" else "%a %b %e %H:%M:%S %Y"
     return time.strftime(form, time.gmtime(seconds))
+
+
+def has_it(asked: Fields, own: Fields) -> bool:
+    """Whether app.py says 304 to a request, as a pure function."""
+    tags = first(asked, "If-None-Match")
+    mine = first(own, "ETag")
+    if tags is not None:
+        if mine is None:
+            return False
+        listed = [tag.strip() for tag in tags.split(",")]
+        return tags == "*" or any(weakly_equal(mine, tag) for tag in listed)
+    since = first(asked, "If-Modified-Since")
+    return since is not None and since == first(own, "Last-Modified")
 
 
 # --- steps

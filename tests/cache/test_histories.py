@@ -14,9 +14,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from model import Cache, Outcome
-from model_fields import Fields, first, weakly_equal
+from model_fields import first
 from model_rules import Answer, Request
-from origin import Seen, Site
+from origin import Seen, Site, has_it
 from wire import PATIENCE_SECONDS, Client, Response, request
 
 CONTROLS = (
@@ -193,18 +193,6 @@ class World:
         if status == 200 and has_it(asked.fields, found):
             return Answer(304, found)
         return Answer(status, found, self.content(url, variant).encode())
-
-
-def has_it(asked: Fields, own: Fields) -> bool:
-    tags = first(asked, "If-None-Match")
-    mine = first(own, "ETag")
-    if tags is not None:
-        if mine is None:
-            return False
-        listed = [tag.strip() for tag in tags.split(",")]
-        return tags == "*" or any(weakly_equal(mine, tag) for tag in listed)
-    since = first(asked, "If-Modified-Since")
-    return since is not None and since == first(own, "Last-Modified")
 
 
 def lines_of(world: World, ask: Ask) -> list[tuple[str, str]]:
