@@ -286,8 +286,7 @@ def test_the_worker_dies_within_the_content(mortal: Site, gates: Gates) -> None:
     waiters = sent(mortal, name, count=5)
     gate.open()
     with pytest.raises(Ended):
-        while leader.chunk():
-            pass
+        b"".join(iter(leader.chunk, b""))
     for client in waiters:
         assert outcome(client) in ("cut", f"/{name} v2")
     assert mortal.server.ask(f"/{name}").text == f"/{name} v2"
@@ -401,7 +400,7 @@ def test_a_flush_during_a_fill(site: Site, gates: Gates, how: str) -> None:
         target = f"/-/flush_group?name={group}"
         assert site.server.ask(target, method="POST", content=b"").status == 200
     else:
-        site.flush("" if how == "flush all" else f"http://test/{name}")
+        site.flush("http://test/" if how == "flush all" else f"http://test/{name}")
     executed = site.origin.count(name)
     (after,) = sent(site, name)
     newer = after.response().text

@@ -125,7 +125,7 @@ def change(site: Site, page: Page, how: str) -> bool:
         page.script(site)
         flushes = {
             "flush": f"/-/flush?prefix=http://test/{page.name}",
-            "all": "/-/flush?prefix=",
+            "all": "/-/flush?prefix=http://test/",
             "group": f"/-/flush_group?name={page.group}&origin=http://test",
             "post": f"/{page.name}",
         }

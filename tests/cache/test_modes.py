@@ -170,36 +170,53 @@ def test_flush(rfc9111: Site, prefix: str, recursive: bool, gone: set[str]) -> N
     assert {path for path in paths if first[path] != again[path]} == gone
 
 
-def test_flush_everything(tmp_path: Path) -> None:
+def test_flush_everything_of_a_host(tmp_path: Path) -> None:
     with serve(tmp_path, *ONE_OF_EACH, "--cache", "rfc9111") as server:
         site = Site(server, Origin(tmp_path))
         names = [site.origin.new_name() for _ in range(5)]
         for name in names:
             site.origin.script(name, reply("max-age=1000"))
             server.ask(f"/{name}")
-        assert site.flush("") == 5
-        assert [server.ask(f"/{name}").text for name in names] == [f"/{n} v2" for n in names]
-        assert site.flush("", recursive=True) == 5
+        run_one(site, names[0], "", "elsewhere")
+        assert site.flush("http://test/") == 5
+        assert server.ask(f"/{names[0]}").text == f"/{names[0]} v3"
+        assert [server.ask(f"/{name}").text for name in names[1:]] == [
+            f"/{n} v2" for n in names[1:]
+        ]
+        run_one(site, names[0], "", "elsewhere")
+        assert site.origin.count(names[0]) == 3
+
+
+def test_flush_by_a_path(rfc9111: Site) -> None:
+    """Of the host of the request under way."""
+    name = rfc9111.origin.new_name()
+    rfc9111.origin.script(name, reply("max-age=1000"))
+    run_one(rfc9111, name, "/a", "test")
+    run_one(rfc9111, name, "/a", "elsewhere")
+    assert rfc9111.flush(f"/{name}") == 1
+    run_one(rfc9111, name, "/a", "elsewhere")
+    assert rfc9111.origin.count(name) == 2
+    run_one(rfc9111, name, "/a", "test")
+    assert rfc9111.origin.count(name) == 3
 
 
 def test_flush_a_group(rfc9111: Site) -> None:
     name = rfc9111.origin.new_name()
     rfc9111.origin.script(name, reply("max-age=1000", f'Cache-Groups: "{name}", "other"'))
-    for path, host in (("/a", "test"), ("/b", "test"), ("/a", "elsewhere")):
-        run_one(rfc9111, name, path, host)
-    flush = f"/-/flush_group?name={name}&origin=http://test"
-    assert rfc9111.server.ask(flush, method="POST", content=b"").status == 200
-    before = rfc9111.origin.count(name)
-    run_one(rfc9111, name, "/a", "elsewhere")
-    assert rfc9111.origin.count(name) == before
-    run_one(rfc9111, name, "/a", "test")
-    run_one(rfc9111, name, "/b", "test")
-    assert rfc9111.origin.count(name) == before + 2
-    flush = f"/-/flush_group?name={name}"
-    assert rfc9111.server.ask(flush, method="POST", content=b"").status == 200
-    run_one(rfc9111, name, "/a", "test")
-    run_one(rfc9111, name, "/a", "elsewhere")
-    assert rfc9111.origin.count(name) == before + 4
+    stored = (("/a", "test"), ("/b", "test"), ("/a", "elsewhere"))
+    executed = 0
+    for flush, newly in (
+        ("", 3),
+        (f"/-/flush_group?name={name}&origin=http://elsewhere", 1),
+        (f"/-/flush_group?name={name}", 2),  # of the host of the request under way
+        (f"/-/flush_group?name={name}x", 0),
+    ):
+        if flush:
+            assert rfc9111.server.ask(flush, method="POST", content=b"").status == 200
+        for path, host in stored:
+            run_one(rfc9111, name, path, host)
+        executed += newly
+        assert rfc9111.origin.count(name) == executed
 
 
 def run_one(site: Site, name: str, path: str, host: str) -> None:
