@@ -68,7 +68,7 @@ include "core/exchange.pxi"       # a request's record and content, and how it e
 include "core/cache_hit.pxi"      # answers from the store
 include "core/cache_fill.pxi"     # responses that are asked for, and who waits for them
 include "core/cache_keep.pxi"     # a worker's response on its way into the store
-include "core/cache_uri.pxi"      # URIs and their keys
+include "core/cache_extra.pxi"    # what its key has beside the URI
 include "core/cache_entry.pxi"    # what of its head is stored
 include "core/request_queue.pxi"  # queue, dispatch, revocation
 include "core/channel.pxi"        # workers: memory, lanes, health, death

@@ -90,13 +90,15 @@ cdef Entry *entry_fill_in(Loop *loop, const Exchange *exchange, const FieldView 
     cdef Span key = image_key(exchange)
     cdef uint64_t groups[GROUPS_MAX]
     cdef uint32_t group_count = entry_groups(core, view, b"cache-groups", key, groups)
+    cdef Entry *entry = NULL
     cdef int64_t now_s = wall_seconds()
     cdef int64_t asked_s = now_s - <int64_t> ((loop.now_ns - exchange.arrived_ns) // 1000000000)
     cdef bint has_query = memchr(key.at, 63, key.bytes) != NULL
-    cdef Entry *entry = entry_new(&core.store, key.at, <uint32_t> key.bytes, exchange.cache_hash, 0,
-                                  loop.key, vary_bytes, groups, group_count, loop.head_out,
-                                  head_bytes, head_304_bytes)
     cdef Span line
+    if group_count <= GROUPS_MAX:
+        entry = entry_new(&core.store, key.at, <uint32_t> key.bytes, exchange.cache_hash, 0,
+                          loop.key, vary_bytes, groups, group_count, loop.head_out, head_bytes,
+                          head_304_bytes)
     if entry == NULL:
         return NULL
     entry.serial = exchange.cache_serial
@@ -108,8 +110,8 @@ cdef Entry *entry_fill_in(Loop *loop, const Exchange *exchange, const FieldView 
     entry.facts.lifetime_s = response_lifetime_s(facts, core.settings.cache_mode, has_query, now_s)
     entry.facts.stale_while_revalidate_s = facts.directives.stale_while_revalidate_s
     entry.facts.stale_if_error_s = facts.directives.stale_if_error_s
-    entry.status_line_bytes = <uint16_t> (<const uint8_t *> memchr(entry_head(entry), 10, head_bytes)
-                                          + 1 - entry_head(entry))
+    entry.status_line_bytes = <uint16_t> (
+        <const uint8_t *> memchr(entry_head(entry), 10, head_bytes) + 1 - entry_head(entry))
     if facts.etag.bytes and facts.etag.bytes <= VALIDATOR_BYTES_MAX:
         line = head_line_find(entry, b"etag", 4)
         entry.etag_at = <uint32_t> (line.at - entry_head(entry)) + 6
@@ -123,13 +125,17 @@ cdef uint32_t entry_groups(Core_ *core, const FieldView *view, const char *name,
     cdef uint64_t origin = origin_hash(core, key)
     cdef uint32_t count = groups_read(view, name, groups, GROUPS_MAX, core.store.seed)
     cdef uint32_t index
-    for index in range(count):
+    for index in range(min(count, <uint32_t> GROUPS_MAX)):
         groups[index] ^= origin
     return count
 
 
 cdef uint64_t origin_hash(Core_ *core, Span key) noexcept nogil:
-    return siphash(core.store.seed, key.at, key_origin_bytes(key))
+    # Of "scheme://host".
+    cdef size_t bytes = 8 if key.bytes > 8 and key.at[4] == c"s" else 7
+    while bytes < key.bytes and key.at[bytes] != c"/":
+        bytes += 1
+    return siphash(core.store.seed, key.at, bytes)
 
 
 # --- 304 ------------------------------------------------------------------------------------------
@@ -264,50 +270,35 @@ cdef void cache_invalidate(Loop *loop, Exchange *exchange, const ResponseFacts *
     cdef Core_ *core = loop.core
     cdef const RequestRecord *record = <const RequestRecord *> exchange.image
     cdef uint64_t groups[GROUPS_MAX]
+    cdef uint8_t extra[EXTRA_MAX]
+    cdef uint8_t *extra_end = image_extra_put(extra, exchange)
     cdef uint32_t index, count
-    cdef Span method, remote, target
-    cdef UriParts base
+    cdef Span method, remote, more
+    cdef Span host = image_field(exchange, FIELD_HOST)
+    cdef RequestHead head
     cdef size_t bytes
-    if not 200 <= facts.status < 400:
+    memset(&head, 0, sizeof(head))
+    image_line(exchange, &method, &remote, &head.target)
+    if not 200 <= facts.status < 400 or extra_end == NULL or target_split(&head) != 0:
         return
-    image_line(exchange, &method, &remote, &target)
-    uri_split(target, &base)
-    base.is_https = record.is_https
-    base.host = image_field(exchange, FIELD_HOST)
-    bytes = uri_key_put(loop.key, CACHE_KEY_MAX, &base, exchange)
+    more = span_of(extra, extra_end - extra)
+    bytes = cache_key_put(loop.key, CACHE_KEY_MAX, record.is_https, host, head.path, head.query,
+                          head.has_query, more)
     if bytes == CACHE_KEY_NONE:
         return
     count = entry_groups(core, view, b"cache-group-invalidation", span_of(loop.key, bytes), groups)
-    for index in range(count):
+    for index in range(min(count, <uint32_t> GROUPS_MAX)):
         store_flush_group(&core.store, groups[index])
     key_invalidate(loop, bytes)
-    reference_invalidate(loop, exchange, &base, facts.location)
-    reference_invalidate(loop, exchange, &base, facts.content_location)
+    for index in range(2):
+        bytes = reference_key_put(loop.key, CACHE_KEY_MAX, record.is_https, host, head.path,
+                                  head.query, head.has_query, more,
+                                  facts.location if index == 0 else facts.content_location)
+        key_invalidate(loop, bytes)
 
 
 cdef void key_invalidate(Loop *loop, size_t bytes) noexcept nogil:
-    store_invalidate(&loop.core.store, 0, loop.key, <uint32_t> bytes,
-                     store_hash(&loop.core.store, 0, loop.key, bytes))
-
-
-cdef void reference_invalidate(Loop *loop, const Exchange *exchange, const UriParts *base,
-                               Span reference) noexcept nogil:
-    # Only of the same origin: nobody speaks for another one's responses.
-    cdef uint8_t merged[REFERENCE_MAX]
-    cdef uint8_t origin[ORIGIN_MAX]
-    cdef UriParts parts
-    cdef size_t bytes, origin_bytes
-    if reference.bytes == 0 or reference.bytes > REFERENCE_MAX:
-        return
-    uri_split(reference, &parts)
-    if not parts.has_scheme:
-        parts.is_https = base.is_https
-    if parts.host.bytes == 0:
-        parts.host = base.host
-        if parts.path.bytes == 0 or parts.path.at[0] != c"/":
-            parts.path = path_merged(merged, base.path, parts.path)
-    origin_bytes = uri_origin_put(origin, base)
-    bytes = uri_key_put(loop.key, CACHE_KEY_MAX, &parts, exchange)
-    if (bytes != CACHE_KEY_NONE and origin_bytes == key_origin_bytes(span_of(loop.key, bytes))
-            and memcmp(origin, loop.key, origin_bytes) == 0):
-        key_invalidate(loop, bytes)
+    # The key in loop.key, if there is one.
+    if bytes != CACHE_KEY_NONE:
+        store_invalidate(&loop.core.store, 0, loop.key, <uint32_t> bytes,
+                         store_hash(&loop.core.store, 0, loop.key, bytes))

@@ -309,7 +309,8 @@ cdef Fill *fill_find(const FillBucket *bucket, const Exchange *exchange,
     return NULL
 
 
-cdef bint fill_fits(const Fill *fill, const Exchange *exchange, const FieldView *view) noexcept nogil:
+cdef bint fill_fits(const Fill *fill, const Exchange *exchange,
+                    const FieldView *view) noexcept nogil:
     # As far as it is known on what the response depends.
     cdef const Entry *known = fill.entry if fill.entry != NULL else fill.stale
     if known == NULL:

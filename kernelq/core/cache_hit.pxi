@@ -89,6 +89,8 @@ cdef bint cache_look_up(Loop *loop, Conn *conn, const uint8_t *at, const Request
             or not cache_key(loop, conn, at, head, ticket, &is_trusted)):
         atomic.tally(&loop.counters[COUNT_CACHE_BYPASSED], 1)
         return False
+    if not is_trusted:
+        view_without_forwarding(loop, &view)
     ticket.serial = store_serial(&loop.core.store, ticket.hash)
     entry = store_find(&loop.core.store, 0, loop.key, ticket.key_bytes, ticket.hash, &view,
                        loop_seconds(loop))
@@ -97,6 +99,17 @@ cdef bint cache_look_up(Loop *loop, Conn *conn, const uint8_t *at, const Request
         return True
     cache_plan(loop, head, &facts, entry, is_trusted, ticket)
     return False
+
+
+cdef void view_without_forwarding(Loop *loop, FieldView *view) noexcept nogil:
+    # The fields as the application would see them: a stranger's word about the client is dropped.
+    cdef uint32_t index, count = 0
+    for index in range(view.count):
+        if not field_is_forwarding(&view.lines[index], view.at):
+            loop.view[count] = view.lines[index]
+            count += 1
+    view.lines = loop.view
+    view.count = count
 
 
 cdef inline void cache_facts(const RequestHead *head, const FieldView *view,
@@ -193,7 +206,9 @@ cdef void answer_choose(Answer *answer, const RequestFacts *facts) noexcept nogi
     answer.range_count = 0
     answer.framing = FRAMING_LENGTH
     answer.length = <int64_t> bytes
-    answer.status = condition_status(facts, entry_etag(entry), entry.modified_s, entry.status)
+    answer.status = condition_status(
+        facts, entry_etag(entry), entry.modified_s if entry.modified_s >= 0 else entry.date_s,
+        entry.status)
     if answer.status == 304 or answer.status == 204:
         answer.framing = FRAMING_NONE
         answer.length = -1

@@ -347,7 +347,8 @@ cdef inline void loop_sweep(Loop *loop) noexcept nogil:
     if loop.sweep_at_ns == 0:
         # relaxed: seen in the next turn at the latest
         if atomic.load_relaxed(&loop.core.store.entries_now):
-            loop.sweep_at_ns = loop.now_ns + loop.core.settings.cache_scavenge_s * <uint64_t> 1000000000
+            loop.sweep_at_ns = (loop.now_ns + <uint64_t> loop.core.settings.cache_scavenge_s
+                                * 1000000000)
     elif loop.now_ns >= loop.sweep_at_ns:
         loop.sweep_at_ns = 0
         job_sweep(loop)
