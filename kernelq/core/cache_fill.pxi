@@ -1,4 +1,4 @@
-# The response cache as a response meets it: what is asked for, stored, and shared by those who wait.
+# The response cache as a response meets it: what is asked for, stored, and shared by who waits.
 #
 # Rules
 #  1. A Fill's list of a loop's waiting requests (its side) belongs to that loop; everything marked

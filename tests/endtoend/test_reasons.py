@@ -240,7 +240,7 @@ def test_time_of_upload_is_not_time_in_the_queue(hasty: Server, gate: Gate) -> N
     slow = hasty.connect().send(request("POST", "/echo?slow", "Content-Length: 6000"))
     running = hasty.connect().get(f"/waits?gate={gate.path}")
     gate.enter()
-    before = [hasty.connect().get(f"/hello?{n}") for n in range(20)]  # all that the worker is handed
+    before = [hasty.connect().get(f"/hello?{n}") for n in range(20)]
     for _ in range(5):
         slow.send(bytes(1000))
         assert slow.response_within(0.25) is None
