@@ -348,14 +348,14 @@ cdef bint shard_replace_table(Store *store, Shard *shard) noexcept nogil:
     return True
 
 
-cdef bint shard_has_slot(Store *store, Shard *shard) noexcept nogil:
+cdef bint shard_has_slot(Store *store, Shard *shard, uint64_t hash_) noexcept nogil:
     # Without memory for another table this one is filled further; a free slot always stays, for
-    # probing ends there.
+    # probing ends there. A hash that is there needs none.
     cdef uint64_t slots = shard.table.mask + 1
     cdef uint64_t taken = shard.used + shard.given_up + 1
     if taken * 4 <= slots * 3 or shard_replace_table(store, shard):
         return True
-    return taken * 16 <= slots * 15
+    return taken * 16 <= slots * 15 or table_seek(shard.table, hash_) <= shard.table.mask
 
 
 # ---- readers ----
@@ -585,7 +585,7 @@ cdef int store_put(Store *store, Entry *entry, uint64_t serial) noexcept nogil:
     linux.pthread_mutex_lock(&shard.lock)
     if shard_has_flushed(store, shard, entry, serial):
         outcome = STORE_FLUSHED
-    elif not shard_has_slot(store, shard):
+    elif not shard_has_slot(store, shard, entry.hash):
         outcome = STORE_FULL
     else:
         atomic.add_u32(&entry.refs, 1)

@@ -166,7 +166,7 @@ cdef void gale_look(StormThread *thread, FieldView *request) noexcept nogil:
                 entry_unpin(&storm.store, thread.pins[place])
             thread.pins[place] = entry
     elif gale_random(thread) % 2:
-        if gale_random(thread) % 8 == 0:
+        if gale_random(thread) % 2:
             threads.sched_yield()  # a slow application: changes come in between
         gale_fill(thread, number, hash_, serial, version)
 
@@ -293,3 +293,87 @@ def cache_storm(double seconds, uint64_t bytes, uint32_t most_bytes, kinds, bint
     counts["left"] = store.bytes
     free(storm)
     return counts
+
+
+# ---- content that is read while it is filled ----
+
+ctypedef struct Stream:
+    Store *store
+    Body *body
+    uint64_t bytes
+    uint64_t seed
+    uint64_t wrong
+
+
+cdef inline uint8_t stream_byte(uint64_t offset) noexcept nogil:
+    return <uint8_t> (offset * 167 >> 3)
+
+
+cdef void *stream_read(void *subject) noexcept nogil:
+    # Until it is whole, and then to the end.
+    cdef Stream *stream = <Stream *> subject
+    cdef const Segment *from_ = NULL
+    cdef uint64_t offset = 0, bytes = 0, index
+    cdef uint32_t state
+    cdef const uint8_t *at
+    while True:
+        state = body_state(stream.body)
+        at = body_run(stream.body, &from_, offset, &bytes)
+        if bytes == 0 and state != 0:
+            break
+        if bytes == 0:
+            threads.sched_yield()
+        for index in range(bytes):
+            if at[index] != stream_byte(offset + index):
+                atomic.add_relaxed(&stream.wrong, 1)
+        offset += bytes
+    if state != 1 or offset != stream.bytes:
+        atomic.add_relaxed(&stream.wrong, 1)
+    body_unpin(stream.store, stream.body)
+    return NULL
+
+
+cdef bint stream_fill(Stream *stream) noexcept nogil:
+    cdef uint8_t piece[9000]
+    cdef uint64_t offset = 0, bytes, index
+    while offset < stream.bytes:
+        stream.seed = stream.seed * <uint64_t> 6364136223846793005 + 1
+        bytes = min(stream.bytes - offset, (stream.seed >> 33) % sizeof(piece) + 1)
+        for index in range(bytes):
+            piece[index] = stream_byte(offset + index)
+        if not body_append(stream.store, stream.body, piece, bytes):
+            return False
+        offset += bytes
+    return body_finish(stream.store, stream.body) == stream.body
+
+
+def cache_stream(uint64_t bytes, bint is_known, uint32_t readers=3, uint64_t seed=1):
+    """So many bytes to readers that do not wait for their end: how many were wrong, what is left
+    of the store."""
+    cdef Store store
+    cdef Stream stream
+    cdef StoreSettings settings
+    cdef threads.Thread others[8]
+    cdef uint32_t index
+    memset(&settings, 0, sizeof(settings))
+    settings.bytes = 1 << 27
+    settings.entry_bytes = 1 << 26
+    if readers > 8 or store_init(&store, &settings, 1) < 0:
+        raise ValueError("no store")
+    memset(&stream, 0, sizeof(stream))
+    stream.store = &store
+    stream.body = body_new(&store, <int64_t> bytes if is_known else -1)
+    stream.bytes = bytes
+    stream.seed = seed
+    for index in range(readers):
+        body_pin(stream.body)
+        if threads.thread_start(&others[index], stream_read, &stream) < 0:
+            raise RuntimeError("no thread")
+    with nogil:
+        if not stream_fill(&stream):
+            body_cut(stream.body)
+        for index in range(readers):
+            threads.thread_join(others[index], NULL)
+    body_unpin(&store, stream.body)
+    store_uninit(&store)
+    return stream.wrong, store.bytes

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from kernelq._coretest import cache_storm
+from kernelq._coretest import cache_storm, cache_stream
 
 IS_JUDGED = "libtsan" in Path("/proc/self/maps").read_text()
 SECONDS = 1.0 * float(os.environ.get("KERNELQ_STORM", "1"))
@@ -38,6 +38,12 @@ def test_storm(name: str) -> None:
         assert counts["changes"] > 10
     if "eviction" in name:
         assert counts["evicted"] > 100
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+def test_content_is_read_while_it_is_filled(is_known: bool) -> None:
+    for seed in range(20):
+        assert cache_stream(1_000_000, is_known, seed=seed) == (0, 0)
 
 
 @pytest.mark.skipif(not IS_JUDGED, reason="only ThreadSanitizer sees it")

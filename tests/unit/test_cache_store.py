@@ -275,6 +275,9 @@ def test_a_table_that_cannot_grow_is_filled_further() -> None:
     assert outcomes[-1] == "full"
     for index, outcome in enumerate(outcomes):
         assert (store.find(b"http://a/%d" % index) is not None) == (outcome == "done")
+    store.fail_in(3)
+    assert store.put(b"http://a/0", b"y") == "done"
+    assert store.find(b"http://a/0") == b"y"
     store.fail_in(0)
     assert store.put(b"http://a/1999", b"x") == "done"
     store.rest()

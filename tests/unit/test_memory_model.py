@@ -163,9 +163,7 @@ def reclamation(fence: list[Step], epochs: int = 2) -> set[int]:
             ("store", "freed", "1"),
         ]
         advancer[-2] = (*advancer[-2][:3], str(len(advancer)))
-    advancer = [
-        (*step[:3], str(len(advancer))) if step[-1] == "99" else step for step in advancer
-    ]
+    advancer = [(*step[:3], str(len(advancer))) if step[-1] == "99" else step for step in advancer]
     start = dict.fromkeys(("seen", "retired", "freed", "never"), 0)
     ends = outcomes({**start, "epoch": 3, "linked": 1}, [reader, retirer, advancer])
     return {dict(end[1])["freed"] for end in ends if "freed" in dict(end[1])}
