@@ -465,7 +465,7 @@ cdef void place_bury(Loop *loop, Worker *worker, uint32_t index) noexcept nogil:
         casualty_note(worker, place)
     place_free(loop, worker, index)
     exchange.worker = NULL
-    if exchange.conn != NULL and (not was_started or exchange_may_repeat(core, exchange)):
+    if exchange_is_wanted(exchange) and (not was_started or exchange_may_repeat(core, exchange)):
         exchange.is_suspect = exchange.is_suspect or was_started
         exchange.state = EXCHANGE_RECEIVING
         exchange.started_ns = 0
@@ -479,6 +479,9 @@ cdef void place_bury(Loop *loop, Worker *worker, uint32_t index) noexcept nogil:
             atomic.tally(&loop.counters[COUNT_REDISPATCHED], 1)
             log_exchange_as(loop, LOG_WARNING, exchange, REASON_NONE, <uint32_t> worker.pid,
                             b"its worker ended while executing it; it is executed again, alone")
+    elif exchange.is_maker:
+        exchange.state = EXCHANGE_DONE
+        maker_on_death(loop, exchange, is_distrusted)
     elif exchange.conn == NULL:
         exchange.state = EXCHANGE_DONE
         exchange_free_unless_held(loop, exchange)
@@ -671,7 +674,7 @@ cdef void loop_check_timeouts(Loop *loop) noexcept nogil:
                 if place.state == PLACE_HANDED:
                     place.state = PLACE_STARTED
             pthread_mutex_unlock(&loop.core.pool.lock)
-            if exchange != NULL and exchange.conn != NULL:
+            if exchange != NULL and exchange_is_wanted(exchange):
                 worker_time_out(loop, worker, exchange)
 
 

@@ -17,7 +17,8 @@ COUNTER_NAMES = (
     "connections", "connections_now", "requests", "answered", "refused", "client_gone",
     "dispatched", "prefetched", "revoked", "redispatched", "fields_dropped", "bytes_received",
     "bytes_sent", "spilled", "turns", "wakes", "bells", "log_lost", "exchanges_now", "chunks_now",
-    "accept_failed", "distrusted",
+    "accept_failed", "distrusted", "cache_hits", "cache_misses", "cache_bypassed", "cache_stale",
+    "cache_revalidated", "cache_collapsed",
 )
 EVENT_NAMES = (
     "ready", "gone", "unhealthy", "recovered", "hopeless", "timeout", "distrusted", "first_answer",
@@ -257,28 +258,23 @@ cdef class Core:
         with nogil:
             log_text_now(self.core, level, at, <uint32_t> length)
 
+    def cache_list(self, str prefix, Py_ssize_t most):
+        """What is stored under keys that start with prefix: at most so many dicts of facts."""
+        return cache_listed(self.core, prefix.encode("utf-8", "surrogateescape"), most)
+
+    def cache_show(self, str url):
+        """What is stored of one absolute URL: a dict for each variant. Raises ValueError."""
+        return cache_shown(self.core, url.encode("utf-8", "surrogateescape"))
+
     def cache_flush(self, str prefix, bint recursive):
-        """Drop what the response cache holds under an absolute URL ("": everything) and,
-        recursively, below it: how many responses. ValueError for what is no URL. Takes long."""
-        cdef bytes data = prefix.encode()
-        cdef Span span = span_of(<const char *> data, len(data))
-        cdef uint64_t count = 0
-        cdef uint32_t status
-        with nogil:
-            status = cache_call_flush(self.core, span, recursive, &count)
-        cache_check(status, prefix)
-        return count
+        """Drop what is stored under an absolute URL ("": everything), and below it: how many
+        entries. Raises ValueError."""
+        return cache_flushed(self.core, prefix.encode("utf-8", "surrogateescape"), recursive)
 
     def cache_flush_group(self, str origin, str name):
-        """Drop what has this name in its Cache-Groups, of one origin ("": of all). ValueError for
-        what is no origin. Takes long."""
-        cdef bytes first = origin.encode(), second = name.encode()
-        cdef Span origin_span = span_of(<const char *> first, len(first))
-        cdef Span name_span = span_of(<const char *> second, len(second))
-        cdef uint32_t status
-        with nogil:
-            status = cache_call_flush_group(self.core, origin_span, name_span)
-        cache_check(status, origin)
+        """Drop what is stored of an origin in a group (RFC 9875). Raises ValueError."""
+        cache_group_flushed(self.core, origin.encode("utf-8", "surrogateescape"),
+                            name.encode("utf-8", "surrogateescape"))
 
     def stats(self):
         """The counters, summed over the loops, and the queue's figures: a dict of ints."""
@@ -291,19 +287,13 @@ cdef class Core:
         service_ns = self.core.pool.service_ns
         pthread_mutex_unlock(&self.core.pool.lock)
         figures.update(queued=queued, workers_ready=ready_count, service_ns=service_ns)
+        figures.update(cache_figures(self.core))
         if bug.DEBUG:
             figures["turn_ns_max"] = turn_ns_max(self.core)
         for index in range(1, <uint32_t> REASON_COUNT):
             name = "reason_" + reasons[index].name.decode().lower()
             figures[name] = reason_count(self.core, index)
         return figures
-
-
-cdef cache_check(uint32_t status, str url):
-    if status == REPLY_INVALID:
-        raise ValueError(f"found {url!r}, allowed is an absolute URL")
-    if status == REPLY_NO_MEMORY:
-        raise MemoryError
 
 
 cdef uint64_t reason_count(const Core_ *core, uint32_t reason) noexcept nogil:
