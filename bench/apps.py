@@ -1,6 +1,7 @@
 """The one WSGI application that every server of the benchmarks runs.
 
 /        13 bytes              /64k     64 KiB
+/cached  13 bytes that a shared cache may keep for an hour, also under any path below; /cached64k
 /upload  reads the content, answers its length
 /echo    answers the request's number and the worker's pid after 20 ms; the number comes in the
          query of a GET or in the content of a POST; each execution is entered in the ledger, so
@@ -15,9 +16,13 @@ LARGE = b"0123456789abcdef" * 4096
 ECHO_SECONDS = 0.02
 
 
-def respond(start_response, content):
+TAG = '"a"'
+KEPT = [("Cache-Control", "public, max-age=3600"), ("ETag", TAG)]
+
+
+def respond(start_response, content, fields=()):
     start_response(
-        "200 OK", [("Content-Type", "text/plain"), ("Content-Length", str(len(content)))]
+        "200 OK", [("Content-Type", "text/plain"), ("Content-Length", str(len(content))), *fields]
     )
     return [content]
 
@@ -28,6 +33,14 @@ def hello(environ, start_response):
 
 def large(environ, start_response):
     return respond(start_response, LARGE)
+
+
+def cached(environ, start_response):
+    return respond(start_response, HELLO, KEPT)
+
+
+def cached_large(environ, start_response):
+    return respond(start_response, LARGE, KEPT)
 
 
 def read_content(environ):
@@ -61,10 +74,19 @@ def echo(environ, start_response):
     return respond(start_response, b"%s %d" % (number, os.getpid()))
 
 
-ROUTES = {"/": hello, "/64k": large, "/upload": upload, "/echo": echo}
+ROUTES = {
+    "/": hello,
+    "/64k": large,
+    "/cached": cached,
+    "/cached64k": cached_large,
+    "/upload": upload,
+    "/echo": echo,
+}
 
 
 def missing(environ, start_response):
+    if environ["PATH_INFO"].startswith("/cached/"):
+        return cached(environ, start_response)
     start_response("404 Not Found", [("Content-Length", "0")])
     return []
 

@@ -6,7 +6,7 @@ set -eu
 cd "$(dirname "$0")/.."
 
 missing=
-for pair in nginx:nginx-light wrk:wrk cc:gcc; do
+for pair in nginx:nginx-light varnishd:varnish wrk:wrk cc:gcc; do
     command -v "${pair%%:*}" >/dev/null || missing="$missing ${pair#*:}"
 done
 [ -e /usr/include/ev.h ] || missing="$missing libev-dev"     # bjoern's event loop
@@ -16,9 +16,11 @@ if [ -n "$missing" ]; then
     # shellcheck disable=SC2086
     timeout 600 $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -q \
         --no-install-recommends $missing
-    case "$missing" in *nginx*)                              # installed for us: it need not run
-        $sudo systemctl disable --now nginx 2>/dev/null || true ;;
-    esac
+    for service in nginx varnish; do                         # installed for us: need not run
+        case "$missing" in *$service*)
+            $sudo systemctl disable --now "$service" varnishncsa 2>/dev/null || true ;;
+        esac
+    done
 fi
 
 mkdir -p .bench

@@ -10,7 +10,10 @@ import struct
 import time
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Self
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 TIMEOUT = 10.0
 LINE_MAX = 65536
@@ -20,10 +23,11 @@ class Malformed(Exception):
     """The server said something that is not the answer to the request."""
 
 
-def request(target: str = "/", content: bytes = b"") -> bytes:
-    length = f"Content-Length: {len(content)}\r\n" if content else ""
+def request(target: str = "/", content: bytes = b"", fields: Sequence[str] = ()) -> bytes:
+    lines = [*fields, f"Content-Length: {len(content)}"] if content else list(fields)
     method = "POST" if content else "GET"
-    return f"{method} {target} HTTP/1.1\r\nHost: 127.0.0.1\r\n{length}\r\n".encode() + content
+    head = "".join(f"{line}\r\n" for line in ("Host: 127.0.0.1", *lines))
+    return f"{method} {target} HTTP/1.1\r\n{head}\r\n".encode() + content
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,19 @@ class Connection:
         except (OSError, Malformed):
             return False
 
+    def skip(self, count: int, content: bytes) -> None:
+        """Reads so many responses that end with this content, and looks at nothing else."""
+        end = b"\r\n\r\n" + content
+        while count > 0:
+            found = self.unread.count(end)
+            if found:
+                count -= found
+                self.unread = self.unread[self.unread.rindex(end) + len(end) :]
+            if count > 0:
+                self._receive()
+        if count or self.unread:
+            raise Malformed("more responses than requests")
+
     def response(self) -> Response:
         self.taken = 0
         version, _, rest = self._line().partition(b" ")
@@ -97,7 +114,8 @@ class Connection:
             if name.lower() in fields and name.lower() in (b"content-length", b"date"):
                 raise Malformed(f"{name!r} twice")
             fields[name.lower()] = value.strip()
-        return Response(int(rest[:3]), fields, self._content(fields), self.taken)
+        content = b"" if rest[:3] == b"304" else self._content(fields)
+        return Response(int(rest[:3]), fields, content, self.taken)
 
     def _content(self, fields: dict[bytes, bytes]) -> bytes:
         if b"transfer-encoding" in fields:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from bench.macro import proc
 from bench.macro.cases import CASES, TARGETS, Case
 from bench.macro.client import IdleConnections, Malformed
-from bench.macro.load import Outcome, generate
+from bench.macro.load import Outcome, beside, generate
 from bench.macro.peers import PEERS, TABLE, Peer
 from bench.macro.report import chosen, opening, options_of, save, show_table
 from bench.macro.server import Failed, Server, prepare
@@ -39,8 +39,11 @@ COLUMNS = (  # heading, figure of a sample, form
     ("forced", "involuntary", "{:.2f}"),
     ("client", "client", "{:.0%}"),
     ("B/conn", "per_connection", "{:,.0f}"),
+    ("B/entry", "per_entry", "{:,.0f}"),
 )
 FAULTS = ("errors", "reopened", "lost")
+QUICK_ENTRIES = 20_000
+FIELDS_SLACK = 24  # bytes by which fields of caches differ from response to response (Age)
 WRK_PROBES = 1  # connections that wrk opens only to see whether the address answers
 
 
@@ -55,6 +58,7 @@ class Sample:
     involuntary: float
     client: float  # share of a CPU that the generator used
     per_connection: float  # bytes of user memory (PSS) per idle connection; 0: not measured
+    per_entry: float  # bytes of user memory per entry beyond key and response; 0: not measured
     errors: int  # of the load
     reopened: int  # connections that the server closed and wrk silently replaced
     lost: int  # idle connections that did not answer any more
@@ -67,19 +71,40 @@ def pss(server: Server) -> float:
 
 def check_bytes(case: Case, outcome: Outcome, size: int) -> None:
     """All responses had the size of the validated one; those cut off by the end may count too."""
-    least = outcome.requests * size
-    most = least + case.load.connections * case.load.depth * size
+    slack = FIELDS_SLACK if case.peers else 0
+    least = outcome.requests * (size - slack)
+    most = (outcome.requests + case.load.connections * case.load.depth) * (size + slack)
     if not 0.999 * least <= outcome.bytes <= 1.001 * most:
         raise Malformed(f"{outcome.bytes} bytes for {outcome.requests} responses of {size}")
+
+
+def expected_connections(case: Case) -> int:
+    loads = [case.load, *([case.beside] if case.beside else [])]
+    return sum(load.connections + WRK_PROBES for load in loads)
+
+
+def fill(case: Case, server: Server, size: int, is_quick: bool) -> float:
+    """Fills the cache; gives the bytes that each entry takes beyond its key and response."""
+    count = min(case.entries, QUICK_ENTRIES) if is_quick else case.entries
+    if not count:
+        return 0.0
+    empty = pss(server)
+    case.fill(server.port, count)
+    key = len(f"http://127.0.0.1{case.load.target}/") + 9
+    return (pss(server) - empty) / count - size - key
 
 
 def measure(case: Case, peer: Peer, options: argparse.Namespace) -> Sample:
     with Server(peer, options.python, case.server_cpus) as server:
         size = case.validate(server.port)
+        per_entry = fill(case, server, size, options.quick)
         if case.idle or not options.quick:
             generate(case.load, server.port, 1, case.client_cpus)
         empty = pss(server) if case.idle else 0.0
-        with IdleConnections(server.port, case.idle) as idle:
+        with (
+            IdleConnections(server.port, case.idle) as idle,
+            beside(case.beside, server.port, options.seconds) as server.others,
+        ):
             held = pss(server) - empty if case.idle else 0.0
             known = proc.clients(server.port)
             before = server.usage()
@@ -101,8 +126,9 @@ def measure(case: Case, peer: Peer, options: argparse.Namespace) -> Sample:
         involuntary=spent.involuntary / outcome.requests,
         client=outcome.client,
         per_connection=held / case.idle if case.idle else 0.0,
+        per_entry=per_entry,
         errors=outcome.errors,
-        reopened=max(opened - case.load.connections - WRK_PROBES, 0),
+        reopened=max(opened - expected_connections(case), 0),
         lost=lost,
     )
 
@@ -161,8 +187,9 @@ class Results:
     def _show_targets(self) -> None:
         lines = []
         for target in TARGETS:
-            own = self.median(target.case, "kernelq", target.figure)
-            other = self.median(target.case, target.peer, target.figure) if target.peer else 1.0
+            own = self.median(target.case, target.own, target.figure)
+            case = target.versus or target.case
+            other = self.median(case, target.peer, target.figure) if target.peer else 1.0
             if own and other:
                 reached, line = target.judge(own, other)
                 lines.append(f"{'reached' if reached else 'MISSED '}  {line}")
@@ -184,6 +211,12 @@ def parse_options() -> argparse.Namespace:
     return options
 
 
+def takes_part(case: Case, peer: Peer) -> bool:
+    if case.peers:
+        return peer.name in case.peers
+    return not peer.is_cache and case.name not in peer.cannot
+
+
 def turns(options: argparse.Namespace, peers: list[str]) -> Iterator[tuple[int, Case, Peer]]:
     """All measurements in their order: each round begins with another peer."""
     cases = {case.name: case for case in CASES}
@@ -191,7 +224,7 @@ def turns(options: argparse.Namespace, peers: list[str]) -> Iterator[tuple[int, 
     for turn in range(options.rounds):
         first = turn % len(peers)
         for case, name in itertools.product(picked, peers[first:] + peers[:first]):
-            if case.name not in PEERS[name].cannot:
+            if takes_part(case, PEERS[name]):
                 yield turn + 1, case, PEERS[name]
 
 

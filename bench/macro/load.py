@@ -10,6 +10,8 @@ from __future__ import annotations
 import json
 import resource
 import subprocess
+import time
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +19,7 @@ from typing import TYPE_CHECKING
 from bench.macro.server import Failed, pinned
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 SCRIPT = Path(__file__).with_name("wrk.lua")
 GRACE_SECONDS = 30.0  # beyond the run's own time, before the generator is given up
@@ -30,6 +32,8 @@ class Load:
     depth: int = 1  # requests sent together
     content: int = 0  # bytes of each request's content
     thought_ms: int = 0  # a connection's pause before each request: at random up to this
+    keys: int = 0  # targets are TARGET/NUMBER: one of so many at random; -1: each one new
+    fields: tuple[str, ...] = ()  # field lines of each request
 
 
 @dataclass(frozen=True)
@@ -44,16 +48,35 @@ class Outcome:
     client: float  # share of one CPU that the generator used
 
 
-def generate(load: Load, port: int, seconds: int, cpus: Sequence[int]) -> Outcome:
+def words_of(load: Load, port: int, seconds: int) -> list[str]:
     words = ["wrk", "-t1", f"-c{load.connections}", f"-d{seconds}s", "--timeout", "5s"]
     words += ["-s", str(SCRIPT), f"http://127.0.0.1:{port}{load.target}", "--"]
-    words += [str(load.content), str(load.depth), str(load.thought_ms)]
+    words += [str(load.content), str(load.depth), str(load.thought_ms), str(load.keys)]
+    return [*words, str(time.monotonic_ns() % 900_000_000), *load.fields]
+
+
+def generate(load: Load, port: int, seconds: int, cpus: Sequence[int]) -> Outcome:
     before = children_seconds()
     with pinned(cpus):
-        figures = json.loads(run(words, seconds).splitlines()[-1])
+        figures = json.loads(run(words_of(load, port, seconds), seconds).splitlines()[-1])
     if load.depth > 1:
         figures |= {"p50": 0.0, "p99": 0.0, "p999": 0.0}
     return Outcome(**figures, client=(children_seconds() - before) / figures["seconds"])
+
+
+@contextmanager
+def beside(load: Load | None, port: int, seconds: int) -> Iterator[set[int]]:
+    """Another load meanwhile, of which nothing is measured; its process."""
+    if load is None:
+        yield set()
+        return
+    words = words_of(load, port, seconds + 60)
+    process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    try:
+        yield {process.pid}
+    finally:
+        process.kill()
+        process.wait()
 
 
 def children_seconds() -> float:

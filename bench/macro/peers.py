@@ -5,6 +5,7 @@ and room for more than 10,000 connections; else its own defaults. The words of a
     {python}   the interpreter that has kernelq      {bin}      scripts of the peers' environment
     {port}     a free port                           {tools}    .bench
     {workers} {threads}                              {config}   the file made from `config`
+    {www}      a directory with what /cached and /cached64k answer
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 TOOLS = ROOT / ".bench"
 
-NGINX = """\
+NGINX_HEAD = """\
 daemon off;
+user root;
 worker_processes {workers};
 worker_rlimit_nofile 20000;
-error_log stderr warn;
+error_log stderr crit;
 pid {config}.pid;
 events { worker_connections 16384; }
 http {
@@ -33,11 +35,63 @@ http {
     fastcgi_temp_path {config}.fastcgi;
     scgi_temp_path {config}.scgi;
     uwsgi_temp_path {config}.uwsgi;
+    default_type text/plain;
+"""
+NGINX = (
+    NGINX_HEAD
+    + """\
     server {
         listen 127.0.0.1:{port} backlog=4096;
-        default_type text/plain;
         location / { return 200 "Hello, world!"; }
     }
+}
+"""
+)
+NGINX_FILE = (
+    NGINX_HEAD
+    + """\
+    sendfile on;
+    tcp_nopush on;
+    server {
+        listen 127.0.0.1:{port} backlog=4096;
+        root {www};
+        location = / { return 200 "Hello, world!"; }
+    }
+}
+"""
+)
+NGINX_CACHE = (  # in front of itself
+    NGINX_HEAD
+    + """\
+    proxy_cache_path {config}.cache keys_zone=responses:256m max_size=4g inactive=1h;
+    server {
+        listen 127.0.0.1:{port} backlog=4096;
+        proxy_cache responses;
+        location / { proxy_pass http://unix:{config}.sock; }
+    }
+    server {
+        listen unix:{config}.sock;
+        add_header Cache-Control "public, max-age=3600";
+        add_header ETag '"a"';
+        location / { return 200 "Hello, world!"; }
+        location = /cached64k { root {www}; etag off; }
+    }
+}
+"""
+)
+VARNISH = """\
+vcl 4.1;
+import std;
+backend default none;
+sub vcl_backend_error {
+    set beresp.status = 200;
+    set beresp.ttl = 1h;
+    set beresp.http.Content-Type = "text/plain";
+    set beresp.http.Cache-Control = "public, max-age=3600";
+    set beresp.http.ETag = {""a""};
+    set beresp.body = "Hello, world!";
+    if (bereq.url == "/cached64k") { set beresp.body = std.fileread("{www}/cached64k"); }
+    return (deliver);
 }
 """
 
@@ -54,6 +108,7 @@ class Peer:
     config: str = ""
     cannot: frozenset[str] = field(default_factory=frozenset)  # names of cases
     compared: bool = True  # by default in compare.py
+    is_cache: bool = False  # only in the cases that name it
 
     def words(self, text: str, **values: object) -> list[str]:
         """The text's words, with the places filled: a path may hold spaces."""
@@ -100,6 +155,11 @@ GRANIAN = (
 )
 KERNELQ_VERSION = "{python} -m kernelq --version"
 ONLY_HELLO = frozenset({"64k", "upload"})
+NGINX_COMMAND, NGINX_VERSION = "nginx -e stderr -c {config}", "nginx -v"
+VARNISH_COMMAND = (
+    "varnishd -F -j none -a 127.0.0.1:{port} -f {config} -n {config}.varnish -s malloc,4g -T none"
+)
+VARNISH_VERSION = "sh -c 'varnishd -V 2>&1 | grep -o -m1 varnish-[0-9.]*'"
 
 kernelq = Peer("kernelq", KERNELQ, KERNELQ_VERSION)
 granian = Peer("granian", GRANIAN, package("granian"))
@@ -108,9 +168,15 @@ TABLE = (
     kernelq,
     replace(kernelq, name="kernelq-t1", threads=1),
     replace(kernelq, name="kernelq-w2", workers=2),
+    replace(kernelq, name="kernelq-off", command=KERNELQ + " --cache off", is_cache=True),
+    replace(kernelq, name="kernelq-l2", command=KERNELQ + " --loops 2", is_cache=True),
+    replace(kernelq, name="kernelq-large", command=KERNELQ + " --cache-size 4G", is_cache=True),
     replace(kernelq, name="kernelq-preload", command=KERNELQ + " --preload", compared=False),
     Peer("floor", "{tools}/floor {port}", "echo 1", cannot=ONLY_HELLO),
-    Peer("nginx", "nginx -e stderr -c {config}", "nginx -v", config=NGINX, cannot=ONLY_HELLO),
+    Peer("nginx", NGINX_COMMAND, NGINX_VERSION, config=NGINX, cannot=ONLY_HELLO),
+    Peer("nginx-file", NGINX_COMMAND, NGINX_VERSION, config=NGINX_FILE, is_cache=True),
+    Peer("nginx-cache", NGINX_COMMAND, NGINX_VERSION, config=NGINX_CACHE, is_cache=True),
+    Peer("varnish", VARNISH_COMMAND, VARNISH_VERSION, config=VARNISH, is_cache=True),
     Peer(
         "fastpysgi",
         "{bin}/python -c 'import fastpysgi, bench.apps;"

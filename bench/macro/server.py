@@ -20,6 +20,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+from bench import apps
 from bench.macro import proc
 from bench.macro.client import Connection, Malformed, request
 from bench.macro.peers import ROOT, TOOLS, Peer
@@ -94,6 +95,7 @@ class Server:
             **(environment or {}),
         }
         self.port = 0
+        self.others: set[int] = set()  # processes of ours that are not the server's
 
     def __enter__(self) -> Self:
         self.directory = tempfile.TemporaryDirectory(dir=TOOLS, prefix="run-")
@@ -116,7 +118,7 @@ class Server:
         return self.process.pid
 
     def pids(self) -> list[int]:
-        return proc.descendants(os.getpid())
+        return [pid for pid in proc.descendants(os.getpid()) if pid not in self.others]
 
     def usage(self) -> proc.Usage:
         return proc.usage(self.pids())
@@ -124,7 +126,11 @@ class Server:
     def _start(self) -> None:
         self.port = free_port()
         config = Path(self.directory.name, "config")
-        places = {"python": self.python, "port": self.port, "config": config}
+        www = Path(self.directory.name, "www")
+        places = {"python": self.python, "port": self.port, "config": config, "www": www}
+        www.mkdir()
+        (www / "cached").write_bytes(apps.HELLO)
+        (www / "cached64k").write_bytes(apps.LARGE)
         config.write_text(self.peer.fill(self.peer.config, **places))
         command = self.peer.words(self.peer.command, **places)
         with pinned(self.cpus), self.log.open("wb") as log:

@@ -1,10 +1,15 @@
--- wrk -s wrk.lua URL -- CONTENT_BYTES DEPTH THOUGHT_MS
--- Builds the request once (wrk then sends the same bytes each time: no Lua while it measures) and
--- prints what it saw as one line of JSON.
+-- wrk -s wrk.lua URL -- CONTENT_BYTES DEPTH THOUGHT_MS KEYS FIRST [FIELD...]
+-- Builds the request once (wrk then sends the same bytes each time: no Lua while it measures), or
+-- with KEYS one for each of URL/NUMBER, and prints what it saw as one line of JSON.
 
 function init(args)
    local content_bytes, depth = tonumber(args[1]), tonumber(args[2])
-   local thought_ms = tonumber(args[3])
+   local thought_ms, keys = tonumber(args[3]), tonumber(args[4])
+   local number = tonumber(args[5])
+   for at = 6, #args do
+      local name, value = args[at]:match("^([^:]+): (.*)$")
+      wrk.headers[name] = value
+   end
    if content_bytes > 0 then
       wrk.method = "POST"
       wrk.body = string.rep("x", content_bytes)
@@ -12,6 +17,13 @@ function init(args)
    if depth > 1 then
       local batch = string.rep(wrk.format(), depth)
       wrk.format = function() return batch end
+   end
+   if keys ~= 0 then
+      local head, tail = wrk.format(nil, wrk.path .. "/@"):match("^(.-)@(.*)$")
+      function request()
+         number = keys > 0 and math.random(0, keys - 1) or number + 1
+         return head .. string.format("%09d", number) .. tail
+      end
    end
    if thought_ms > 0 then
       function delay() return math.random(0, thought_ms) end

@@ -23,7 +23,7 @@ cdef object cache_listed(Core_ *core, bytes url, Py_ssize_t most):
             if count == 0:
                 break
             for index in range(count):
-                key = facts_key(&facts[index])
+                key = key_bytes(&facts[index])
                 if key_is_below(key, prefix):
                     entries.append(facts_dict(&facts[index], key))
     finally:
@@ -37,16 +37,16 @@ cdef object cache_shown(Core_ *core, bytes url):
     cdef uint32_t count, index
     cdef bytes key = url_key(url)
     cdef const uint8_t *at = key
-    cdef uint32_t key_bytes = <uint32_t> len(key)
+    cdef uint32_t count_of_key = <uint32_t> len(key)
     if core.settings.cache_mode == CACHE_OFF:
         return []
     facts = <EntryFacts *> malloc(FACTS_AT_ONCE * sizeof(EntryFacts))
     if facts == NULL:
         raise MemoryError
     with nogil:
-        count = store_show(&core.store, 0, at, key_bytes,
-                           store_hash(&core.store, 0, at, key_bytes), facts, FACTS_AT_ONCE)
-    shown = [facts_dict(&facts[index], facts_key(&facts[index])) for index in range(count)]
+        count = store_show(&core.store, 0, at, count_of_key,
+                           store_hash(&core.store, 0, at, count_of_key), facts, FACTS_AT_ONCE)
+    shown = [facts_dict(&facts[index], key_bytes(&facts[index])) for index in range(count)]
     free(facts)
     return shown
 
@@ -77,8 +77,9 @@ cdef object url_error(bytes url):
                       "http://example.org/path")
 
 
-cdef bytes facts_key(const EntryFacts *facts):
-    return (<const char *> facts.key)[:min(facts.key_bytes, <uint32_t> FACTS_KEY_BYTES)]
+cdef bytes key_bytes(const EntryFacts *facts):
+    cdef Span key = facts_key(facts)
+    return (<const char *> key.at)[:key.bytes]
 
 
 cdef dict facts_dict(const EntryFacts *facts, bytes key):
@@ -110,13 +111,16 @@ cdef uint64_t cache_flushed(Core_ *core, bytes prefix, bint is_recursive) except
 
 
 cdef int cache_group_flushed(Core_ *core, bytes origin, bytes name) except -1:
+    """Of one origin, or (empty) of each of which anything is stored. Raises ValueError."""
     cdef uint32_t status
     cdef Span where = span_of(<const uint8_t *> origin, len(origin))
     cdef Span what = span_of(<const uint8_t *> name, len(name))
     with nogil:
         status = cache_call_flush_group(core, where, what)
-    if status != REPLY_DONE:
+    if status == REPLY_INVALID:
         raise url_error(origin)
+    if status == REPLY_NO_MEMORY:
+        raise MemoryError
     return 0
 
 

@@ -198,9 +198,26 @@ cdef bint store_reserve(Store *store, uint32_t shard, uint64_t bytes) noexcept n
     return store_take_room(store, bytes)
 
 
-cdef void store_make_room(Store *store, uint32_t first, uint64_t bytes) noexcept nogil:
+cdef uint32_t shard_to_begin_with(const Store *store, uint32_t own) noexcept nogil:
+    # The own one, so that loops meet at few locks; the fullest if it is smaller than the mean:
+    # shards would drift apart, and in a small one what is asked for often goes too soon.
+    cdef uint32_t index, fullest = 0
+    cdef uint64_t bytes, total = 0, most = 0
+    for index in range(<uint32_t> SHARDS):
+        bytes = atomic.load_relaxed(&store.shards[index].bytes)
+        total += bytes
+        if bytes > most:
+            most = bytes
+            fullest = index
+    if own < SHARDS and atomic.load_relaxed(&store.shards[own].bytes) >= total // SHARDS:
+        return own
+    return fullest
+
+
+cdef void store_make_room(Store *store, uint32_t own, uint64_t bytes) noexcept nogil:
     cdef uint32_t looks = EVICT_LOOKS_MAX
     cdef uint64_t now_ns = linux.now_ns()
+    cdef uint32_t first = shard_to_begin_with(store, own)
     cdef uint32_t index
     for index in range(<uint32_t> (SHARDS * EVICT_LAPS)):
         if looks == 0 or store_has_room(store, bytes):
@@ -213,9 +230,9 @@ cdef void shard_make_room(Store *store, Shard *shard, uint64_t bytes, uint64_t n
     # So many looks that a shard with few entries keeps what is asked for often.
     cdef uint64_t count, visit
     linux.pthread_mutex_lock(&shard.lock)
-    count = shard.small_count + shard.main_count
+    count = shard.count
     if count > 0:
-        visit = EVICT_LOOKS + 2 * bytes // ((shard.small_bytes + shard.main_bytes) // count + 1)
+        visit = EVICT_LOOKS + 2 * bytes // (shard.bytes // count + 1)
         visit = min(min(visit, 2 * count), <uint64_t> looks[0])
         looks[0] -= <uint32_t> visit
         while visit > 0 and not store_has_room(store, bytes):
@@ -240,7 +257,7 @@ cdef void shard_evict_look(Store *store, Shard *shard, uint64_t now_ns) noexcept
     cdef uint8_t hits
     cdef bint is_small = shard.small_oldest != NULL and (
         shard.main_oldest == NULL
-        or shard.small_bytes * SMALL_SHARE > shard.small_bytes + shard.main_bytes)
+        or shard.small_bytes * SMALL_SHARE > shard.bytes)
     cdef Entry *entry = shard.small_oldest if is_small else shard.main_oldest
     if entry == NULL:
         return
@@ -279,10 +296,8 @@ cdef void queue_count(Shard *shard, const Entry *entry, int32_t sign) noexcept n
     cdef uint64_t weight = <uint64_t> sign * entry_weight(entry)
     if entry.queue == QUEUE_SMALL:
         shard.small_bytes += weight
-        shard.small_count += <uint32_t> sign
-    else:
-        shard.main_bytes += weight
-        shard.main_count += <uint32_t> sign
+    atomic.store_relaxed(&shard.bytes, shard.bytes + weight)
+    shard.count += <uint32_t> sign
 
 
 cdef void queue_remove(Shard *shard, Entry *entry) noexcept nogil:
@@ -304,7 +319,7 @@ cdef void queue_remove(Shard *shard, Entry *entry) noexcept nogil:
 #
 # A bucket of words that all lie in one cache line; a new ghost takes the place of the oldest in its
 # bucket. Time is the number of evictions from the small queue, in steps; a ghost older than the
-# main queue is long has been forgotten. One in some 100,000 lookups takes a stranger for a ghost,
+# shard has entries has been forgotten. One in some 100,000 lookups takes a stranger for a ghost,
 # and then an entry begins in the main queue: no harm.
 
 cdef uint32_t *ghost_bucket(const Shard *shard, uint64_t hash_) noexcept nogil:
@@ -348,7 +363,7 @@ cdef bint ghost_take(Shard *shard, uint64_t hash_) noexcept nogil:
         word = words[index]
         if word >> GHOST_TIME_BITS == ghost_print(hash_) >> GHOST_TIME_BITS:
             words[index] = 0
-            return ghost_age(shard, word) * ghost_step(shard) <= shard.main_count
+            return ghost_age(shard, word) * ghost_step(shard) <= shard.count
     return False
 
 

@@ -7,7 +7,7 @@
 #   nothing that is quoted goes on in the next line: there it is malformed.
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from libc.string cimport memchr, memcmp, memcpy, memset
+from libc.string cimport memchr, memcpy, memset
 
 from kernelq.core.bug cimport BUG_ON_DEAR
 from kernelq.core.cache_rules cimport (
@@ -19,7 +19,6 @@ from kernelq.core.cache_rules cimport (
     SAYS_MUST_REVALIDATE,
     SAYS_MUST_UNDERSTAND,
     SAYS_NO_CACHE,
-    SAYS_NO_CACHE_FIELDS,
     SAYS_NO_STORE,
     SAYS_NUMBERS,
     SAYS_OF_REQUESTS,
@@ -27,7 +26,6 @@ from kernelq.core.cache_rules cimport (
     SAYS_ONLY_IF_CACHED,
     SAYS_PERMITTING,
     SAYS_PRIVATE,
-    SAYS_PRIVATE_FIELDS,
     SAYS_PROXY_REVALIDATE,
     SAYS_PUBLIC,
     SAYS_S_MAXAGE,
@@ -45,9 +43,9 @@ from kernelq.core.cache_rules cimport (
     FieldView,
     SfItem,
 )
-from kernelq.core.http1 cimport FieldLine, list_take
+from kernelq.core.http1 cimport list_take
 from kernelq.core.scan cimport CLASS_DIGIT, CLASS_HEX, CLASS_TOKEN, classes, scan_class
-from kernelq.core.span cimport Span, byte_lower, span_is, span_is_nocase, span_of
+from kernelq.core.span cimport Span, byte_lower, span_is_nocase, span_of
 
 
 # ---- lines ----

@@ -22,6 +22,8 @@
 cdef enum:
     RETRIES_TOGETHER = 1           # makers that may fail before waiting requests go on alone
     KEPT_HEAD_MAX = 65536          # of a stored head
+    # for a response of which nothing is known yet; then each goes on by itself, side by side
+    WAITING_NS = 5000000000
 
 
 # --- the request's image as the cache reads it ----------------------------------------------------
@@ -248,6 +250,8 @@ cdef void cache_ask(Loop *loop, Exchange *exchange) noexcept nogil:
     cdef Fill *fill
     cdef bint is_new = False, is_fresh = False
     cdef uint8_t state
+    if exchange.queued_ns == 0:
+        exchange.queued_ns = loop.now_ns
     image_view(loop, exchange, &view)
     pthread_mutex_lock(&bucket.lock)
     fill = fill_find(bucket, exchange, &view)
@@ -266,12 +270,12 @@ cdef void cache_ask(Loop *loop, Exchange *exchange) noexcept nogil:
     if fill == NULL:
         exchange_go_alone(loop, exchange)
         return
-    if not exchange.conn.has_fin:
-        conn_start_timer(loop, exchange.conn, core.settings.queue_timeout_ns)
     if is_new:
         exchange.is_leader = True
         arrivals_push(loop, fill.maker)
         return
+    if not exchange.conn.has_fin:
+        conn_start_timer(loop, exchange.conn, WAITING_NS)
     atomic.tally(&loop.counters[COUNT_CACHE_COLLAPSED], 1)
     exchange.cache_word = CACHED_COLLAPSED
     if state != FILL_ASKED:
@@ -383,7 +387,6 @@ cdef void cache_revalidate_behind(Loop *loop, Exchange *exchange) noexcept nogil
 cdef void exchange_go_alone(Loop *loop, Exchange *exchange) noexcept nogil:
     # Into the request queue, as it is; its response may be stored all the same.
     exchange.may_store = True
-    exchange.queued_ns = loop.now_ns
     conn_quiet_timer(exchange.conn)
     conn_on_half_close(loop, exchange.conn)
     arrivals_push(loop, exchange)
@@ -429,27 +432,58 @@ cdef void side_remove(Loop *loop, Exchange *exchange) noexcept nogil:
     pthread_mutex_unlock(&bucket.lock)
 
 
-cdef void fill_leave(Loop *loop, Exchange *exchange) noexcept nogil:
+cdef Worker *fill_leave(Loop *loop, Exchange *exchange) noexcept nogil:
     # Its client has gone, or was answered in another way. If it was the last, nobody wants the
-    # response that was asked for.
+    # response that was asked for; gives the worker that goes on executing that.
     cdef Fill *fill = exchange.fill
     cdef FillBucket *bucket = fill_bucket(loop.core, fill.hash)
+    cdef Exchange *maker = NULL
+    cdef Worker *executing = NULL
     pthread_mutex_lock(&bucket.lock)
     fill.refs += 1
     pthread_mutex_unlock(&bucket.lock)
     side_remove(loop, exchange)
     pthread_mutex_lock(&bucket.lock)
-    if fill_is_forsaken(fill) and not fill.sides[fill.loop].is_posted:
-        fill_post_to(loop.core, fill, fill.loop)
+    if fill_is_forsaken(fill):
+        if fill.loop == loop.index:
+            maker = fill.maker
+        elif not fill.sides[fill.loop].is_posted:
+            fill_post_to(loop.core, fill, fill.loop)
+    pthread_mutex_unlock(&bucket.lock)
+    if maker != NULL:
+        executing = fill_cancel(loop, fill, maker)
+    pthread_mutex_lock(&bucket.lock)
     fill_release(loop.core, fill)
     pthread_mutex_unlock(&bucket.lock)
+    return executing
 
 
-cdef void fill_cancel(Loop *loop, Fill *fill, Exchange *maker) noexcept nogil:
+cdef Worker *fill_cancel(Loop *loop, Fill *fill, Exchange *maker) noexcept nogil:
     # The maker's loop. Whoever joined meanwhile asks again.
     maker_let_go(maker)
     fill_set_state(loop, fill, FILL_FAILED)
-    exchange_leave(loop, maker)
+    return exchange_leave(loop, maker)
+
+
+cdef void waiting_on_timer(Loop *loop, Exchange *exchange) noexcept nogil:
+    # It waits for as long as in the request queue; but not for a response of which nothing says
+    # that it will be one to share: then it goes on by itself, beside the others.
+    cdef Fill *fill = exchange.fill
+    cdef FillBucket *bucket = fill_bucket(loop.core, fill.hash)
+    cdef uint64_t limit = loop.core.settings.queue_timeout_ns
+    cdef bint is_known
+    if limit and loop.now_ns >= exchange.queued_ns + limit:
+        exchange_refuse(loop, exchange, REASON_TIMER_REQUEST_QUEUE)
+        return
+    pthread_mutex_lock(&bucket.lock)
+    is_known = fill.stale != NULL or fill.entry != NULL
+    pthread_mutex_unlock(&bucket.lock)
+    if is_known:
+        conn_start_timer(loop, exchange.conn,
+                         exchange.queued_ns + limit - loop.now_ns if limit else 0)
+        return
+    fill_leave(loop, exchange)
+    exchange_go_alone(loop, exchange)
 
 
 cdef inline void maker_let_go(Exchange *maker) noexcept nogil:
@@ -536,6 +570,7 @@ cdef void waiting_begin(Loop *loop, Fill *fill, Exchange *exchange) noexcept nog
 
 cdef void waiting_on_end(Loop *loop, Fill *fill, Exchange *exchange, uint8_t state) noexcept nogil:
     cdef bint is_whole = state == FILL_WHOLE
+    cdef int reason
     if is_whole and exchange.entry == NULL and not waiting_fits(loop, fill, exchange):
         side_remove(loop, exchange)
         exchange_ask_again(loop, exchange, True)
@@ -547,9 +582,11 @@ cdef void waiting_on_end(Loop *loop, Fill *fill, Exchange *exchange, uint8_t sta
     conn_quiet_timer(exchange.conn)
     if is_whole or state == FILL_STALE:
         waiting_answer(loop, fill, exchange, state)
-    elif state == FILL_FAILED and exchange.is_leader and fill.reason:
+    elif state == FILL_FAILED and fill.reason and (
+            exchange.is_leader or waiting_is_over(loop, exchange, fill.reason)):
+        reason = fill.reason
         side_remove(loop, exchange)
-        exchange_refuse(loop, exchange, fill.reason)
+        exchange_refuse(loop, exchange, reason)
     else:
         side_remove(loop, exchange)
         exchange.failures += state == FILL_FAILED
@@ -557,6 +594,13 @@ cdef void waiting_on_end(Loop *loop, Fill *fill, Exchange *exchange, uint8_t sta
             exchange_go_alone(loop, exchange)
         else:
             exchange_ask_again(loop, exchange, False)
+
+
+cdef bint waiting_is_over(const Loop *loop, const Exchange *exchange, int reason) noexcept nogil:
+    # What was asked for waited too long in the request queue: so did this one, about.
+    return (reason == REASON_TIMER_REQUEST_QUEUE
+            and loop.now_ns + HEALTH_TICK_NS * 2
+            >= exchange.queued_ns + loop.core.settings.queue_timeout_ns)
 
 
 cdef void waiting_answer(Loop *loop, Fill *fill, Exchange *exchange, uint8_t state) noexcept nogil:

@@ -11,13 +11,18 @@
 # known: each line counts, with its length before it. A key is compared without being built again:
 # the same writer runs with the stored bytes in the place of room for new ones (KeySink).
 #
-# Rules: two different values may only become one key where every reader of the field must take them
-# for the same. In doubt they are two.
+# Rules
+# - Two different values may only become one key where every reader of the field must take them for
+#   the same. In doubt they are two.
+# - Requests with one key must be one to the application as well. It is given the path decoded, and
+#   only then are dot segments taken out (path_normalise()): in "/a%2Fb/../c" that takes out "b",
+#   by RFC 3986 "a%2Fb", so the response for "/a/c" would be stored for "/c". A path with an escaped
+#   slash and a dot segment therefore has no key.
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memcmp, memcpy, strlen
+from libc.string cimport memchr, memcmp, memcpy, memset, strchr, strlen
 
-from kernelq.core.bug cimport BUG_ON, BUG_ON_DEAR
+from kernelq.core.bug cimport BUG_ON
 from kernelq.core.cache_rules cimport (
     CACHE_KEY_NONE,
     SF_STRING,
@@ -27,6 +32,7 @@ from kernelq.core.cache_rules cimport (
     VARY_NAMES_MAX,
     FieldView,
     KeySink,
+    Reference,
     SfItem,
     SipState,
 )
@@ -45,8 +51,11 @@ from kernelq.core.fields cimport (
     field_find,
 )
 from kernelq.core.http1 cimport list_take
-from kernelq.core.scan cimport CLASS_HEX, classes
+from kernelq.core.scan cimport scan_target
 from kernelq.core.span cimport Span, byte_lower, span_is_nocase, span_of
+
+cdef extern from "<string.h>":
+    void *memmem(const void *at, size_t bytes, const void *wanted, size_t wanted_bytes) nogil
 
 
 # ---- hash ----
@@ -144,20 +153,18 @@ cdef inline const uint8_t *byte_normalise(const uint8_t *at, const uint8_t *end,
 
 
 cdef bint escapes_are_valid(Span text) noexcept nogil:
-    cdef const uint8_t *at = text.at
     cdef const uint8_t *end = text.at + text.bytes
-    while at < end:
-        if at[0] == c"%":
-            if not escape_is_valid(at, end):
-                return False
-            at += 2
-        at += 1
+    cdef const uint8_t *at = <const uint8_t *> memchr(text.at, c"%", text.bytes)
+    while at != NULL:
+        if not escape_is_valid(at, end):
+            return False
+        at = <const uint8_t *> memchr(at + 3, c"%", end - at - 3)
     return True
 
 
 cdef uint8_t *key_host_put(uint8_t *out, Span host, bint is_https) noexcept nogil:
     # Lower case but for escapes, without a port that is empty or the scheme's own (RFC 3986
-    # §6.2.3). NULL: there is no host.
+    # §6.2.3).
     cdef const uint8_t *at = host.at
     cdef const uint8_t *end = host.at + host.bytes
     cdef const uint8_t *port = end
@@ -170,6 +177,12 @@ cdef uint8_t *key_host_put(uint8_t *out, Span host, bint is_https) noexcept nogi
         if digits.bytes == 0 or span_is_nocase(digits, b"443" if is_https else b"80",
                                                3 if is_https else 2):
             end = port - 1
+    if memchr(host.at, c"%", host.bytes) == NULL:
+        while at < end:
+            out[0] = byte_lower(at[0])
+            out += 1
+            at += 1
+        return out
     while at < end:
         start = out
         at = byte_normalise(at, end, &out)
@@ -180,37 +193,45 @@ cdef uint8_t *key_host_put(uint8_t *out, Span host, bint is_https) noexcept nogi
 
 cdef uint8_t *key_path_put(uint8_t *out, Span path) noexcept nogil:
     # path begins with "/" and has only valid escapes. Dot segments go once escapes are taken out:
-    # "." is unreserved, so "%2e" is the same (RFC 3986 §6.2.2.3).
+    # "." is unreserved, so "%2e" is the same (RFC 3986 §6.2.2.3). NULL: see the rules above.
     cdef const uint8_t *at = path.at + 1
     cdef const uint8_t *end = path.at + path.bytes
     cdef uint8_t *root = out
     cdef uint8_t *segment = out + 1
+    cdef bint has_dots = False
+    cdef bint has_slash = False
     cdef int dots
+    if memchr(path.at, c"%", path.bytes) == NULL and memmem(path.at, path.bytes, b"/.", 2) == NULL:
+        memcpy(out, path.at, path.bytes)
+        return out + path.bytes
     out[0] = c"/"
     out += 1
     while True:
         if at < end and at[0] != c"/":
+            if at[0] == c"%" and at[1] == c"2" and at[2] | 0x20 == c"f":
+                has_slash = True
             at = byte_normalise(at, end, &out)
             continue
         dots = segment_dots(segment, out - segment)
         if dots > 0:
+            has_dots = True
             out = root + path_parent(root, segment - root) if dots == 2 else segment
         elif at < end:
             out[0] = c"/"
             out += 1
         segment = out
         if at >= end:
-            return out
+            return NULL if has_dots and has_slash else out
         at += 1
 
 
 cdef uint8_t *key_query_put(uint8_t *out, Span query) noexcept nogil:
-    # A query with a lone "%" is no URI's: nothing is known to be equivalent to it.
+    # A query with a lone "%" is no URI's: nothing is known to be equivalent to it. Most have none.
     cdef const uint8_t *at = query.at
     cdef const uint8_t *end = query.at + query.bytes
     out[0] = c"?"
     out += 1
-    if not escapes_are_valid(query):
+    if memchr(query.at, c"%", query.bytes) == NULL or not escapes_are_valid(query):
         memcpy(out, query.at, query.bytes)
         return out + query.bytes
     while at < end:
@@ -225,8 +246,9 @@ cdef size_t cache_key_put(uint8_t *out, size_t room, bint is_https, Span host, S
     # Nothing becomes longer than it was.
     if host.bytes == 0 or host.bytes + target_path.bytes + query.bytes + extra.bytes + 11 > room:
         return CACHE_KEY_NONE
-    if target_path.bytes > 0 and (target_path.at[0] != c"/" or not escapes_are_valid(target_path)):
-        return CACHE_KEY_NONE
+    if target_path.bytes > 0:
+        if target_path.at[0] != c"/" or not escapes_are_valid(target_path):
+            return CACHE_KEY_NONE
     memcpy(out, b"https://", 8)
     out += 8
     if not is_https:
@@ -237,6 +259,8 @@ cdef size_t cache_key_put(uint8_t *out, size_t room, bint is_https, Span host, S
     if out == place:
         return CACHE_KEY_NONE
     out = key_path_put(out, target_path if target_path.bytes > 0 else span_of(b"/", 1))
+    if out == NULL:
+        return CACHE_KEY_NONE
     if has_query:
         out = key_query_put(out, query)
     if extra.bytes > 0:
@@ -245,6 +269,98 @@ cdef size_t cache_key_put(uint8_t *out, size_t room, bint is_https, Span host, S
         out += extra.bytes + 1
     BUG_ON(<size_t> (out - start) > room)
     return out - start
+
+
+# ---- the key of a reference (RFC 3986 §5.2) ----
+
+cdef const uint8_t *first_of(const uint8_t *at, const uint8_t *end,
+                             const char *stops) noexcept nogil:
+    while at < end and (at[0] == 0 or strchr(stops, at[0]) == NULL):
+        at += 1
+    return at
+
+
+cdef bint reference_split(Span reference, bint is_https, Reference *out) noexcept nogil:
+    # False: no reference, or one to something that http has no name for. A fragment is none of the
+    # server's business.
+    cdef const uint8_t *at = reference.at
+    cdef const uint8_t *end
+    cdef const uint8_t *stop
+    memset(out, 0, sizeof(Reference))
+    if at == NULL:
+        return False
+    end = first_of(at, at + reference.bytes, b"#")
+    if scan_target(at, end) != end:
+        return False
+    out.is_https = is_https
+    stop = first_of(at, end, b":/?")
+    if stop < end and stop[0] == c":":
+        out.is_https = span_is_nocase(span_of(at, stop - at), b"https", 5)
+        if not out.is_https and not span_is_nocase(span_of(at, stop - at), b"http", 4):
+            return False
+        at = stop + 1
+        if not (end - at >= 2 and memcmp(at, b"//", 2) == 0):
+            return False
+    if end - at >= 2 and memcmp(at, b"//", 2) == 0:
+        at += 2
+        stop = first_of(at, end, b"/?")
+        out.has_host = True
+        out.host = span_of(at, stop - at)
+        if not host_is_valid(out.host):
+            return False
+        at = stop
+    stop = first_of(at, end, b"?")
+    out.path = span_of(at, stop - at)
+    if stop < end:
+        out.has_query = True
+        out.query = span_of(stop + 1, end - stop - 1)
+    return True
+
+
+cdef bint origin_is_same(uint8_t *out, size_t room, bint is_https, Span host,
+                         const Reference *reference) noexcept nogil:
+    # out: scratch.
+    cdef Span none = span_of(NULL, 0)
+    cdef size_t one = cache_key_put(out, room, is_https, host, none, none, False, none)
+    cdef size_t other
+    if one == CACHE_KEY_NONE:
+        return False
+    other = cache_key_put(out + one, room - one, reference.is_https, reference.host, none, none,
+                          False, none)
+    return other == one and memcmp(out, out + one, one) == 0
+
+
+cdef size_t reference_key_put(uint8_t *out, size_t room, bint is_https, Span host, Span path,
+                              Span query, bint has_query, Span extra,
+                              Span reference) noexcept nogil:
+    cdef Reference found
+    cdef uint8_t *merged
+    if not reference_split(reference, is_https, &found):
+        return CACHE_KEY_NONE
+    if found.has_host:
+        if not origin_is_same(out, room, is_https, host, &found):
+            return CACHE_KEY_NONE
+    elif found.path.bytes == 0:
+        found.path = path
+        if not found.has_query:
+            found.query = query
+            found.has_query = has_query
+    elif found.path.at[0] != c"/":
+        # Beside the target: its path up to the last "/" and the reference's, put together at the
+        # end of the room.
+        while path.bytes > 0 and path.at[path.bytes - 1] != c"/":
+            path.bytes -= 1
+        if path.bytes == 0:
+            path = span_of(b"/", 1)
+        if path.bytes + found.path.bytes > room:
+            return CACHE_KEY_NONE
+        room -= path.bytes + found.path.bytes
+        merged = out + room
+        memcpy(merged, path.at, path.bytes)
+        memcpy(merged + path.bytes, found.path.at, found.path.bytes)
+        found.path = span_of(merged, path.bytes + found.path.bytes)
+    return cache_key_put(out, room, is_https, host, found.path, found.query, found.has_query,
+                         extra)
 
 
 # ---- secondary keys (RFC 9111 §4.1) ----

@@ -70,11 +70,17 @@
 #     scheme "://" host path ["?" query] [" " extra]: equivalent by RFC 3986 §6.2.2 and §6.2.3 means
 #     equal (case of host and of escapes, escaped unreserved characters, dot segments, empty path,
 #     default port), and nothing else does. CACHE_KEY_NONE: does not fit as it was sent, has no
-#     host, or the path has an invalid escape. A query with one is taken as sent.
+#     host, or the path has an invalid escape, or both an escaped "/" and a dot segment (which the
+#     application sees otherwise). A query with an invalid escape is taken as sent.
+#   size_t reference_key_put(uint8_t *out, size_t room, bint is_https, Span host, Span target_path,
+#                            Span query, bint has_query, Span extra, Span reference)
+#     The key of what Location or Content-Location refers to, as seen from the target with these
+#     parts (RFC 3986 §5.2). CACHE_KEY_NONE: nothing with a key, or of another origin. A relative
+#     path needs room for itself and the target's path besides.
 #   bint field_is_kept(const uint8_t *name, uint32_t bytes)
 #     RFC 9111 §3.1: not what belongs to the connection or the framing, nor Age and
 #     Kernelq-Cache-Control. The names in Connection are dropped by the caller:
-#   bint field_is_named(Span list, Span name)       # whether the value of one such line has the name
+#   bint field_is_named(Span list, Span name)      # whether the value of one such line has the name
 #   uint32_t groups_read(const FieldView *fields, const char *name, uint64_t *hashes, uint32_t most,
 #                        const uint8_t seed[16])
 #     Cache-Groups or Cache-Group-Invalidation (RFC 9875: a list of strings, at least 32 of 32
@@ -133,7 +139,6 @@ cdef enum:
     RANGES_MAX = 16
 
 cdef enum:
-    DELTA_MAX = 2147483648         # RFC 9111 §1.2.2
     VALIDATOR_BYTES_MAX = 1024     # of an entity tag that is remembered
     GROUPS_MAX = 64
     VARY_NAMES_MAX = 32            # fields that one Vary may name
@@ -146,8 +151,10 @@ cdef enum:
 cdef extern from *:
     """
     #define KQ_CACHE_KEY_NONE ((size_t)-1)
+    #define KQ_DELTA_MAX 2147483648u
     """
     const size_t CACHE_KEY_NONE "KQ_CACHE_KEY_NONE"
+    const uint32_t DELTA_MAX "KQ_DELTA_MAX"       # RFC 9111 §1.2.2; no enum holds it
 
 ctypedef struct FieldView:
     const uint8_t *at              # offsets in lines count from here
@@ -179,8 +186,7 @@ ctypedef struct ResponseFacts:
     bint has_vary_star             # or something in Vary that is no field name
     bint has_content_range
     bint has_expires
-    bint is_malformed              # repeats Date, ETag, Expires, Last-Modified, Location or
-                                   # Content-Location: not for the store
+    bint is_malformed              # repeats a field that may stand once: not for the store
     uint16_t status
     int64_t date_s                 # -1: none or not valid
     int64_t expires_s              # 0: not valid, which means expired; -1: none
@@ -225,6 +231,14 @@ ctypedef struct DirectiveReader:
     bint is_named                  # wanted stands in no-cache="..." or private="..."
     bint is_named_no_cache
     bint is_named_private
+
+ctypedef struct Reference:
+    Span host
+    Span path
+    Span query
+    bint is_https
+    bint has_host
+    bint has_query
 
 ctypedef struct DateParts:
     int64_t year, month, day, hour, minute, second

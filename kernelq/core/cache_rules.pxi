@@ -41,10 +41,8 @@ from kernelq.core.cache_rules cimport (
     SAYS_MUST_REVALIDATE,
     SAYS_MUST_UNDERSTAND,
     SAYS_NO_CACHE,
-    SAYS_NO_CACHE_FIELDS,
     SAYS_NO_STORE,
     SAYS_PRIVATE,
-    SAYS_PRIVATE_FIELDS,
     SAYS_PROXY_REVALIDATE,
     SAYS_PUBLIC,
     SAYS_S_MAXAGE,
@@ -70,7 +68,7 @@ from kernelq.core.fields cimport (
     FIELD_RANGE,
 )
 from kernelq.core.http1 cimport list_take
-from kernelq.core.scan cimport CLASS_DIGIT, classes, scan_class
+from kernelq.core.scan cimport CLASS_DIGIT, scan_class
 from kernelq.core.span cimport Span, span_is, span_is_nocase, span_of
 
 

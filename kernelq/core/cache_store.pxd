@@ -120,7 +120,7 @@ cdef enum:
     GROUP_WORDS = 4096
     LOSSY_WORDS_MIN = 512          # marks: at most 1/1024 of the store's bytes each
     LOSSY_WORDS_MAX = 65536
-    HIT_FOR_MISS_S = 10
+    HIT_FOR_MISS_S = 120
     FREQUENT_HITS_MAX = 255
     STORE_BYTES_MIN = 262144
     TABLE_SLOTS_MIN = 64
@@ -207,8 +207,9 @@ ctypedef struct Shard:             # all under the lock but what is [atomic]
     Entry *small_oldest
     Entry *main_newest
     Entry *main_oldest
-    uint64_t small_bytes, main_bytes
-    uint32_t small_count, main_count
+    uint64_t bytes                 # [atomic] of entries in both queues, with their content
+    uint64_t small_bytes           # of these in the small queue
+    uint32_t count                 # of entries
     uint32_t *ghosts               # buckets of 8: 20 bits of a hash, 12 bits of when
     uint64_t ghost_words, ghost_time
     uint64_t forgotten             # serials up to here have left the ring
@@ -246,7 +247,6 @@ ctypedef struct Store:             # what readers read shares no cache line with
     uint64_t flush_serials[64]     # [atomic] of each application's last prefix flush
     uint64_t bytes                 # [atomic] allocated
     uint64_t leaving_bytes         # [atomic] of these evicted or unlinked, not yet free to go
-    uint32_t evict_next            # [atomic] the shard to begin with for bodies
     uint32_t retired_count         # [atomic]
     # counters [atomic]
     uint64_t entries_now, entries_total, flushes, flushed, evicted, scavenged

@@ -83,6 +83,8 @@ cdef enum:
     HITS_MAX = 3
 
 
+cdef uint32_t store_fail_in = 0    # tests: Store.fail_in of the next store
+
 # ---- memory ----
 
 cdef uint64_t bytes_wanted(size_t bytes) noexcept nogil:
@@ -106,7 +108,8 @@ cdef void *store_alloc_counted(Store *store, size_t bytes, uint64_t reserved) no
 
 
 cdef void *store_alloc(Store *store, uint32_t shard, size_t bytes) noexcept nogil:
-    # NULL: there is no memory, or no room even after evicting, from this shard first.
+    # NULL: there is no memory, or no room even after evicting, from this shard first (SHARDS: from
+    # any).
     cdef uint64_t wanted = bytes_wanted(bytes)
     if not store_reserve(store, shard, wanted):
         return NULL
@@ -158,6 +161,7 @@ cdef int store_init(Store *store, const StoreSettings *settings,
     cdef uint64_t most
     cdef int error = 0
     memset(store, 0, sizeof(Store))
+    store.fail_in = store_fail_in
     store.settings = settings[0]
     store.settings.bytes = max(store.settings.bytes, <uint64_t> STORE_BYTES_MIN)
     store.settings.frequent_hits = min(store.settings.frequent_hits, <uint32_t> FREQUENT_HITS_MAX)
@@ -599,8 +603,7 @@ cdef int store_put(Store *store, Entry *entry, uint64_t serial) noexcept nogil:
 # ---- content ----
 
 cdef Body *body_alloc(Store *store, uint64_t room, int64_t length) noexcept nogil:
-    cdef uint32_t shard = atomic.add_relaxed_u32(&store.evict_next, 1) % SHARDS
-    cdef Body *body = <Body *> store_alloc(store, shard,
+    cdef Body *body = <Body *> store_alloc(store, SHARDS,
                                            max(BODY_DATA_AT + room, sizeof(Body)))
     if body == NULL:
         return NULL
@@ -644,10 +647,9 @@ cdef uint64_t body_weight(const Body *body) noexcept nogil:
 cdef Segment *body_grow(Store *store, Body *body, uint64_t total, uint64_t bytes) noexcept nogil:
     # A segment behind the last, as large as all before it, within bounds, and for so many bytes at
     # least; no reader looks at it before filled passes its start.
-    cdef uint32_t shard = atomic.add_relaxed_u32(&store.evict_next, 1) % SHARDS
     cdef uint64_t room = max(bytes, min(total, <uint64_t> SEGMENT_BYTES))
     cdef Segment *segment = <Segment *> store_alloc(
-        store, shard, max(SEGMENT_DATA_AT + room, sizeof(Segment)))
+        store, SHARDS, max(SEGMENT_DATA_AT + room, sizeof(Segment)))
     if segment == NULL:
         return NULL
     segment.next = NULL

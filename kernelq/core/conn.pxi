@@ -685,7 +685,7 @@ cdef void conn_on_timer(Loop *loop, Conn *conn) noexcept nogil:
     elif conn.state == CONN_WAIT and conn.has_fin:
         conn_probe(loop, conn)
     elif conn.state == CONN_WAIT and conn.exchange.fill != NULL and conn.exchange.entry == NULL:
-        exchange_refuse(loop, conn.exchange, REASON_TIMER_REQUEST_QUEUE)
+        waiting_on_timer(loop, conn.exchange)
 
 
 cdef void conn_end_idle(Loop *loop, Conn *conn, int reason) noexcept nogil:

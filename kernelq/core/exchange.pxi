@@ -81,14 +81,15 @@ cdef void exchange_drop_content(Loop *loop, Exchange *exchange) noexcept nogil:
         exchange.spill_file = NULL
 
 
-cdef void exchange_leave(Loop *loop, Exchange *exchange) noexcept nogil:
+cdef Worker *exchange_leave(Loop *loop, Exchange *exchange) noexcept nogil:
     # Its client has gone, or was answered in its place: out of the queue, back from a worker that
-    # has not started it, and known as orphaned to one that has.
+    # has not started it, and known as orphaned to one that has; gives that one.
     cdef Pool *pool = &loop.core.pool
     cdef Worker *worker
     cdef int reason = REASON_CLIENT_RESET
+    cdef Worker *executing = NULL
     if exchange.fill != NULL and not exchange.is_maker:
-        fill_leave(loop, exchange)
+        executing = fill_leave(loop, exchange)
     pthread_mutex_lock(&pool.lock)
     worker = exchange.worker
     if exchange.state == EXCHANGE_QUEUED:
@@ -101,11 +102,13 @@ cdef void exchange_leave(Loop *loop, Exchange *exchange) noexcept nogil:
         else:
             reason = REASON_CONNECTION_DROPPED
     pthread_mutex_unlock(&pool.lock)
-    if exchange.status != 0:
+    if worker != NULL:
+        executing = worker
+    if exchange.status != 0 or executing != NULL:
         reason = REASON_CONNECTION_DROPPED
     if exchange.conn != NULL and not exchange.is_refused:
         atomic.tally(&loop.reasons[reason], 1)
-        log_exchange(loop, LOG_DEBUG, exchange, reason, worker)
+        log_exchange(loop, LOG_DEBUG, exchange, reason, executing)
     arrivals_unlink(loop, exchange)
     exchange.conn = NULL
     if worker != NULL and not exchange.is_told:
@@ -113,6 +116,7 @@ cdef void exchange_leave(Loop *loop, Exchange *exchange) noexcept nogil:
         lane_tell(loop, worker, RECORD_CLIENT_GONE, 0, exchange.place,
                   worker.places[exchange.place].dispatch, 0)
     exchange_free_unless_held(loop, exchange)
+    return executing
 
 
 cdef void arrivals_unlink(Loop *loop, Exchange *exchange) noexcept nogil:

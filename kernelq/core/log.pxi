@@ -8,7 +8,7 @@
 #
 # Formats
 #  access   combined: remote - - [day/Mon/year:h:m:s +zone] "METHOD target HTTP/1.x" status bytes
-#           "referer" "agent" [what the cache did: hit, miss, stale, revalidated, collapsed, bypass]
+#           "referer" "agent" [what the cache did: hit, stale, revalidated, collapsed]
 #  error    time level reason status remote "METHOD target" pool=… worker=pid: text
 
 cdef enum:
@@ -313,13 +313,14 @@ cdef uint8_t *access_line_put(uint8_t *at, const LogRecord *record,
     at = text_put(at, b"\" \"", 3)
     at = field_put(at, referer + record.referer_bytes, record.agent_bytes)
     at = text_put(at, b"\"", 1)
-    if record.cache_word:
+    if cached_word(record.cache_word)[0]:
         at = text_put(at, b" ", 1)
         at = text_put(at, cached_word(record.cache_word), strlen(cached_word(record.cache_word)))
     return text_put(at, b"\n", 1)
 
 
 cdef const char *cached_word(uint8_t word) noexcept nogil:
+    # Only where the cache has helped: every other line stays the combined format.
     if word == CACHED_HIT:
         return b"hit"
     if word == CACHED_STALE:
@@ -328,7 +329,7 @@ cdef const char *cached_word(uint8_t word) noexcept nogil:
         return b"revalidated"
     if word == CACHED_COLLAPSED:
         return b"collapsed"
-    return b"bypass" if word == CACHED_BYPASS else b"miss"
+    return b""
 
 
 cdef const char *level_word(uint32_t level) noexcept nogil:

@@ -401,7 +401,8 @@ cdef void pool_admit(Loop *loop) noexcept nogil:
             pool_dispatch(loop)
             reason = queue_reason(loop.core)
         if reason == REASON_NONE:
-            exchange.queued_ns = loop.now_ns
+            if exchange.queued_ns == 0:
+                exchange.queued_ns = loop.now_ns  # else it has waited for another's response before
             queue_push(pool, exchange)
         else:
             exchange.letter.reason = <uint8_t> reason

@@ -255,6 +255,22 @@ def cache_key(bint is_https, bytes host, bytes path, query=None, bytes extra=b""
     return found.pop()
 
 
+def cache_reference_key(bint is_https, bytes host, bytes path, query, bytes reference, *,
+                        bytes extra=b"", size_t room=4096):
+    """The key of a reference seen from that target, or None."""
+    cdef bytes text = query or b""
+    cdef uint8_t *out = <uint8_t *> other_guard.place(bytes(room))
+    cdef size_t count = reference_key_put(
+        out, room, is_https, span_of(<const char *> host, len(host)),
+        span_of(<const char *> path, len(path)), span_of(<const char *> text, len(text)),
+        query is not None, span_of(<const char *> extra, len(extra)), guarded_span(reference))
+    if count == CACHE_KEY_NONE:
+        return None
+    if count > room:
+        raise AssertionError("more than fits")
+    return out[:count]
+
+
 def cache_vary_key(pairs, request, size_t room=4096):
     """The secondary key, or None. It is written right before an unreadable page."""
     cdef FieldLines vary = FieldLines(pairs)

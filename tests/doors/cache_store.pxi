@@ -180,14 +180,19 @@ cdef class CacheStore:
     cdef bint is_open
 
     def __init__(self, uint64_t bytes=1 << 26, uint64_t entry_bytes=1 << 18, uint32_t loops=1,
-                 uint32_t frequent_hits=1, uint32_t frequent_s=10, uint32_t scavenge_s=0):
+                 uint32_t frequent_hits=1, uint32_t frequent_s=10, uint32_t scavenge_s=0,
+                 uint32_t fail_in=0):
         cdef StoreSettings settings
         settings.bytes = bytes
         settings.entry_bytes = entry_bytes
         settings.frequent_hits = frequent_hits
         settings.frequent_s = frequent_s
         settings.scavenge_s = scavenge_s
+        global store_fail_in
+        store_fail_in = fail_in
         cdef int error = store_init(&self.store, &settings, loops)
+        store_fail_in = 0
+        self.store.fail_in = 0
         if error < 0:
             raise OSError(-error, "store_init")
         self.is_open = True
