@@ -2,14 +2,10 @@
 # code here that touches Python. The lists are copied under a shard's lock and made into objects
 # without it.
 
-import sys
-
-cdef enum:
-    FACTS_AT_ONCE = 256            # entries copied at a time
-
-
-cdef object cache_listed(Core_ *core, bytes prefix, Py_ssize_t most):
-    """Facts of entries whose key starts with prefix, at most so many: a list of dicts."""
+cdef object cache_listed(Core_ *core, bytes url, Py_ssize_t most):
+    """Facts of what is stored under a URL (empty: anywhere) and below it, at most so many: a list
+    of dicts. Raises ValueError: it is no absolute URL."""
+    cdef bytes prefix = url_key(url) if url else b""
     cdef StoreWalk walk
     cdef uint32_t count, index
     cdef EntryFacts *facts
@@ -27,8 +23,8 @@ cdef object cache_listed(Core_ *core, bytes prefix, Py_ssize_t most):
             if count == 0:
                 break
             for index in range(count):
-                key = facts_key(&facts[index])
-                if key.startswith(prefix):
+                key = key_bytes(&facts[index])
+                if key_is_below(key, prefix):
                     entries.append(facts_dict(&facts[index], key))
     finally:
         free(facts)
@@ -39,26 +35,41 @@ cdef object cache_shown(Core_ *core, bytes url):
     """Facts of every variant of one URL. Raises ValueError: it is no absolute URL."""
     cdef EntryFacts *facts
     cdef uint32_t count, index
-    cdef Span text = span_of(<const uint8_t *> url, len(url))
-    cdef uint8_t *key
-    cdef size_t bytes
+    cdef bytes key = url_key(url)
+    cdef const uint8_t *at = key
+    cdef uint32_t count_of_key = <uint32_t> len(key)
     if core.settings.cache_mode == CACHE_OFF:
         return []
-    key = <uint8_t *> malloc(CACHE_KEY_MAX)
     facts = <EntryFacts *> malloc(FACTS_AT_ONCE * sizeof(EntryFacts))
-    try:
-        if key == NULL or facts == NULL:
-            raise MemoryError
-        bytes = url_key_put(key, text)
-        if bytes == CACHE_KEY_NONE:
-            raise url_error(url)
-        with nogil:
-            count = store_show(&core.store, 0, key, <uint32_t> bytes,
-                               store_hash(&core.store, 0, key, bytes), facts, FACTS_AT_ONCE)
-        return [facts_dict(&facts[index], facts_key(&facts[index])) for index in range(count)]
-    finally:
-        free(key)
-        free(facts)
+    if facts == NULL:
+        raise MemoryError
+    with nogil:
+        count = store_show(&core.store, 0, at, count_of_key,
+                           store_hash(&core.store, 0, at, count_of_key), facts, FACTS_AT_ONCE)
+    shown = [facts_dict(&facts[index], key_bytes(&facts[index])) for index in range(count)]
+    free(facts)
+    return shown
+
+
+cdef bytes url_key(bytes url):
+    """The key of a URL. Raises ValueError: it is no absolute one."""
+    cdef uint8_t *key = <uint8_t *> malloc(CACHE_KEY_MAX)
+    cdef size_t count
+    if key == NULL:
+        raise MemoryError
+    count = url_key_put(key, span_of(<const uint8_t *> url, len(url)))
+    made = None if count == CACHE_KEY_NONE else (<const char *> key)[:count]
+    free(key)
+    if made is None:
+        raise url_error(url)
+    return made
+
+
+cdef bint key_is_below(bytes key, bytes prefix):
+    # What a flush of the prefix would take.
+    return key.startswith(prefix) and (
+        len(key) == len(prefix) or prefix.endswith(b"/") or not prefix
+        or key[len(prefix)] in b"/? ")
 
 
 cdef object url_error(bytes url):
@@ -66,8 +77,9 @@ cdef object url_error(bytes url):
                       "http://example.org/path")
 
 
-cdef bytes facts_key(const EntryFacts *facts):
-    return (<const char *> facts.key)[:min(facts.key_bytes, <uint32_t> FACTS_KEY_BYTES)]
+cdef bytes key_bytes(const EntryFacts *facts):
+    cdef Span key = facts_key(facts)
+    return (<const char *> key.at)[:key.bytes]
 
 
 cdef dict facts_dict(const EntryFacts *facts, bytes key):
@@ -99,27 +111,16 @@ cdef uint64_t cache_flushed(Core_ *core, bytes prefix, bint is_recursive) except
 
 
 cdef int cache_group_flushed(Core_ *core, bytes origin, bytes name) except -1:
-    """Of one origin, or (b"") of each of which anything is stored. Raises ValueError."""
-    if origin:
-        group_flushed(core, origin, name)
-        return 0
-    for each in {origin_of(entry["key"]) for entry in cache_listed(core, b"", sys.maxsize)}:
-        group_flushed(core, each, name)
-    return 0
-
-
-cdef bytes origin_of(str key):
-    return "/".join(key.split("/", 3)[:3]).encode("latin-1")
-
-
-cdef int group_flushed(Core_ *core, bytes origin, bytes name) except -1:
+    """Of one origin, or (empty) of each of which anything is stored. Raises ValueError."""
     cdef uint32_t status
     cdef Span where = span_of(<const uint8_t *> origin, len(origin))
     cdef Span what = span_of(<const uint8_t *> name, len(name))
     with nogil:
         status = cache_call_flush_group(core, where, what)
-    if status != REPLY_DONE:
+    if status == REPLY_INVALID:
         raise url_error(origin)
+    if status == REPLY_NO_MEMORY:
+        raise MemoryError
     return 0
 
 

@@ -10,7 +10,6 @@ import json
 import os
 import socket
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import parse_qsl
@@ -288,35 +287,11 @@ def hello(environ: Environ, start: Answer, query: dict[str, str]) -> Answer:
     return [b"hello " + environ["QUERY_STRING"].encode("latin-1")]
 
 
-def flush(environ: Environ, start: Answer, query: dict[str, str]) -> Answer:
-    """Flushes url (and exactly, if asked so) or group, here or in a thread; says what that gave."""
-    from kernelq import cache
-
-    def run() -> None:
-        try:
-            if "group" in query:
-                outcomes.append(cache.flush_group(query["group"], query.get("origin")))
-            else:
-                outcomes.append(cache.flush(query["url"], "exactly" not in query))
-        except Exception as found:
-            outcomes.append(f"{type(found).__name__}: {found}")
-
-    outcomes: list[object] = []
-    thread = threading.Thread(target=run)
-    if "thread" in query:
-        thread.start()
-        thread.join()
-    else:
-        run()
-    start("200 OK", TEXT)
-    return [str(outcomes[0]).encode()]
-
-
 PATHS: dict[str, Callable[[Environ, Answer, dict[str, str]], Answer]] = {
     f"/{function.__name__}": function
     for function in (
         show, digest, echo, reads, eager, upper, status, fields, reflect, big, stream, lies,
-        writes, file, pieces, fails, exc_info, waits, steps, endless, says, crash, flush, hello,
+        writes, file, pieces, fails, exc_info, waits, steps, endless, says, crash, hello,
     )
 }  # fmt: skip
 

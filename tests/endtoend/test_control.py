@@ -7,13 +7,15 @@ import socket
 import stat
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlencode
 
 import psutil
 import pytest
 from serving import ROOT, Server
-from wire import PATIENCE_SECONDS
+from wire import PATIENCE_SECONDS, Client, request
 
 
 def command(*words: str) -> tuple[int, str, str]:
@@ -29,7 +31,7 @@ def command(*words: str) -> tuple[int, str, str]:
     return done.returncode, done.stdout, done.stderr
 
 
-def ask(path: Path, **request: object) -> dict[str, object]:
+def ask(path: Path, **request: object) -> dict[str, Any]:
     with socket.socket(socket.AF_UNIX) as sock:
         sock.settimeout(PATIENCE_SECONDS)
         sock.connect(str(path))
@@ -152,7 +154,8 @@ def test_flushing_from_the_command_line(tmp_path: Path) -> None:
         status, _, err = command("flush", "example.org/a", "--control", path)
         assert (status, err) == (
             1,
-            "kernelq: found 'example.org/a', allowed is an absolute URL\n",
+            "kernelq: found 'example.org/a', allowed is an absolute URL like "
+            "http://example.org/path\n",
         )
     status, _, err = command("list", "--control", path)
     assert (status, err) == (1, f"kernelq: {path}: there is no such socket\n")
@@ -161,32 +164,159 @@ def test_flushing_from_the_command_line(tmp_path: Path) -> None:
 # -- calls of workers -------------------------------------------------------------------------
 
 
+class Site:
+    """A server whose pages are kept."""
+
+    def __init__(self, server: Server, path: Path) -> None:
+        self.server = server
+        self.path = path
+
+    def get(self, target: str, host: str = "example.org") -> str:
+        with Client(self.server.address()) as client:
+            response = client.send(request("GET", target, host=host)).response("GET")
+        assert response.status == 200
+        return response.text
+
+    def flush(self, **query: str) -> str:
+        return self.get(f"/flush?{urlencode(query)}")
+
+    def keys(self, prefix: str = "") -> list[str]:
+        answer = ask(self.path, do="cache.list", prefix=prefix)
+        assert answer["ok"], answer
+        return sorted(entry["key"] for entry in answer["entries"])
+
+
 @pytest.fixture(scope="module")
-def calling() -> Server:
-    with Server("--control", "off", "--threads", "2", "--loops", "2", workers=2) as server:
-        yield server
+def shared_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    path = tmp_path_factory.mktemp("control") / "s"
+    arguments = ("--control", str(path), "--loops", "2", "--threads", "2")
+    with Server(*arguments, application="cached:application", workers=2) as server:
+        yield Site(server, path)
 
 
-def flush(server: Server, **query: str) -> str:
-    return server.ask(f"/flush?{urlencode(query)}").text
+@pytest.fixture
+def site(shared_site: Site) -> Site:
+    """With an empty cache."""
+    assert ask(shared_site.path, do="cache.flush", prefix="")["ok"]
+    return shared_site
 
 
 @pytest.mark.parametrize("where", [{}, {"thread": ""}])
-def test_an_application_flushes(calling: Server, where: dict[str, str]) -> None:
-    assert flush(calling, url="http://example.org/a", **where) == "0"
-    assert flush(calling, url="http://example.org/a", exactly="", **where) == "0"
-    assert flush(calling, group="a", origin="http://example.org", **where) == "None"
-    assert "ValueError: found 'http://'" in flush(calling, url="http://", **where)
+def test_an_application_flushes_a_url(site: Site, where: dict[str, str]) -> None:
+    first = {page: site.get(page) for page in ("/a", "/a/b", "/a?x", "/ab", "/c")}
+    assert {page: site.get(page) for page in first} == first
+    assert site.flush(url="http://example.org/a", exactly="", **where) == "1"
+    assert site.flush(url="HTTP://EXAMPLE.org:80/./%61", **where) == "2"
+    again = {page: site.get(page) for page in first}
+    assert {page for page in first if again[page] != first[page]} == {"/a", "/a/b", "/a?x"}
 
 
-def test_a_path_is_of_the_requests_own_host(calling: Server) -> None:
-    assert flush(calling, url="/a") == "0"
-    assert flush(calling, group="a") == "None"
-    assert "name the host" in flush(calling, url="/a", thread="")
+@pytest.mark.parametrize("where", [{}, {"thread": ""}])
+def test_an_application_flushes_a_group(site: Site, where: dict[str, str]) -> None:
+    pages = ("/a?group=one", "/b?group=one", "/c?group=two")
+    first = {page: site.get(page) for page in pages}
+    other = site.get("/a?group=one", "example.net")
+    assert site.flush(group="one", origin="http://example.org", **where) == "None"
+    again = {page: site.get(page) for page in pages}
+    assert {page for page in first if again[page] != first[page]} == set(pages[:2])
+    assert site.get("/a?group=one", "example.net") == other
 
 
-def test_calls_under_load(calling: Server) -> None:
-    with calling.connect() as client:
+def test_a_path_and_a_group_are_of_the_requests_own_host(site: Site) -> None:
+    for host in ("example.org", "example.net"):
+        site.get("/a", host)
+        site.get("/b?group=one", host)
+    assert site.flush(url="/a") == "1"
+    assert site.keys() == [
+        "http://example.net/a",
+        "http://example.net/b?group=one",
+        "http://example.org/b?group=one",
+    ]
+    mine, others = site.get("/b?group=one"), site.get("/b?group=one", "example.net")
+    assert site.flush(group="one") == "None"
+    assert site.get("/b?group=one") != mine
+    assert site.get("/b?group=one", "example.net") == others
+
+
+def test_what_no_application_can_flush(site: Site) -> None:
+    assert "ValueError: found 'http://'" in site.flush(url="http://")
+    assert "ValueError: found 'a', allowed is an absolute URL, or a path" in site.flush(url="a")
+    assert "name the host" in site.flush(url="/a", thread="")
+    assert "name the host" in site.flush(group="a", thread="")
+
+
+def test_calls_under_load(site: Site) -> None:
+    with site.server.connect() as client:
         for _ in range(200):
-            assert client.ask("/flush?url=/a").text == "0"
+            assert client.ask("/a").status == 200
+            assert client.ask("/flush?url=/a").text == "1"
             assert client.ask("/flush?url=http://h/&thread=").text == "0"
+
+
+# -- what people see --------------------------------------------------------------------------
+
+
+def test_list_shows_what_a_flush_would_take(site: Site) -> None:
+    for page in ("/a", "/a/b", "/a?x", "/ab"):
+        site.get(page)
+    below = ["http://example.org/a", "http://example.org/a/b", "http://example.org/a?x"]
+    assert site.keys("http://EXAMPLE.org:80/%61") == below
+    assert site.keys("http://example.org/a/") == below[1:2]
+    assert site.keys("http://example.net/") == []
+    status, out, err = command("list", "--control", str(site.path), "http://example.org/a")
+    assert (status, err) == (0, "")
+    head, *rows = out.splitlines()
+    assert head.split() == ["STATUS", "SIZE", "AGE", "FRESH", "URL"]
+    assert [row.split()[-1] for row in rows] == below
+    assert {row.split()[0] for row in rows} == {"200"}
+    answer = json.loads(command("list", "--json", "--control", str(site.path))[1])
+    assert answer["complete"]
+    assert all(entry["lifetime"] == 600 for entry in answer["entries"])
+
+
+def test_no_more_is_listed_than_an_answer_holds(site: Site) -> None:
+    with site.server.connect() as client:
+        for number in range(1100):
+            assert client.ask(f"/{number}").status == 200
+    answer = ask(site.path, do="cache.list")
+    assert (len(answer["entries"]), answer["complete"]) == (1000, False)
+    status, out, err = command("list", "--control", str(site.path))
+    assert (status, len(out.splitlines())) == (0, 1001)
+    assert err == "there is more: name a longer PREFIX\n"
+
+
+def test_show(site: Site) -> None:
+    site.get("/a")
+    status, out, _ = command("show", "http://example.org/%61", "--control", str(site.path))
+    assert status == 0
+    assert out.startswith("key:            http://example.org/a\nstatus:         200\n")
+    url = "http://example.org/b"
+    answer = command("show", url, "--control", str(site.path))
+    assert answer == (1, "", f"{url}: nothing is stored\n")
+
+
+def test_flush(site: Site) -> None:
+    pages = ("/a", "/a/b", "/b?group=one", "/c?group=one")
+    first = {page: site.get(page) for page in pages}
+    place = ("--control", str(site.path))
+    assert command("flush", "http://example.org/a", *place) == (0, "2 responses flushed\n", "")
+    assert site.get("/a") != first["/a"]
+    said = (0, "the group one was flushed\n", "")
+    assert command("flush", "--group", "one", "--origin", "http://example.net", *place) == said
+    assert site.get("/b?group=one") == first["/b?group=one"]
+    assert command("flush", "--group", "one", *place) == said  # of every origin
+    assert site.get("/b?group=one") != first["/b?group=one"]
+    assert command("flush", "", *place)[0] == 0
+    assert site.keys() == []
+
+
+def test_with_the_cache_off_there_is_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    arguments = ("--control", str(path), "--cache", "off")
+    with Server(*arguments, application="cached:application") as server:
+        site = Site(server, path)
+        assert site.get("/a") != site.get("/a")
+        assert site.keys() == site.keys("http://example.org/") == []
+        assert site.flush(url="/a") == "0"
+        assert site.flush(group="a") == "None"
+        assert command("flush", "", "--control", str(path))[1] == "0 responses flushed\n"
