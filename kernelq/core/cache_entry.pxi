@@ -1,6 +1,7 @@
 # Entries made of response heads: which lines are kept, freshening by a 304, invalidation.
 
 cdef enum:
+    SAYS_OURS = 1 << 30            # StoredFacts.seen: Kernelq-Cache-Control had a part in it
     LINE_DROPPED = 0
     LINE_OF_304 = 1                # RFC 9110 §15.4.5, and what caches behind us need
     LINE_OTHER = 2
@@ -35,6 +36,34 @@ cdef uint8_t *lines_put(uint8_t *at, const FieldView *view, int wanted) noexcept
         if line_class(view, index) == wanted:
             at = line_put(at, view, index)
     return at
+
+
+cdef void own_lines_keep(Fill *fill, const FieldView *view,
+                         const ResponseFacts *facts) noexcept nogil:
+    # What no-cache="…" or private="…" names is not stored, and yet the first client's. Without
+    # memory it is lost to that one, too.
+    cdef uint64_t bytes = 0
+    cdef uint32_t index
+    cdef uint8_t *at
+    if not facts.directives.seen & (SAYS_NO_CACHE_FIELDS | SAYS_PRIVATE_FIELDS):
+        return
+    for index in range(view.count):
+        bytes += view.lines[index].name_bytes + view.lines[index].value_bytes + 4
+    fill.own_lines = <uint8_t *> malloc(bytes + 1)
+    if fill.own_lines == NULL:
+        return
+    at = fill.own_lines
+    for index in range(view.count):
+        if line_is_own(view, index):
+            at = line_put(at, view, index)
+    fill.own_lines_bytes = <uint32_t> (at - fill.own_lines)
+
+
+cdef bint line_is_own(const FieldView *view, uint32_t index) noexcept nogil:
+    cdef const FieldLine *line = &view.lines[index]
+    cdef Span name = span_of(view.at + line.name_at, line.name_bytes)
+    return (not field_is_ours(name.at, line.name_bytes) and field_is_kept(name.at, line.name_bytes)
+            and directive_names_field(view, name))
 
 
 cdef bint view_has(const FieldView *view, const char *name, uint32_t bytes) noexcept nogil:
@@ -107,6 +136,8 @@ cdef Entry *entry_fill_in(Loop *loop, const Exchange *exchange, const FieldView 
     entry.modified_s = facts.modified_s
     entry.age_s = response_age_s(facts, asked_s, now_s)
     entry.facts.seen = facts.directives.seen
+    if view_has(view, b"kernelq-cache-control", 21):
+        entry.facts.seen |= SAYS_OURS
     entry.facts.lifetime_s = response_lifetime_s(facts, core.settings.cache_mode, has_query, now_s)
     entry.facts.stale_while_revalidate_s = facts.directives.stale_while_revalidate_s
     entry.facts.stale_if_error_s = facts.directives.stale_if_error_s
@@ -152,7 +183,7 @@ cdef int maker_on_not_modified(Loop *loop, Exchange *maker, const uint8_t *copy,
         store_invalidate(&loop.core.store, 0, entry_key(stale), stale.key_bytes, stale.hash)
         maker_end(loop, maker, FILL_FAILED)
         return HEAD_TAKEN
-    entry = entry_freshen(loop, maker, stale, view)
+    entry = entry_freshen(loop, maker, stale, view, facts)
     atomic.tally(&loop.counters[COUNT_CACHE_REVALIDATED], 1)
     if entry == NULL:
         maker_end(loop, maker, FILL_STALE)
@@ -171,7 +202,7 @@ cdef inline bint spans_equal(Span a, Span b) noexcept nogil:
 
 
 cdef Entry *entry_freshen(Loop *loop, const Exchange *maker, Entry *stale,
-                          const FieldView *view) noexcept nogil:
+                          const FieldView *view, const ResponseFacts *new_) noexcept nogil:
     # RFC 9111 §3.2: each field of the 304 replaces what is stored under its name. NULL: no room.
     cdef FieldView old
     cdef FieldView all
@@ -191,11 +222,17 @@ cdef Entry *entry_freshen(Loop *loop, const Exchange *maker, Entry *stale,
     at = lines_merged(at, &old, view, LINE_OTHER, False)
     lines_view(loop, loop.head_out, <uint32_t> (at - loop.head_out), stale.status_line_bytes, &all)
     response_facts_read(&all, stale.status, wall_seconds(), &facts)
+    facts.age_s = new_.age_s
+    if view_has(view, b"kernelq-cache-control", 21):
+        facts.directives = new_.directives
+        facts.is_targeted = new_.is_targeted
     memcpy(loop.key, entry_vary(stale), stale.vary_bytes)
     entry = entry_fill_in(loop, maker, &all, &facts, <uint32_t> (at - loop.head_out),
                           head_304_bytes, stale.vary_bytes)
     if entry == NULL:
         return NULL
+    if stale.facts.seen & SAYS_OURS and not view_has(view, b"kernelq-cache-control", 21):
+        entry.facts = stale.facts  # what it was made of is not stored
     entry.status = stale.status
     entry.body = stale.body
     body_pin(stale.body)
@@ -259,6 +296,26 @@ cdef void lines_view(Loop *loop, const uint8_t *head, uint32_t head_bytes, uint3
         line.value_bytes = <uint32_t> (line_end - colon - 2)
         view.count += 1
         at = line_end + 2
+
+
+cdef void cache_compare(Loop *loop, const Exchange *exchange, const ResponseRecord *record,
+                        const ResponseFacts *facts) noexcept nogil:
+    # RFC 9111 §4.3.5: a HEAD that shows another representation than the stored one ends that.
+    cdef Span key = image_key(exchange)
+    cdef FieldView view
+    cdef const Entry *entry
+    if record.status != 200 or key.bytes == 0:
+        return
+    image_view(loop, exchange, &view)
+    entry = store_find(&loop.core.store, 0, key.at, <uint32_t> key.bytes, exchange.cache_hash,
+                       &view, loop_seconds(loop))
+    if entry == NULL:
+        return
+    if ((facts.etag.bytes and not spans_equal(facts.etag, entry_etag(entry)))
+            or (facts.modified_s >= 0 and facts.modified_s != entry.modified_s)
+            or (record.content_length >= 0
+                and <uint64_t> record.content_length != body_filled(entry.body))):
+        store_invalidate(&loop.core.store, 0, key.at, <uint32_t> key.bytes, exchange.cache_hash)
 
 
 # --- invalidation ---------------------------------------------------------------------------------

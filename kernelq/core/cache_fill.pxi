@@ -88,6 +88,8 @@ cdef bint image_for_store(Exchange *maker, const Exchange *exchange,
         return False
     copy = <RequestRecord *> maker.image
     memcpy(copy, record, sizeof(RequestRecord))
+    copy.method_id = METHOD_GET
+    copy.method_bytes = 3
     out = <FieldEntry *> (maker.image + sizeof(RequestRecord))
     for index in range(record.field_count):
         if not field_is_condition(entries[index].known):
@@ -96,7 +98,9 @@ cdef bint image_for_store(Exchange *maker, const Exchange *exchange,
     count = <uint16_t> (count + validators_entries(out + count, stale))
     copy.field_count = count
     text = <uint8_t *> (out + count)
-    text = text_put(text, <const char *> image_texts(exchange), image_fixed_bytes(record))
+    text = text_put(text, b"GET", 3)  # a HEAD has it revalidated, too
+    text = text_put(text, <const char *> image_texts(exchange) + record.method_bytes,
+                    image_fixed_bytes(record) - record.method_bytes)
     for index in range(record.field_count):
         bytes = entries[index].name_bytes + entries[index].value_bytes
         if not field_is_condition(entries[index].known):
@@ -163,6 +167,7 @@ cdef void fill_release(Core_ *core, Fill *fill) noexcept nogil:
         entry_unpin(&core.store, fill.stale)
     if fill.entry != NULL:
         entry_unpin(&core.store, fill.entry)
+    free(fill.own_lines)
     free(fill)
 
 
@@ -265,7 +270,7 @@ cdef void cache_ask(Loop *loop, Exchange *exchange) noexcept nogil:
         state = fill.state
     pthread_mutex_unlock(&bucket.lock)
     if is_fresh:
-        exchange_answer(loop, exchange, entry, CACHED_HIT)
+        exchange_answer(loop, exchange, entry, CACHED_HIT, span_of(NULL, 0))
         return
     if fill == NULL:
         exchange_go_alone(loop, exchange)
@@ -547,6 +552,10 @@ cdef bint image_has_condition(const Exchange *exchange) noexcept nogil:
             or image_field(exchange, FIELD_RANGE).bytes > 0)
 
 
+cdef inline Span fill_own_lines(const Fill *fill, const Exchange *exchange) noexcept nogil:
+    return span_of(fill.own_lines, fill.own_lines_bytes if exchange.is_leader else 0)
+
+
 cdef void waiting_begin(Loop *loop, Fill *fill, Exchange *exchange) noexcept nogil:
     # The head, then whatever of the content is there.
     cdef Answer answer
@@ -556,6 +565,7 @@ cdef void waiting_begin(Loop *loop, Fill *fill, Exchange *exchange) noexcept nog
     answer.age_s = entry_age_s(loop, fill.entry)
     answer.word = exchange.cache_word
     answer.is_11 = exchange.is_11
+    answer.own_lines = fill_own_lines(fill, exchange)
     answer.status = fill.entry.status
     answer.length = fill.entry.body.length
     if answer.status == 204:
@@ -614,7 +624,7 @@ cdef void waiting_answer(Loop *loop, Fill *fill, Exchange *exchange, uint8_t sta
         word = CACHED_STALE
     elif fill.is_freshened:
         word = CACHED_REVALIDATED
-    exchange_answer(loop, exchange, entry, word)
+    exchange_answer(loop, exchange, entry, word, fill_own_lines(fill, exchange))
     entry_unpin(&loop.core.store, entry)
 
 

@@ -43,6 +43,7 @@ cdef struct Answer:                # what is to be put together of an entry
     bint is_head
     bint is_11
     int64_t length                 # of the content; -1: not known
+    Span own_lines                 # what only the first client gets (Fill.own_lines)
     uint8_t framing
     uint32_t range_count
     ByteRange ranges[RANGES_MAX]
@@ -178,11 +179,17 @@ cdef bint pool_is_serving(Core_ *core) noexcept nogil:
 cdef void cache_plan(Loop *loop, const RequestHead *head, const RequestFacts *facts,
                      const Entry *entry, bint is_trusted, Ticket *ticket) noexcept nogil:
     # What a request may do that the store could not answer.
-    cdef bint is_special = (facts.range.at != NULL or facts.has_authorization
-                            or facts.directives.seen & (SAYS_NO_CACHE | SAYS_MAX_AGE
-                                                        | SAYS_MIN_FRESH) != 0)
+    cdef bint is_reload = facts.directives.seen & (SAYS_NO_CACHE | SAYS_MAX_AGE
+                                                   | SAYS_MIN_FRESH) != 0
+    cdef bint is_special = (is_reload or facts.range.at != NULL
+                            or (facts.has_authorization and entry == NULL))
     atomic.tally(&loop.counters[COUNT_CACHE_MISSES], 1)
     ticket.word = CACHED_MISS
+    if entry != NULL:
+        ticket.word = CACHED_MISS_REQUEST if is_reload else CACHED_MISS_STALE
+    elif loop.core.settings.cache_status and store_has_variants(
+            &loop.core.store, 0, loop.key, ticket.key_bytes, ticket.hash):
+        ticket.word = CACHED_MISS_VARY
     if facts.directives.seen & SAYS_ONLY_IF_CACHED:
         ticket.plan = PLAN_REFUSE
     elif not is_trusted or head.method_id != METHOD_GET:
@@ -336,6 +343,7 @@ cdef uint8_t *answer_moment_put(Loop *loop, const Conn *conn, uint8_t *at,
         at = text_put(at, b"Age: ", 5)
         at = number_put(at, answer.age_s if answer.age_s < DELTA_MAX else <uint64_t> DELTA_MAX)
         at = text_put(at, b"\r\n", 2)
+    at = span_put(at, answer.own_lines)
     if answer.framing == FRAMING_CHUNKED:
         at = text_put(at, b"Transfer-Encoding: chunked\r\n", 28)
     elif answer.length >= 0:
@@ -359,8 +367,17 @@ cdef uint8_t *cache_status_put(uint8_t *at, uint8_t word, const Entry *entry,
         at = text_put(at, b"; fwd=bypass", 12)
     elif word == CACHED_REVALIDATED:
         at = text_put(at, b"; fwd=stale; fwd-status=304", 27)
+    elif word == CACHED_METHOD:
+        at = text_put(at, b"; fwd=method", 12)
     else:
-        at = text_put(at, b"; fwd=uri-miss", 14)
+        if word == CACHED_MISS_STALE:
+            at = text_put(at, b"; fwd=stale", 11)
+        elif word == CACHED_MISS_REQUEST:
+            at = text_put(at, b"; fwd=request", 13)
+        elif word == CACHED_MISS_VARY:
+            at = text_put(at, b"; fwd=vary-miss", 15)
+        else:
+            at = text_put(at, b"; fwd=uri-miss", 14)
         if entry != NULL:
             at = text_put(at, b"; stored", 8)
         if word == CACHED_COLLAPSED:
@@ -390,6 +407,7 @@ cdef void hit_answer(Loop *loop, Conn *conn, const uint8_t *at, const RequestHea
     cdef uint64_t total
     cdef uint8_t *out
     answer.entry = entry
+    answer.own_lines = span_of(NULL, 0)
     answer.age_s = entry_age_s(loop, entry)
     answer.word = ticket.word
     answer.is_head = head.method_id == METHOD_HEAD
@@ -493,7 +511,8 @@ cdef size_t entry_gather(Loop *loop, Entry *entry, uint64_t head_bytes, uint64_t
 
 cdef void hit_go_on(Loop *loop, Conn *conn, const Answer *answer, uint64_t head_bytes,
                     uint64_t offset, uint64_t total, uint64_t sent) noexcept nogil:
-    # The socket is full: an exchange carries the rest. It was counted and logged already.
+    # The socket is full, or there are more pieces than one call takes: an exchange carries the rest.
+    # It was counted and logged already.
     cdef Exchange *exchange = exchange_new(loop, conn)
     if exchange == NULL:
         conn_break(loop, conn)
@@ -512,8 +531,7 @@ cdef void hit_go_on(Loop *loop, Conn *conn, const Answer *answer, uint64_t head_
         sent = head_bytes
     exchange.body_at = offset + (sent - head_bytes)
     exchange.body_end = offset + total
-    conn.can_write = False
-    conn_watch_sending(loop, conn)
+    response_send_body(loop, exchange)
 
 
 cdef void multipart_send(Loop *loop, Conn *conn, const Answer *answer,
@@ -562,19 +580,23 @@ cdef inline void exchange_unpin(Core_ *core, Exchange *exchange) noexcept nogil:
 
 # --- an exchange that is answered from the store --------------------------------------------------
 
-cdef void exchange_answer(Loop *loop, Exchange *exchange, Entry *entry,
-                          uint8_t word) noexcept nogil:
+cdef void exchange_answer(Loop *loop, Exchange *exchange, Entry *entry, uint8_t word,
+                          Span own_lines) noexcept nogil:
     # It waited, or is a request of its own right; the entry is whole.
     cdef Answer answer
     cdef RequestFacts facts
     cdef FieldView view
-    image_view(loop, exchange, &view)
-    request_facts_read(&view, wall_seconds(), &facts)
+    if exchange.has_asked_itself:
+        memset(&facts, 0, sizeof(facts))
+    else:
+        image_view(loop, exchange, &view)
+        request_facts_read(&view, wall_seconds(), &facts)
     answer.entry = entry
     answer.age_s = entry_age_s(loop, entry)
     answer.word = word
     answer.is_head = exchange.is_head
     answer.is_11 = exchange.is_11
+    answer.own_lines = own_lines
     answer_choose(&answer, &facts)
     exchange_answer_begin(loop, exchange, &answer)
 

@@ -21,7 +21,7 @@ cdef inline bint cache_sees(const Exchange *exchange) noexcept nogil:
     if exchange.is_maker or exchange.may_store:
         return True
     method = (<const RequestRecord *> exchange.image).method_id
-    return not (method == METHOD_GET or method == METHOD_HEAD or method == METHOD_OPTIONS
+    return not (method == METHOD_GET or method == METHOD_OPTIONS
                 or method == METHOD_TRACE or method == METHOD_QUERY)
 
 
@@ -34,9 +34,14 @@ cdef int cache_on_head(Loop *loop, Exchange *exchange, const ResponseRecord *rec
     cdef bint is_sound = head_view(loop, record, copy, copy_bytes, &view)
     if is_sound:
         response_facts_read(&view, record.status, wall_seconds(), &facts)
+        if exchange.is_head:
+            cache_compare(loop, exchange, record, &facts)
+            return HEAD_PASSED
         if not exchange.is_maker and not exchange.may_store:
             cache_invalidate(loop, exchange, &facts, &view)
             return HEAD_PASSED
+    elif exchange.is_head:
+        return HEAD_PASSED
     if not exchange.is_maker:
         if is_sound and head_is_storable(loop, exchange, record, &facts, is_end):
             return store_alone(loop, exchange, record, copy, &view, &facts, is_end)
@@ -190,6 +195,7 @@ cdef int maker_on_storable(Loop *loop, Exchange *maker, const ResponseRecord *re
             entry_unpin(&loop.core.store, entry)
             maker_pass(loop, maker)
             return HEAD_PASSED
+    own_lines_keep(fill, view, facts)
     maker_store(loop, maker, record, entry, is_end)
     return HEAD_TAKEN
 
@@ -241,6 +247,8 @@ cdef int store_alone(Loop *loop, Exchange *exchange, const ResponseRecord *recor
     side_push(loop, fill, reader)
     pthread_mutex_unlock(&bucket.lock)
     reader.is_leader = True
+    reader.has_asked_itself = True
+    own_lines_keep(fill, view, facts)
     maker_store(loop, exchange, record, entry, is_end)
     return HEAD_TAKEN
 

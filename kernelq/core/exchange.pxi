@@ -224,9 +224,10 @@ cdef void request_accept(Loop *loop, Conn *conn, const uint8_t *at,
     cdef Ticket ticket
     cdef int reason
     memset(&ticket, 0, sizeof(ticket))
-    if cache_concerns(loop, head) and cache_look_up(loop, conn, at, head, &ticket):
-        if not ticket.is_behind:
-            return
+    if not cache_concerns(loop, head):
+        ticket.word = CACHED_METHOD if loop.core.settings.cache_mode != CACHE_OFF else CACHED_NONE
+    elif cache_look_up(loop, conn, at, head, &ticket) and not ticket.is_behind:
+        return
     exchange = exchange_new(loop, conn)
     if exchange == NULL:
         if not ticket.is_behind:

@@ -155,6 +155,10 @@ cdef enum:                         # Exchange.cache_word: names in log.pxi
     CACHED_REVALIDATED = 4
     CACHED_COLLAPSED = 5
     CACHED_BYPASS = 6
+    CACHED_METHOD = 7              # not for a cache
+    CACHED_MISS_STALE = 8
+    CACHED_MISS_REQUEST = 9        # the request wants nothing stored
+    CACHED_MISS_VARY = 10          # another variant is stored
 
 cdef enum:
     EVENTS_MAX = 1024

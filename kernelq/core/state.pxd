@@ -153,6 +153,7 @@ cdef struct Exchange:
     bint is_maker                  # has no client: its response goes to the store and who waits
     bint may_store                 # nobody waits for it; its response may be stored all the same
     bint is_leader                 # the request for whose sake the maker asks
+    bint has_asked_itself          # its own conditions went to the worker
     bint is_choosy                 # does not wait for a response whose Vary is not known
     uint8_t failures               # makers of its response that failed
     uint8_t cache_word             # CACHED_*: for the log and Cache-Status
@@ -192,6 +193,8 @@ cdef struct Fill:                  # a response that is asked for, to be stored 
     bint is_freshened              # entry is the stale one with the fields of a 304
     Entry *stale                   # [pinned] to be revalidated; NULL: none
     Entry *entry                   # [pinned] being filled, or the result; NULL: not yet
+    uint8_t *own_lines             # fields that are not stored: for the first client alone
+    uint32_t own_lines_bytes
     uint32_t key_bytes
     uint32_t side_count
     FillSide *sides                # one per loop, behind it; then the key
