@@ -17,7 +17,8 @@ cdef int line_class(const FieldView *view, uint32_t index) noexcept nogil:
             or span_is_nocase(name, b"etag", 4) or span_is_nocase(name, b"expires", 7)
             or span_is_nocase(name, b"vary", 4) or span_is_nocase(name, b"content-location", 16)
             or span_is_nocase(name, b"last-modified", 13)
-            or span_is_nocase(name, b"cdn-cache-control", 17)):
+            or span_is_nocase(name, b"cdn-cache-control", 17)
+            or span_is_nocase(name, b"server", 6)):
         return LINE_OF_304
     return LINE_OTHER
 
@@ -89,11 +90,9 @@ cdef Entry *entry_make(Loop *loop, const Exchange *exchange, const ResponseRecor
     at = text_put(status_line_put(at, record.status, phrase, record.reason_bytes), b"\r\n", 2)
     status_line_bytes = <uint32_t> (at - loop.head_out)
     at = lines_put(at, view, LINE_OF_304)
-    if not view_has(view, b"date", 4):
-        at = text_put(at, loop_date(loop), DATE_LINE_BYTES)
+    at = server_and_date_put(loop, at, view_has(view, b"server", 6), view_has(view, b"date", 4))
     head_304_bytes = <uint32_t> (at - loop.head_out) - status_line_bytes
     at = lines_put(at, view, LINE_OTHER)
-    at = server_and_date_put(loop, at, view_has(view, b"server", 6), True)
     image_view(loop, exchange, &request)
     vary_bytes = vary_key_put(loop.key, CACHE_KEY_MAX, view, &request)
     if vary_bytes == CACHE_KEY_NONE or at - loop.head_out > KEPT_HEAD_MAX:
