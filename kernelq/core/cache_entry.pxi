@@ -212,14 +212,14 @@ cdef Entry *entry_freshen(Loop *loop, const Exchange *maker, Entry *stale,
     cdef bint keeps_date = not view_has(view, b"date", 4)
     if stale.head_bytes + HEAD_SCRATCH_BYTES // 2 > HEAD_SCRATCH_BYTES:
         return NULL
-    lines_view(loop, entry_head(stale), stale.head_bytes, stale.status_line_bytes, &old)
+    lines_view(loop, loop.view, entry_head(stale), stale.head_bytes, stale.status_line_bytes, &old)
     at = text_put(at, <const char *> entry_head(stale), stale.status_line_bytes)
     at = lines_merged(at, &old, view, LINE_OF_304, keeps_date)
     if keeps_date:
         at = text_put(at, loop_date(loop), DATE_LINE_BYTES)
     head_304_bytes = <uint32_t> (at - loop.head_out) - stale.status_line_bytes
     at = lines_merged(at, &old, view, LINE_OTHER, False)
-    lines_view(loop, loop.head_out, <uint32_t> (at - loop.head_out), stale.status_line_bytes, &all)
+    lines_view(loop, loop.view, loop.head_out, <uint32_t> (at - loop.head_out), stale.status_line_bytes, &all)
     response_facts_read(&all, stale.status, wall_seconds(), &facts)
     facts.age_s = new_.age_s
     if view_has(view, b"kernelq-cache-control", 21):
@@ -271,23 +271,23 @@ cdef bint view_names(const FieldView *view, Span name) noexcept nogil:
     return False
 
 
-cdef void lines_view(Loop *loop, const uint8_t *head, uint32_t head_bytes, uint32_t from_,
-                     FieldView *view) noexcept nogil:
-    # The lines of a stored head, in loop.view.
+cdef void lines_view(const Loop *loop, FieldLine *room, const uint8_t *head, uint32_t head_bytes,
+                     uint32_t from_, FieldView *view) noexcept nogil:
+    # The lines of a stored head, as many as have room (loop.fields or loop.view).
     cdef const uint8_t *at = head + from_
     cdef const uint8_t *end = head + head_bytes
     cdef const uint8_t *colon
     cdef const uint8_t *line_end
     cdef FieldLine *line
     view.at = head
-    view.lines = loop.view
+    view.lines = room
     view.count = 0
     while at < end and view.count < loop.core.settings.field_count + FIELDS_ADDED:
         colon = <const uint8_t *> memchr(at, 58, end - at)
         line_end = <const uint8_t *> memchr(at, 13, end - at)
         if colon == NULL or line_end == NULL or line_end < colon + 2:
             break
-        line = &loop.view[view.count]
+        line = &room[view.count]
         line.known = 0
         line.name_at = <uint32_t> (at - head)
         line.name_bytes = <uint16_t> (colon - at)

@@ -246,24 +246,26 @@ cdef void fill_progress(Loop *loop, Fill *fill) noexcept nogil:
 
 # --- asking ---------------------------------------------------------------------------------------
 
-cdef void cache_ask(Loop *loop, Exchange *exchange) noexcept nogil:
+cdef void cache_ask(Loop *loop, Exchange *exchange, uint32_t vary_bytes) noexcept nogil:
     # The store has no answer to this request: it waits for one that is on its way, or asks for one.
+    # vary_bytes: of the secondary key in loop.key that it is expected to have; 0: not known.
     cdef Core_ *core = loop.core
     cdef FillBucket *bucket = fill_bucket(core, exchange.cache_hash)
     cdef Entry *entry = NULL
     cdef FieldView view
-    cdef Fill *fill
+    cdef Fill *fill = NULL
     cdef bint is_new = False, is_fresh = False
     cdef uint8_t state
     if exchange.queued_ns == 0:
         exchange.queued_ns = loop.now_ns
     image_view(loop, exchange, &view)
     pthread_mutex_lock(&bucket.lock)
-    fill = fill_find(bucket, exchange, &view)
+    if not exchange.is_reload:
+        fill = fill_find(core, bucket, exchange, &view)
     if fill == NULL:
         is_fresh = store_answers(loop, exchange, &view, &entry)
         if not is_fresh:
-            fill = fill_begin(loop, exchange, entry, False)
+            fill = fill_begin(loop, exchange, entry, vary_bytes, False)
             is_new = fill != NULL
     if fill != NULL:
         side_push(loop, fill, exchange)
@@ -300,7 +302,7 @@ cdef bint store_answers(Loop *loop, const Exchange *exchange, const FieldView *v
     return reuse_decide(&entry[0].facts, &facts, entry_age_s(loop, entry[0])) == REUSE_FRESH
 
 
-cdef Fill *fill_find(const FillBucket *bucket, const Exchange *exchange,
+cdef Fill *fill_find(Core_ *core, const FillBucket *bucket, const Exchange *exchange,
                      const FieldView *view) noexcept nogil:
     # [fill lock] One whose response this request may wait for.
     cdef Fill *fill = bucket.first
@@ -308,7 +310,8 @@ cdef Fill *fill_find(const FillBucket *bucket, const Exchange *exchange,
     while fill != NULL:
         if (fill.hash == exchange.cache_hash and fill.waiting < FILL_WAITING_MAX
                 and span_is(key, <const char *> fill.key, fill.key_bytes)
-                and fill_fits(fill, exchange, view)):
+                and fill_fits(fill, exchange, view)
+                and not store_flushed_since(&core.store, 0, fill.hash, fill.serial)):
             return fill
         fill = fill.next
     return NULL
@@ -318,18 +321,20 @@ cdef bint fill_fits(const Fill *fill, const Exchange *exchange,
                     const FieldView *view) noexcept nogil:
     # As far as it is known on what the response depends.
     cdef const Entry *known = fill.entry if fill.entry != NULL else fill.stale
+    if known == NULL and fill.vary_bytes:
+        return vary_key_matches(fill.vary, fill.vary_bytes, view)
     if known == NULL:
         return not exchange.is_choosy
     return vary_key_matches(entry_vary(known), known.vary_bytes, view)
 
 
-cdef Fill *fill_begin(Loop *loop, const Exchange *exchange, Entry *stale,
+cdef Fill *fill_begin(Loop *loop, const Exchange *exchange, Entry *stale, uint32_t vary_bytes,
                       bint is_background) noexcept nogil:
     # [fill lock] Makes the fill and its maker. NULL: no memory.
     cdef Core_ *core = loop.core
     cdef uint32_t loops = core.settings.loop_count
     cdef size_t sides_bytes = loops * sizeof(FillSide)
-    cdef Fill *fill = <Fill *> malloc(sizeof(Fill) + sides_bytes + exchange.key_bytes)
+    cdef Fill *fill = <Fill *> malloc(sizeof(Fill) + sides_bytes + exchange.key_bytes + vary_bytes)
     cdef Exchange *maker
     if fill == NULL:
         return NULL
@@ -345,7 +350,11 @@ cdef Fill *fill_begin(Loop *loop, const Exchange *exchange, Entry *stale,
     fill.key = <uint8_t *> fill + sizeof(Fill) + sides_bytes
     fill.key_bytes = exchange.key_bytes
     memcpy(<void *> fill.key, exchange.image + exchange.key_at, exchange.key_bytes)
+    fill.vary = fill.key + fill.key_bytes
+    fill.vary_bytes = vary_bytes
+    memcpy(<void *> fill.vary, loop.key, vary_bytes)
     fill.hash = exchange.cache_hash
+    fill.serial = exchange.cache_serial
     fill.loop = loop.index
     fill.maker = maker
     fill.refs = 1
@@ -353,9 +362,10 @@ cdef Fill *fill_begin(Loop *loop, const Exchange *exchange, Entry *stale,
     if stale != NULL:
         entry_pin(stale)
         fill.stale = stale
-    fill.is_linked = True
-    fill.next = fill_bucket(core, fill.hash).first
-    fill_bucket(core, fill.hash).first = fill
+    if not exchange.is_reload:
+        fill.is_linked = True
+        fill.next = fill_bucket(core, fill.hash).first
+        fill_bucket(core, fill.hash).first = fill
     maker_init(maker, exchange, fill)
     return fill
 
@@ -380,9 +390,9 @@ cdef void cache_revalidate_behind(Loop *loop, Exchange *exchange) noexcept nogil
     cdef FieldView view
     image_view(loop, exchange, &view)
     pthread_mutex_lock(&bucket.lock)
-    if fill_find(bucket, exchange, &view) == NULL:
+    if fill_find(loop.core, bucket, exchange, &view) == NULL:
         if not store_answers(loop, exchange, &view, &entry):
-            fill = fill_begin(loop, exchange, entry, True)
+            fill = fill_begin(loop, exchange, entry, 0, True)
     pthread_mutex_unlock(&bucket.lock)
     if fill != NULL:
         arrivals_push(loop, fill.maker)
@@ -536,7 +546,7 @@ cdef void waiting_on_storing(Loop *loop, Fill *fill, Exchange *exchange) noexcep
     if exchange.entry == NULL:
         if not waiting_fits(loop, fill, exchange):
             side_remove(loop, exchange)
-            exchange_ask_again(loop, exchange, True)
+            exchange_ask_again(loop, exchange, fill.entry)
             return
         if not exchange.is_leader and (not fill.is_streamed or image_has_condition(exchange)):
             return
@@ -584,7 +594,7 @@ cdef void waiting_on_end(Loop *loop, Fill *fill, Exchange *exchange, uint8_t sta
     cdef int reason
     if is_whole and exchange.entry == NULL and not waiting_fits(loop, fill, exchange):
         side_remove(loop, exchange)
-        exchange_ask_again(loop, exchange, True)
+        exchange_ask_again(loop, exchange, fill.entry)
         return
     if exchange.entry != NULL:
         side_remove(loop, exchange)
@@ -601,10 +611,11 @@ cdef void waiting_on_end(Loop *loop, Fill *fill, Exchange *exchange, uint8_t sta
     else:
         side_remove(loop, exchange)
         exchange.failures += state == FILL_FAILED
-        if state == FILL_PASSED or exchange.failures > RETRIES_TOGETHER:
+        if (state == FILL_PASSED or exchange.is_reload
+                or exchange.failures > RETRIES_TOGETHER):
             exchange_go_alone(loop, exchange)
         else:
-            exchange_ask_again(loop, exchange, False)
+            exchange_ask_again(loop, exchange, NULL)
 
 
 cdef bint waiting_is_over(const Loop *loop, const Exchange *exchange, int reason) noexcept nogil:
@@ -630,17 +641,26 @@ cdef void waiting_answer(Loop *loop, Fill *fill, Exchange *exchange, uint8_t sta
 
 cdef void waiting_on_body_end(Loop *loop, Exchange *exchange, bint is_whole) noexcept nogil:
     # It reads along: now the end is known.
-    exchange.is_following = False
-    exchange.body_end = body_filled(exchange.body)
     if not is_whole:
         exchange_abort(loop, exchange, REASON_RESPONSE_CUT)
-    elif exchange.conn.out_bytes == 0:
+        return
+    exchange.is_following = False
+    exchange.body_end = body_filled(exchange.body)
+    if exchange.conn.out_bytes == 0:
         response_send_body(loop, exchange)
 
 
-cdef void exchange_ask_again(Loop *loop, Exchange *exchange, bint is_choosy) noexcept nogil:
+cdef void exchange_ask_again(Loop *loop, Exchange *exchange, const Entry *other) noexcept nogil:
+    # other: the variant that it turned out not to want.
+    cdef FieldView lines, view
+    cdef size_t bytes = 0
     exchange.is_leader = False
-    exchange.is_choosy = exchange.is_choosy or is_choosy
     exchange.cache_word = CACHED_MISS
     exchange.cache_serial = store_serial(&loop.core.store, exchange.cache_hash)
-    cache_ask(loop, exchange)
+    if other != NULL:
+        exchange.is_choosy = True
+        lines_view(loop, loop.fields, entry_head(other), other.head_bytes,
+                   other.status_line_bytes, &lines)
+        image_view(loop, exchange, &view)
+        bytes = vary_key_put(loop.key, CACHE_KEY_MAX, &lines, &view)
+    cache_ask(loop, exchange, 0 if bytes == CACHE_KEY_NONE else <uint32_t> bytes)

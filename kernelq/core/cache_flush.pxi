@@ -82,9 +82,24 @@ cdef uint32_t store_invalidate(Store *store, uint32_t application, const uint8_t
 
 
 cdef void store_flush_group(Store *store, uint64_t hash_) noexcept nogil:
-    # SYNC cache-serial
-    serial_raise(&store.groups[hash_ % GROUP_WORDS], atomic.add(&store.serial, 1))
+    cdef uint64_t serial = atomic.add(&store.serial, 1)  # SYNC cache-serial
+    serial_raise(&store.groups[hash_ % GROUP_WORDS], serial)
+    serial_raise(&store.group_serial, serial)
     atomic.add_relaxed(&store.flushes, 1)
+
+
+cdef bint store_flushed_since(Store *store, uint32_t application, uint64_t hash_,
+                              uint64_t serial) noexcept nogil:
+    cdef Shard *shard = shard_of(store, hash_)
+    cdef bint is_flushed
+    if store_serial(store, hash_) == serial:
+        return False
+    if atomic.load_acquire(&store.group_serial) > serial:  # SYNC cache-groups
+        return True
+    linux.pthread_mutex_lock(&shard.lock)
+    is_flushed = shard_has_flushed(store, shard, application, hash_, serial)
+    linux.pthread_mutex_unlock(&shard.lock)
+    return is_flushed
 
 
 # ---- walks: a slice of a shard under its lock at a time ----

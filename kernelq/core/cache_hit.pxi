@@ -25,7 +25,8 @@ cdef enum:                         # Ticket.plan
     PLAN_NONE = 0                  # the cache has nothing to do with it
     PLAN_ALONE = 1                 # its response may be stored
     PLAN_ASK = 2                   # others may wait for it, or it for others
-    PLAN_REFUSE = 3                # only-if-cached
+    PLAN_VALIDATE = 3              # wants to hear from the application itself: nobody shares it
+    PLAN_REFUSE = 4                # only-if-cached
 
 cdef struct Ticket:
     uint8_t plan
@@ -194,6 +195,8 @@ cdef void cache_plan(Loop *loop, const RequestHead *head, const RequestFacts *fa
         ticket.plan = PLAN_REFUSE
     elif not is_trusted or head.method_id != METHOD_GET:
         ticket.plan = PLAN_NONE
+    elif is_reload and entry != NULL and entry_has_validator(entry) and facts.range.at == NULL:
+        ticket.plan = PLAN_VALIDATE
     elif is_special:
         ticket.plan = PLAN_ALONE
     elif entry == NULL and (facts.if_none_match.at != NULL or facts.if_modified_since.at != NULL
@@ -338,8 +341,7 @@ cdef uint8_t *answer_head_put(Loop *loop, const Conn *conn, uint8_t *at,
 cdef uint8_t *answer_moment_put(Loop *loop, const Conn *conn, uint8_t *at,
                                 const Answer *answer) noexcept nogil:
     # What belongs to this answer and not to the stored response.
-    if answer.status != 416 and (answer.age_s or answer.word == CACHED_HIT
-                                 or answer.word == CACHED_STALE):
+    if answer.age_s or answer.word == CACHED_HIT or answer.word == CACHED_STALE:
         at = text_put(at, b"Age: ", 5)
         at = number_put(at, answer.age_s if answer.age_s < DELTA_MAX else <uint64_t> DELTA_MAX)
         at = text_put(at, b"\r\n", 2)

@@ -80,6 +80,9 @@
 #     Who has a pin, or is a loop that found the entry in this turn, may pin. Any thread may unpin.
 #   uint64_t store_serial(const Store *store, uint64_t hash)
 #     What to keep when a request begins, before a worker can see it.
+#   bint store_flushed_since(Store *store, uint32_t application, uint64_t hash, uint64_t serial)
+#     Whether what was asked for then may be of no use to who asks now: its key or the application
+#     was flushed, or any group (of which it may turn out to be).
 #   uint32_t store_invalidate(Store *store, uint32_t application, const uint8_t *key,
 #                             uint32_t bytes, uint64_t hash)
 #     One key, all variants: how many there were. Fills of it that began before are not stored.
@@ -245,6 +248,7 @@ ctypedef struct Store:             # what readers read shares no cache line with
     uint8_t gap_too[64]
     uint64_t serial                # [atomic] of all invalidations
     uint64_t flush_serials[64]     # [atomic] of each application's last prefix flush
+    uint64_t group_serial          # [atomic] of the last group's
     uint64_t bytes                 # [atomic] allocated
     uint64_t leaving_bytes         # [atomic] of these evicted or unlinked, not yet free to go
     uint32_t retired_count         # [atomic]

@@ -558,19 +558,19 @@ cdef uint32_t shard_replace(Store *store, Shard *shard, Entry *entry) noexcept n
     return queue
 
 
-cdef bint shard_has_flushed(const Store *store, const Shard *shard, const Entry *entry,
-                            uint64_t serial) noexcept nogil:
+cdef bint shard_has_flushed(const Store *store, const Shard *shard, uint32_t application,
+                            uint64_t hash_, uint64_t serial) noexcept nogil:
     # A flush raises the application's word before it takes this lock, and an invalidation writes
     # its record under it: either it is seen here, or it will see the entry.
     cdef uint64_t index
     if (serial < shard.forgotten
             # SYNC cache-flushes
-            or atomic.load_acquire(&store.flush_serials[entry.application % FLUSH_WORDS]) > serial):
+            or atomic.load_acquire(&store.flush_serials[application % FLUSH_WORDS]) > serial):
         return True
     for index in range(min(shard.flush_count, <uint64_t> FLUSHES_KEPT)):
-        if shard.flushes[index].hash == entry.hash and shard.flushes[index].serial > serial:
+        if shard.flushes[index].hash == hash_ and shard.flushes[index].serial > serial:
             return True
-    return entry_is_invalid(store, entry)
+    return False
 
 
 cdef int store_put(Store *store, Entry *entry, uint64_t serial) noexcept nogil:
@@ -583,7 +583,8 @@ cdef int store_put(Store *store, Entry *entry, uint64_t serial) noexcept nogil:
     entry.serial = serial
     entry.asked_s = max(entry.asked_s, <uint32_t> (entry.received_ns // 1000000000))
     linux.pthread_mutex_lock(&shard.lock)
-    if shard_has_flushed(store, shard, entry, serial):
+    if (shard_has_flushed(store, shard, entry.application, entry.hash, serial)
+            or entry_is_invalid(store, entry)):
         outcome = STORE_FLUSHED
     elif not shard_has_slot(store, shard, entry.hash):
         outcome = STORE_FULL

@@ -263,11 +263,12 @@ cdef void request_accept(Loop *loop, Conn *conn, const uint8_t *at,
         return
     if ticket.plan == PLAN_REFUSE:
         exchange_refuse(loop, exchange, REASON_ONLY_IF_CACHED)
-    elif ticket.plan == PLAN_ASK:
+    elif ticket.plan == PLAN_ASK or ticket.plan == PLAN_VALIDATE:
+        exchange.is_reload = ticket.plan == PLAN_VALIDATE
         conn.state = CONN_WAIT
         conn_quiet_timer(conn)
         conn_on_half_close(loop, conn)
-        cache_ask(loop, exchange)
+        cache_ask(loop, exchange, 0)
     else:
         exchange.may_store = ticket.plan == PLAN_ALONE
         request_receive(loop, conn, exchange)

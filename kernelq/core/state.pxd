@@ -154,6 +154,7 @@ cdef struct Exchange:
     bint may_store                 # nobody waits for it; its response may be stored all the same
     bint is_leader                 # the request for whose sake the maker asks
     bint has_asked_itself          # its own conditions went to the worker
+    bint is_reload                 # neither waits for another's response nor shares its own
     bint is_choosy                 # does not wait for a response whose Vary is not known
     uint8_t failures               # makers of its response that failed
     uint8_t cache_word             # CACHED_*: for the log and Cache-Status
@@ -195,10 +196,13 @@ cdef struct Fill:                  # a response that is asked for, to be stored 
     Entry *entry                   # [pinned] being filled, or the result; NULL: not yet
     uint8_t *own_lines             # fields that are not stored: for the first client alone
     uint32_t own_lines_bytes
+    uint64_t serial                # of the store, before the maker could be executed
     uint32_t key_bytes
+    uint32_t vary_bytes            # secondary key, if another variant shows on what it depends
     uint32_t side_count
-    FillSide *sides                # one per loop, behind it; then the key
+    FillSide *sides                # one per loop, behind it; then the two keys
     const uint8_t *key
+    const uint8_t *vary
 
 cdef struct FillBucket:
     pthread_mutex_t lock

@@ -18,7 +18,7 @@ cdef int loop_init(Core_ *core, uint32_t index) noexcept nogil:
     loop.scratch = <uint8_t *> malloc(SCRATCH_BYTES)
     loop.head_scratch = <uint8_t *> malloc(HEAD_SCRATCH_BYTES)
     loop.head_out = <uint8_t *> malloc(HEAD_SCRATCH_BYTES + HEAD_FIXED_BYTES + SMALL_CONTENT_BYTES)
-    loop.fields = <FieldLine *> calloc(core.settings.field_count, sizeof(FieldLine))
+    loop.fields = <FieldLine *> calloc(core.settings.field_count + FIELDS_ADDED, sizeof(FieldLine))
     loop.view = <FieldLine *> calloc(core.settings.field_count + FIELDS_ADDED, sizeof(FieldLine))
     loop.key = <uint8_t *> malloc(CACHE_KEY_MAX)
     loop.batch = <uint8_t *> malloc(BATCH_BYTES)

@@ -226,7 +226,7 @@ def test_waiters_leave(site: Site, gates: Gates) -> None:
 
 def test_all_leave(site: Site, gates: Gates) -> None:
     gate = gates()
-    name, leader = led(site, gate, reply(FRESH, gate=gate.path))
+    name, leader = led(site, gate, reply(FRESH, gate=gate.path), reply(FRESH))
     for one in [leader, *sent(site, name, count=3)]:
         one.reset()
     site.server.look()
