@@ -130,20 +130,24 @@ class Cache:
         return self._passed(now, request, origin, "miss")
 
     def _passed(self, now: float, request: Request, origin: Origin, how: str) -> list[Outcome]:
-        """The request as it is. Only what was no bypass may be stored."""
+        """The request as it is. Only what was no bypass may be stored; what is being stored may
+        then answer as from the store: with a part, or 304.
+        """
         answer = origin(request)
-        given = given_on(answer, request)
-        afters = {self}
+        given = {given_on(answer, request)}
+        afters = [self]
         if request.method == "HEAD" and how == "miss" and answer.status == 200:
-            afters = set(self._after_head(now, request, answer))
+            afters = self._after_head(now, request, answer)
         elif how == "miss" and answer.status == 304:
-            afters = set(self._after_304(now, request, answer))
+            afters = self._after_304(now, request, answer)
         elif how == "miss":
-            afters = set(self._stored(now, request, answer))
-        afters = {after for one in afters for after in one._invalidated(request, answer)}
+            afters = self._stored(now, request, answer)
+            given.add(evaluated(request, answer))
         return [
-            Outcome(how, answer.status, given.content, after, None, given.fields, (request,))
-            for after in afters
+            Outcome(how, one.status, one.content, after, None, one.fields, (request,))
+            for cache in afters
+            for after in cache._invalidated(request, answer)
+            for one in given
         ]
 
     def _validated(
