@@ -162,7 +162,9 @@ class Cache:
             or request.wants_part or request.method == "HEAD" or "no-cache" in request.asks
         )  # fmt: skip
         if needs_no_condition:
-            outcomes += self._with_fallback(now, request, request, stored, origin)
+            plain = plain_of(request)
+            for asked in [request, *([plain] if plain != request else [])]:
+                outcomes += self._with_fallback(now, request, asked, stored, origin)
         for asked in conditional(request, stored):
             outcomes += self._with_fallback(now, request, asked, stored, origin)
         return outcomes

@@ -211,7 +211,13 @@ def storable(request: Request, answer: Answer, mode: str) -> set[bool]:
             return {False}
     if not explicit and "public" not in says and answer.status not in HEURISTIC:
         return {False}
-    if not explicit or answer.status not in UNDERSTOOD:
+    is_usable = "no-cache" not in says or says["no-cache"]
+    lifetime = seconds_of(says.get("s-maxage", says.get("max-age", "1"))) or 0
+    if (
+        not explicit
+        or answer.status not in UNDERSTOOD
+        or (has_query and not (is_usable and lifetime))
+    ):
         return {True, False}
     return {True}
 
