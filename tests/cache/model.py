@@ -159,7 +159,7 @@ class Cache:
         outcomes = []
         needs_no_condition = (
             stored.is_invalid or not stored.is_validatable or request.is_conditional
-            or request.wants_part or request.method == "HEAD" or "no-cache" in request.asks
+            or request.wants_part or request.method == "HEAD" or wants_it_anew(request)
         )  # fmt: skip
         if needs_no_condition:
             plain = plain_of(request)
@@ -365,3 +365,8 @@ def decided(age: int, lifetime: int, request: Request, stored: Stored) -> set[st
     # nothing stale: both ways are accepted then.
     is_free = "s-maxage" in says or "max-age" in asks
     return {"background", "validate"} if is_free else {"background"}
+
+
+def wants_it_anew(request: Request) -> bool:
+    """What a client's own directives send to the origin need not be a condition on the way."""
+    return bool({"no-cache", "max-age", "min-fresh"} & request.asks.keys())
