@@ -196,7 +196,7 @@ class Cache:
         if stored.is_invalid or stored.must_revalidate or "no-cache" in request.asks:
             return {False}
         says = stored.answer.says
-        may: set[bool] = set()
+        may = {False} if wants_it_anew(request) else set()  # it says that it wants nothing stale
         for lifetime in stored.lifetimes(self.mode):
             staleness = stored.age(now) - lifetime
             allowed = seconds_of(says.get("stale-if-error"))
