@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 import sys
 from collections import defaultdict
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from statistics import median
 from typing import TYPE_CHECKING
 
@@ -83,21 +83,27 @@ def expected_connections(case: Case) -> int:
     return sum(load.connections + WRK_PROBES for load in loads)
 
 
-def fill(case: Case, server: Server, size: int, is_quick: bool) -> float:
+def quickly(case: Case) -> Case:
+    """The same with few entries."""
+    if not case.entries:
+        return case
+    return replace(case, entries=QUICK_ENTRIES, load=replace(case.load, keys=QUICK_ENTRIES))
+
+
+def fill(case: Case, server: Server, size: int) -> float:
     """Fills the cache; gives the bytes that each entry takes beyond its key and response."""
-    count = min(case.entries, QUICK_ENTRIES) if is_quick else case.entries
-    if not count:
+    if not case.entries:
         return 0.0
     empty = pss(server)
-    case.fill(server.port, count)
+    case.fill(server.port)
     key = len(f"http://127.0.0.1{case.load.target}/") + 9
-    return (pss(server) - empty) / count - size - key
+    return (pss(server) - empty) / case.entries - size - key
 
 
 def measure(case: Case, peer: Peer, options: argparse.Namespace) -> Sample:
     with Server(peer, options.python, case.server_cpus) as server:
         size = case.validate(server.port)
-        per_entry = fill(case, server, size, options.quick)
+        per_entry = fill(case, server, size)
         if case.idle or not options.quick:
             generate(case.load, server.port, 1, case.client_cpus)
         empty = pss(server) if case.idle else 0.0
@@ -221,6 +227,8 @@ def turns(options: argparse.Namespace, peers: list[str]) -> Iterator[tuple[int, 
     """All measurements in their order: each round begins with another peer."""
     cases = {case.name: case for case in CASES}
     picked = [cases[name] for name in chosen(options.cases, cases, "case")]
+    if options.quick:
+        picked = [quickly(case) for case in picked]
     for turn in range(options.rounds):
         first = turn % len(peers)
         for case, name in itertools.product(picked, peers[first:] + peers[:first]):

@@ -130,20 +130,24 @@ class Cache:
         return self._passed(now, request, origin, "miss")
 
     def _passed(self, now: float, request: Request, origin: Origin, how: str) -> list[Outcome]:
-        """The request as it is. Only what was no bypass may be stored."""
+        """The request as it is. Only what was no bypass may be stored; what is being stored may
+        then answer as from the store: with a part, or 304.
+        """
         answer = origin(request)
-        given = given_on(answer, request)
-        afters = {self}
+        given = {given_on(answer, request)}
+        afters = [self]
         if request.method == "HEAD" and how == "miss" and answer.status == 200:
-            afters = set(self._after_head(now, request, answer))
+            afters = self._after_head(now, request, answer)
         elif how == "miss" and answer.status == 304:
-            afters = set(self._after_304(now, request, answer))
+            afters = self._after_304(now, request, answer)
         elif how == "miss":
-            afters = set(self._stored(now, request, answer))
-        afters = {after for one in afters for after in one._invalidated(request, answer)}
+            afters = self._stored(now, request, answer)
+            given.add(evaluated(request, answer))
         return [
-            Outcome(how, answer.status, given.content, after, None, given.fields, (request,))
-            for after in afters
+            Outcome(how, one.status, one.content, after, None, one.fields, (request,))
+            for cache in afters
+            for after in cache._invalidated(request, answer)
+            for one in given
         ]
 
     def _validated(
@@ -155,10 +159,12 @@ class Cache:
         outcomes = []
         needs_no_condition = (
             stored.is_invalid or not stored.is_validatable or request.is_conditional
-            or request.wants_part or request.method == "HEAD" or "no-cache" in request.asks
+            or request.wants_part or request.method == "HEAD" or wants_it_anew(request)
         )  # fmt: skip
         if needs_no_condition:
-            outcomes += self._with_fallback(now, request, request, stored, origin)
+            plain = plain_of(request)
+            for asked in [request, *([plain] if plain != request else [])]:
+                outcomes += self._with_fallback(now, request, asked, stored, origin)
         for asked in conditional(request, stored):
             outcomes += self._with_fallback(now, request, asked, stored, origin)
         return outcomes
@@ -190,7 +196,7 @@ class Cache:
         if stored.is_invalid or stored.must_revalidate or "no-cache" in request.asks:
             return {False}
         says = stored.answer.says
-        may: set[bool] = set()
+        may = {False} if wants_it_anew(request) else set()  # it says that it wants nothing stale
         for lifetime in stored.lifetimes(self.mode):
             staleness = stored.age(now) - lifetime
             allowed = seconds_of(says.get("stale-if-error"))
@@ -359,3 +365,8 @@ def decided(age: int, lifetime: int, request: Request, stored: Stored) -> set[st
     # nothing stale: both ways are accepted then.
     is_free = "s-maxage" in says or "max-age" in asks
     return {"background", "validate"} if is_free else {"background"}
+
+
+def wants_it_anew(request: Request) -> bool:
+    """What a client's own directives send to the origin need not be a condition on the way."""
+    return bool({"no-cache", "max-age", "min-fresh"} & request.asks.keys())

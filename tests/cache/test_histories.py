@@ -235,7 +235,7 @@ def fits(outcome: Outcome, response: Response, seen: list[Seen]) -> bool:
         return True
     if outcome.content is not None and response.content != outcome.content:
         return False
-    if outcome.how in ("hit", "stale", "error"):
+    if outcome.how in ("hit", "stale", "error") and outcome.status != 416:
         age = int(response.one("Age") or -1)
         if outcome.age is None or not outcome.age <= age <= outcome.age + PATIENCE_SECONDS:
             return False
