@@ -219,7 +219,8 @@ cdef Entry *entry_freshen(Loop *loop, const Exchange *maker, Entry *stale,
         at = text_put(at, loop_date(loop), DATE_LINE_BYTES)
     head_304_bytes = <uint32_t> (at - loop.head_out) - stale.status_line_bytes
     at = lines_merged(at, &old, view, LINE_OTHER, False)
-    lines_view(loop, loop.view, loop.head_out, <uint32_t> (at - loop.head_out), stale.status_line_bytes, &all)
+    lines_view(loop, loop.view, loop.head_out, <uint32_t> (at - loop.head_out),
+               stale.status_line_bytes, &all)
     response_facts_read(&all, stale.status, wall_seconds(), &facts)
     facts.age_s = new_.age_s
     if view_has(view, b"kernelq-cache-control", 21):

@@ -513,8 +513,8 @@ cdef size_t entry_gather(Loop *loop, Entry *entry, uint64_t head_bytes, uint64_t
 
 cdef void hit_go_on(Loop *loop, Conn *conn, const Answer *answer, uint64_t head_bytes,
                     uint64_t offset, uint64_t total, uint64_t sent) noexcept nogil:
-    # The socket is full, or there are more pieces than one call takes: an exchange carries the rest.
-    # It was counted and logged already.
+    # The socket is full, or there are more pieces than one call takes: an exchange carries the
+    # rest. It was counted and logged already.
     cdef Exchange *exchange = exchange_new(loop, conn)
     if exchange == NULL:
         conn_break(loop, conn)
