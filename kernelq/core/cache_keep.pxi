@@ -31,7 +31,11 @@ cdef int cache_on_head(Loop *loop, Exchange *exchange, const ResponseRecord *rec
     # another exchange that waits for the fill (HEAD_TAKEN).
     cdef ResponseFacts facts
     cdef FieldView view
-    cdef bint is_sound = head_view(loop, record, copy, copy_bytes, &view)
+    cdef bint is_sound
+    if exchange.may_store and head_is_mute(loop, record, copy, copy_bytes):
+        hit_for_miss_note(&loop.core.store, exchange.cache_hash, loop_seconds(loop))
+        return HEAD_PASSED
+    is_sound = head_view(loop, record, copy, copy_bytes, &view)
     if is_sound:
         response_facts_read(&view, record.status, wall_seconds(), &facts)
         if exchange.is_head:
@@ -58,6 +62,28 @@ cdef int cache_on_head(Loop *loop, Exchange *exchange, const ResponseRecord *rec
     hit_for_miss_note(&loop.core.store, exchange.cache_hash, loop_seconds(loop))
     maker_pass(loop, exchange)
     return HEAD_PASSED
+
+
+cdef bint head_is_mute(const Loop *loop, const ResponseRecord *record, const uint8_t *copy,
+                       uint32_t copy_bytes) noexcept nogil:
+    # Without a field ending in "cache-control" nothing allows a response to be stored that nobody
+    # waits for (CACHE_PUBLIC): most responses are done with here.
+    cdef const FieldEntry *entries = <const FieldEntry *> (copy + sizeof(ResponseRecord))
+    cdef uint64_t at = (sizeof(ResponseRecord) + <uint64_t> record.field_count * sizeof(FieldEntry)
+                        + record.reason_bytes)
+    cdef uint32_t index, name_bytes
+    if loop.core.settings.cache_mode != CACHE_PUBLIC:
+        return False
+    for index in range(record.field_count):
+        name_bytes = entries[index].name_bytes
+        if at + name_bytes > copy_bytes:
+            return False
+        if name_bytes >= 13 and span_is_nocase(span_of(copy + at + name_bytes - 13, 13),
+                                               b"cache-control", 13):
+            return False
+        at += name_bytes
+        at += entries[index].value_bytes
+    return True
 
 
 cdef inline bint is_error_status(uint32_t status) noexcept nogil:
