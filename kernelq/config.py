@@ -31,7 +31,7 @@ class CoreSettings:
     max_target_bytes: int = 32 * KIB
     max_field_count: int = 128
     max_content: int = GIB
-    content_memory: int = 64 * KIB
+    content_memory: int = 128 * KIB
     response_takeover: int = MIB
     content_mode: str = "held"
     half_close: str = "probe"

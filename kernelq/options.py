@@ -316,7 +316,7 @@ OPTIONS: tuple[Option, ...] = (
            "comes", CONTENT),
     Option("--max-content", "SIZE", "1G", size(0, 1 << 50),
            "largest content of a request; larger ones are answered 413", CONTENT),
-    Option("--content-memory", "SIZE", "64K", size(0, 1 << 30),
+    Option("--content-memory", "SIZE", "128K", size(0, 1 << 30),
            "content held in memory up to this size, beyond it in --spill-dir", CONTENT),
     Option("--spill-dir", "DIR", "/var/tmp", existing_directory,
            "where held content goes that is too large for memory", CONTENT),
