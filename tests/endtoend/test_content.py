@@ -16,7 +16,7 @@ from serving import Gate, Server
 from wire import Client, Ended, chunked, request
 
 CHUNKED = "Transfer-Encoding: chunked"
-SIZES = [1, 4095, 4096, 65535, 65536, 65537, 262144, 262145, 1 << 20, 3_000_001]
+SIZES = [1, 4095, 4096, 65535, 65536, 65537, 131072, 131073, 262144, 262145, 1 << 20, 3_000_001]
 
 
 def pattern(size: int) -> bytes:
@@ -240,7 +240,7 @@ def test_content_that_cannot_be_stored_is_a_507(tmp_path: Path, framing: str) ->
     folder.mkdir()
     with Server("--spill-dir", str(folder)) as server:
         folder.rmdir()
-        for size in (70_000, 1_000_000, 5_000_000):
+        for size in (140_000, 1_000_000, 5_000_000):
             client = server.connect()
             if framing == "length":
                 client.send(request("POST", "/echo?spill", content=bytes(size)))
