@@ -126,7 +126,7 @@ cdef int place_on_skipped(Loop *loop, Worker *worker, const RecordHead *head) no
     else:
         exchange = place.exchange
         place_free(loop, worker, head.place)
-        if exchange != NULL and exchange.conn != NULL:
+        if exchange != NULL and exchange_is_wanted(exchange):
             exchange.state = EXCHANGE_RECEIVING
             exchange.started_ns = 0
             queue_push(pool, exchange)
