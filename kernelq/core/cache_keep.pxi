@@ -166,9 +166,11 @@ cdef void maker_end(Loop *loop, Exchange *maker, uint8_t state) noexcept nogil:
 
 
 cdef void maker_pass(Loop *loop, Exchange *maker) noexcept nogil:
-    # Not for the store: the first of those who wait takes the response over, the others go on by
-    # themselves.
+    # Not for the store: the one for whom it was asked takes the response over, the others go on by
+    # themselves. It was made for that one's cookies: if that one has left, it is nobody's.
     cdef Exchange *waiting = maker.fill.sides[loop.index].first
+    while waiting != NULL and not waiting.is_leader:
+        waiting = waiting.next
     if waiting != NULL:
         maker_adopt(loop, maker, waiting)
     maker_end(loop, maker, FILL_PASSED)
