@@ -361,6 +361,8 @@ cdef void fill_take(Loop *loop, Worker *worker, Exchange *maker, const uint8_t *
         maker.response_left -= bytes
     if bytes and not body_append(&loop.core.store, fill.entry.body, content, bytes):
         fill_overflow(loop, maker, content, bytes)
+        if worker != NULL:
+            response_release(loop, worker, maker)
         return
     if bytes and fill.state == FILL_STORING:
         fill_progress(loop, fill)
