@@ -64,6 +64,18 @@ cdef int cache_on_head(Loop *loop, Exchange *exchange, const ResponseRecord *rec
     return HEAD_PASSED
 
 
+cdef void cache_on_orphan(Loop *loop, Exchange *exchange, const ResponseRecord *record,
+                          const uint8_t *copy, uint32_t copy_bytes) noexcept nogil:
+    # The client of an unsafe request has gone; what it has done is done.
+    cdef ResponseFacts facts
+    cdef FieldView view
+    if exchange.is_head or exchange.cache_hash or not cache_sees(exchange):
+        return
+    if head_view(loop, record, copy, copy_bytes, &view):
+        response_facts_read(&view, record.status, wall_seconds(), &facts)
+        cache_invalidate(loop, exchange, &facts, &view)
+
+
 cdef bint head_is_mute(const Loop *loop, const ResponseRecord *record, const uint8_t *copy,
                        uint32_t copy_bytes) noexcept nogil:
     # Without a field ending in "cache-control" nothing allows a response to be stored that nobody
