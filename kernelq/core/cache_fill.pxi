@@ -22,6 +22,7 @@
 cdef enum:
     RETRIES_TOGETHER = 1           # makers that may fail before waiting requests go on alone
     KEPT_HEAD_MAX = 65536          # of a stored head
+    ENDS_PER_TURN = 512            # waiting requests that one turn answers, some 10 µs each
     # for a response of which nothing is known yet; then each goes on by itself, side by side
     WAITING_NS = 5000000000
 
@@ -510,24 +511,29 @@ cdef inline void maker_let_go(Exchange *maker) noexcept nogil:
 
 
 cdef void fill_run_side(Loop *loop, Fill *fill) noexcept nogil:
-    # What has become of the fill, for everyone of this loop who waits for it.
+    # What has become of the fill, for everyone of this loop who waits for it; in the end they are
+    # answered and leave, and those beyond ENDS_PER_TURN in the next turn.
     cdef FillBucket *bucket = fill_bucket(loop.core, fill.hash)
     cdef Exchange *exchange
     cdef Exchange *following
+    cdef uint32_t ends_left = ENDS_PER_TURN
     cdef uint8_t state
     pthread_mutex_lock(&bucket.lock)
     state = fill.state
     fill.refs += 1
     pthread_mutex_unlock(&bucket.lock)
     exchange = fill.sides[loop.index].first
-    while exchange != NULL:
+    while exchange != NULL and ends_left:
         following = exchange.next
         if state == FILL_STORING:
             waiting_on_storing(loop, fill, exchange)
         elif state != FILL_ASKED:
             waiting_on_end(loop, fill, exchange, state)
+            ends_left -= 1
         exchange = following
     pthread_mutex_lock(&bucket.lock)
+    if exchange != NULL and not fill.sides[loop.index].is_posted:
+        fill_post_to(loop.core, fill, loop.index)
     fill_release(loop.core, fill)
     pthread_mutex_unlock(&bucket.lock)
 
