@@ -493,6 +493,9 @@ cdef void waiting_on_timer(Loop *loop, Exchange *exchange) noexcept nogil:
     if limit and loop.now_ns >= exchange.queued_ns + limit:
         exchange_refuse(loop, exchange, REASON_TIMER_REQUEST_QUEUE)
         return
+    if loop.now_ns < exchange.queued_ns + WAITING_NS:  # it was a probe's (conn_on_half_close)
+        conn_start_timer(loop, exchange.conn, exchange.queued_ns + WAITING_NS - loop.now_ns)
+        return
     pthread_mutex_lock(&bucket.lock)
     is_known = fill.stale != NULL or fill.entry != NULL
     pthread_mutex_unlock(&bucket.lock)

@@ -688,10 +688,11 @@ cdef void conn_on_timer(Loop *loop, Conn *conn) noexcept nogil:
         else:
             conn_start_timer(loop, conn, settings.entity_timeout_ns)
             conn_again(loop, conn)
-    elif conn.state == CONN_WAIT and conn.has_fin:
-        conn_probe(loop, conn)
-    elif conn.state == CONN_WAIT and conn.exchange.fill != NULL and conn.exchange.entry == NULL:
-        waiting_on_timer(loop, conn.exchange)
+    elif conn.state == CONN_WAIT:
+        if conn.has_fin:
+            conn_probe(loop, conn)
+        if conn.exchange.fill != NULL and conn.exchange.entry == NULL:
+            waiting_on_timer(loop, conn.exchange)
 
 
 cdef void conn_end_idle(Loop *loop, Conn *conn, int reason) noexcept nogil:

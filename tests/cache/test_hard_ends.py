@@ -162,3 +162,17 @@ def test_a_head_does_not_outgrow_its_room(site: Site) -> None:
     for _ in range(3):
         assert site.server.ask(f"/{name}").text == f"/{name} v1"
 
+
+
+def test_a_half_closed_client_does_not_wait_for_ever(site: Site, gates: Gates) -> None:
+    """Nothing is known of the response: it goes on by itself, as others do."""
+    gate = gates()
+    name = site.origin.new_name()
+    site.origin.script(name, reply(FRESH, gate=gate.path))
+    (leader,) = sent(site, name)
+    assert gate.enter() == "1"
+    other = site.server.connect().send_last(f"GET /{name} HTTP/1.1\r\nHost: test\r\n\r\n".encode())
+    assert gate.enter() == "2"
+    gate.open()
+    gate.open()
+    assert leader.response().status == other.response().status == 200
