@@ -6,6 +6,7 @@ worker only waits for its end.
 
 import os
 import select
+import socket
 import subprocess
 import sys
 
@@ -31,8 +32,10 @@ DONE, INVALID = 0, 1
 class Bench:
     """A core, and the end of a channel that a worker would have."""
 
-    def __init__(self, loops: int = 1) -> None:
+    def __init__(self, loops: int = 1, listener: socket.socket | None = None) -> None:
         self.core = _core.Core(CoreSettings(loops=loops, threads=2, log_level=50))
+        if listener is not None:
+            self.core.add_listener(os.dup(listener.fileno()))
         self.core.start()
         self.number, fds = self.core.channel_open()
         # Ends when its standard input does.
