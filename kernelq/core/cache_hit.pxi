@@ -59,7 +59,9 @@ cdef inline bint cache_concerns(const Loop *loop, const RequestHead *head) noexc
 
 
 cdef inline uint64_t entry_age_s(const Loop *loop, const Entry *entry) noexcept nogil:
-    # RFC 9111 §4.2.3: current_age.
+    # RFC 9111 §4.2.3: current_age. Another loop may have stored it since our turn began.
+    if loop.now_ns <= entry.received_ns:
+        return entry.age_s
     return entry.age_s + (loop.now_ns - entry.received_ns) // 1000000000
 
 
