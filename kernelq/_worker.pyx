@@ -4,6 +4,7 @@
 Parts, bottom up:
   worker_link      memory, records and bells of the channel            (no Python)
   worker_lead      which thread reads the rings; control records       (no Python)
+  worker_call      calls of the core                                   (no Python)
   worker_environ   REQUEST record -> environ
   worker_input     wsgi.input
   worker_streams   wsgi.errors, wsgi.file_wrapper
@@ -63,6 +64,11 @@ from kernelq.core.fields cimport (
 )
 from kernelq.core.http1 cimport METHOD_HEAD
 from kernelq.core.layout cimport (
+    CALL_FLAG_RECURSIVE,
+    CALL_FLUSH,
+    CALL_FLUSH_GROUP,
+    CALL_TEXT_MAX,
+    CALLS_MAX,
     FLAG_CONTENT_INLINE,
     FLAG_CONTENT_SPILLED,
     FLAG_CONTENT_STREAMED,
@@ -75,6 +81,7 @@ from kernelq.core.layout cimport (
     OWNER_WORKER,
     PLACES_AT,
     PLACES_MAX,
+    RECORD_CALL,
     RECORD_CLIENT_GONE,
     RECORD_CONSUMED,
     RECORD_CONTENT,
@@ -87,14 +94,20 @@ from kernelq.core.layout cimport (
     RECORD_PONG,
     RECORD_READY,
     RECORD_RELEASED,
+    RECORD_REPLY,
     RECORD_REQUEST,
     RECORD_SKIPPED,
+    REPLY_DONE,
+    REPLY_INVALID,
+    REPLY_NO_MEMORY,
+    CallRecord,
     ChannelHead,
     CoreLane,
     FieldEntry,
     FileRecord,
     NumberRecord,
     RecordHead,
+    ReplyRecord,
     RequestRecord,
     ResponseRecord,
     SideMessage,
@@ -135,6 +148,7 @@ cdef extern from *:
 
 include "core/worker_link.pxi"
 include "core/worker_lead.pxi"
+include "core/worker_call.pxi"
 include "core/worker_environ.pxi"
 include "core/worker_input.pxi"
 include "core/worker_streams.pxi"

@@ -132,12 +132,12 @@ def _parse_v6(host: str, port: int) -> Binding:
 def _open(binding: Binding, owner: tuple[int, int] | None, umask: int) -> list[Listener]:
     try:
         if binding.kind == "unix":
-            return [_open_unix(binding, owner, umask)]
+            return [open_unix(binding.path, owner, umask)]
         if binding.kind == "fd":
             return [_open_passed(binding)]
         return _open_tcp(binding)
     except OSError as found:
-        raise StartError(f"cannot listen on {binding}: {_explain(binding, found)}") from None
+        raise StartError(f"cannot listen on {binding}: {explain(binding, found)}") from None
 
 
 def _open_tcp(binding: Binding) -> list[Listener]:
@@ -185,23 +185,26 @@ def _listen(family: int, address: tuple[object, ...], v6_only: bool) -> Listener
     return Listener(sock, _url(sock))
 
 
-def _open_unix(binding: Binding, owner: tuple[int, int] | None, umask: int) -> Listener:
-    _remove_stale(binding.path)
+def open_unix(path: str, owner: tuple[int, int] | None, umask: int) -> Listener:
+    """Listen on a unix socket, whose file is made under this umask and given to the owner; one that
+    a dead server left is replaced. OSError.
+    """
+    _remove_stale(path)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     previous = os.umask(umask) if umask >= 0 else -1
     try:
-        sock.bind(binding.path)
+        sock.bind(path)
     except OSError:
         sock.close()
         raise
     finally:
         if previous >= 0:
             os.umask(previous)
-    made = os.lstat(binding.path)
-    listener = Listener(sock, f"unix:{binding.path}", binding.path, (made.st_dev, made.st_ino))
+    made = os.lstat(path)
+    listener = Listener(sock, f"unix:{path}", path, (made.st_dev, made.st_ino))
     try:
         if owner is not None:
-            os.chown(binding.path, *owner, follow_symlinks=False)
+            os.chown(path, *owner, follow_symlinks=False)
         sock.listen(_backlog())
         sock.setblocking(False)
     except OSError:
@@ -261,7 +264,8 @@ def _backlog() -> int:
         return _BACKLOG_FALLBACK
 
 
-def _explain(binding: Binding, found: OSError) -> str:
+def explain(binding: Binding, found: OSError) -> str:
+    """Why it cannot be listened on, in words."""
     if isinstance(found, socket.gaierror):
         return f"the name {binding.host!r} has no address ({found.strerror})"
     if found.errno == errno.EADDRINUSE:

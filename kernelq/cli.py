@@ -6,9 +6,10 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from kernelq import __version__, linux, log
-from kernelq.binding import Binding, open_bindings, take_passed_bindings
+from kernelq import __version__, control, linux, log
+from kernelq.binding import Binding, close_listeners, open_bindings, take_passed_bindings
 from kernelq.config import ServerSettings, make_settings
+from kernelq.control_socket import open_control
 from kernelq.errors import OptionError, StartError
 from kernelq.identity import Identity, find_identity, require_interpreter
 from kernelq.notify import Notifier
@@ -21,6 +22,7 @@ Serve a WSGI application (PEP 3333) from worker processes whose death no client 
   kernelq project.wsgi:application --bind 0.0.0.0:8080 --workers 4
   kernelq 'shop:make_app("test")'              call a factory, with literal arguments
   kernelq                                      without an application: a page shows how it works
+  kernelq cache list|show|flush                what a running server has in its response cache
 """
 
 _EPILOG = """\
@@ -132,14 +134,22 @@ def start(settings: ServerSettings, identity: Identity) -> int:
     if os.geteuid() == 0 and not settings.user:
         log.warning("running the application as root: --user NAME is advised")
     listeners = open_bindings(settings.bindings, identity.owner, settings.umask)
+    try:
+        control_listener = open_control(settings.control, listeners, identity.owner)
+    except StartError:
+        close_listeners(listeners)
+        raise
     notifier = Notifier(os.environ)  # type: ignore[arg-type]
-    return supervise(settings, listeners, identity, notifier)
+    return supervise(settings, listeners, control_listener, identity, notifier)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; gives the status to end with."""
+    words = sys.argv[1:] if arguments is None else arguments
+    if words and words[0] in control.SUBJECTS:
+        return control.main(words)
     try:
-        settings, has_binding = read_command(sys.argv[1:] if arguments is None else arguments)
+        settings, has_binding = read_command(words)
         log.set_threshold(settings.log_level)
         linux.check_kernel()
         identity = find_identity(settings.user, settings.group)

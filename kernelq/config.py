@@ -47,6 +47,13 @@ class CoreSettings:
     log_level: int = log.INFO
     server_name: str = "kernelq"
     spin_ns: int = 0
+    cache: str = "public"
+    cache_size: int = 64 * MIB
+    cache_max_entry: int = 256 * KIB
+    cache_frequent_hits: int = 1
+    cache_frequent_ns: int = 10 * SECOND
+    cache_scavenge_ns: int = 120 * SECOND
+    cache_status: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +93,7 @@ class ServerSettings:
     access_log: str = "none"
     log_level: int = log.INFO
     pid_file: str = ""
+    control: str = "auto"
     inspectable: bool = False
     check: bool = False
 
@@ -128,12 +136,14 @@ def make_settings(
         access_log=values["access_log"],
         log_level=values["log_level"],
         pid_file=values["pid_file"],
+        control=values["control"],
         inspectable=values["inspectable"],
         check=values["check"],
     )
 
 
 def _core_settings(values: dict[str, Any], processors: int) -> CoreSettings:
+    frequent_hits, frequent_ns = values["cache_frequent_hits"]
     return CoreSettings(
         loops=values["loops"] or (1 if processors < 4 else processors // 4),
         threads=values["threads"],
@@ -162,4 +172,11 @@ def _core_settings(values: dict[str, Any], processors: int) -> CoreSettings:
         health_path=values["health_path"],
         trusted=values["forwarded_allow_ips"],
         log_level=values["log_level"],
+        cache=values["cache"],
+        cache_size=values["cache_size"],
+        cache_max_entry=values["cache_max_entry"],
+        cache_frequent_hits=frequent_hits,
+        cache_frequent_ns=frequent_ns,
+        cache_scavenge_ns=values["cache_scavenge"],
+        cache_status=values["cache_status"],
     )

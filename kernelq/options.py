@@ -17,6 +17,7 @@ from kernelq.errors import OptionError
 from kernelq.units import GIB, KIB, MIB, MS, SECOND
 
 HEALTH_PATH = "/.kernelq"
+UNIX_PATH_MAX = 107  # sun_path is 108 bytes, with the NUL at its end
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,17 +151,46 @@ def octal(text: str) -> int:
     return value
 
 
+def _count_in_time(text: str, most: int) -> tuple[int, int]:
+    count, separator, seconds = text.partition("/")
+    if not separator:
+        raise ValueError
+    return number(1, most)(count), duration(SECOND)(seconds)
+
+
 def rapid_fail(text: str) -> tuple[int, int]:
     """(deaths, interval in nanoseconds); deaths 0 is off."""
     if text == "off":
         return 0, 300 * SECOND
-    deaths, separator, seconds = text.partition("/")
     try:
-        if not separator:
-            raise ValueError
-        return number(1, 1000)(deaths), duration(SECOND)(seconds)
+        return _count_in_time(text, 1000)
     except ValueError:
         raise ValueError("DEATHS/SECONDS such as 5/300, or off") from None
+
+
+def frequent_hits(text: str) -> tuple[int, int]:
+    """(requests, interval in nanoseconds)."""
+    try:
+        return _count_in_time(text, 255)
+    except ValueError:
+        raise ValueError("REQUESTS/SECONDS such as 2/10, from 1 to 255 requests") from None
+
+
+def scavenge_period(text: str) -> int:
+    """A time in nanoseconds; 0 is never."""
+    if text == "0":
+        return 0
+    return duration(SECOND, off=True)(text)
+
+
+def control_path(text: str) -> str:
+    """A path for the control socket, "auto" or "off"."""
+    if text in ("auto", "off"):
+        return text
+    path = os.path.abspath(text)
+    if not text or "\0" in text or len(os.fsencode(path)) > UNIX_PATH_MAX:
+        raise ValueError(f"a path of at most {UNIX_PATH_MAX} bytes, auto or off")
+    return path
 
 
 def health_path(text: str) -> str:
@@ -220,6 +250,7 @@ APPLICATION = "application"
 LISTENING = "listening"
 HEALTH = "queue and health"
 CONTENT = "content, limits and timers"
+CACHE = "response cache"
 OPERATION = "operation"
 
 # fmt: off
@@ -310,12 +341,29 @@ OPTIONS: tuple[Option, ...] = (
            "longest request target", CONTENT),
     Option("--max-field-count", "N", "128", number(8, 1024),
            "most field lines of a request", CONTENT),
+    Option("--cache", "MODE", "public", one_of("off", "public", "rfc9111"),
+           "which responses are kept and given again: public: those that say public or s-maxage; "
+           "rfc9111: all that a shared cache may keep; or off", CACHE),
+    Option("--cache-size", "SIZE", "64M", size(0, 1 << 44),
+           "memory for kept responses, with all that belongs to them; 0: off", CACHE),
+    Option("--cache-max-entry", "SIZE", "256K", size(1, 1 << 44),
+           "largest response that is kept, with all that belongs to it", CACHE),
+    Option("--cache-frequent-hits", "N/TIME", "1/10", frequent_hits,
+           "keep a response when it was asked for N times within TIME", CACHE),
+    Option("--cache-scavenge", "TIME", "120s", scavenge_period,
+           "drop what nobody asked for within TIME; 0 or off: never", CACHE),
+    Option("--cache-status", "on|off", "off", switch,
+           "tell clients in a Cache-Status field what the cache did", CACHE),
     Option("--access-log", "FILE|-|none", "none", any_text,
            "a line per request to FILE, or to standard output (-)", OPERATION),
     Option("--log-level", "LEVEL", "info", log_level,
            "what the error log (standard error) shows: debug, info, warning or error", OPERATION),
     Option("--pid-file", "FILE", "", optional_text,
            "write the main process id to FILE", OPERATION),
+    Option("--control", "PATH|auto|off", "auto", control_path,
+           "the socket that `kernelq cache` talks to, for the server's own user and root; auto: "
+           "named after the first --bind, in $RUNTIME_DIRECTORY (systemd), /run/kernelq (root), "
+           "$XDG_RUNTIME_DIR/kernelq or /tmp/kernelq-UID", OPERATION),
     Option("--inspectable", "", "no", flag,
            "let debuggers and siblings of the same user look into service and workers (for "
            "debugging)", OPERATION),

@@ -19,6 +19,7 @@ from enum import Enum, auto
 from kernelq import linux, log, notify
 from kernelq.binding import Listener
 from kernelq.config import ServerSettings
+from kernelq.control_server import ControlServer, cache_commands
 from kernelq.errors import FAILED, StartError
 from kernelq.identity import Identity
 from kernelq.letters import FromService, ToService
@@ -52,6 +53,7 @@ class Service:
         self,
         settings: ServerSettings,
         listeners: Sequence[Listener],
+        control: Listener | None,
         supervisor: Link,
         watchdog_ns: int,
     ) -> None:
@@ -67,6 +69,7 @@ class Service:
         for listener in listeners:
             self._core.add_listener(listener.socket.detach())
         self._urls = [listener.url for listener in listeners]
+        self._control = self._make_control(control)
         self._pool = PoolExecutor(self._core, self, 0, settings.pools[0])
         self._spawner: Link | None = None
         self._selector = selectors.DefaultSelector()
@@ -84,6 +87,8 @@ class Service:
         ignored = [*_OURS_TO_IGNORE, *([] if stall_seconds else [signal.SIGUSR2])]
         signals = SignalQueue(wanted, ignored)
         self._core.start()
+        if self._control is not None:
+            self._control.start()
         self._register(signals.fileno(), lambda: self._on_signals(signals, stall_seconds))
         self._register(self._core.event_fd, self._on_core_events)
         self._register(self._supervisor.fileno(), self._on_supervisor)
@@ -91,8 +96,15 @@ class Service:
         self._say_start()
         while self._phase is not Phase.OVER:
             self._turn()
+        if self._control is not None:
+            self._control.stop()
         self._core.stop()
         return self._status
+
+    def _make_control(self, listener: Listener | None) -> ControlServer | None:
+        if listener is None:
+            return None
+        return ControlServer(listener.socket, cache_commands(self._core), self.log)
 
     # What the executor asks of its host.
 
@@ -321,6 +333,7 @@ def _count(number: int, noun: str) -> str:
 def run(
     settings: ServerSettings,
     listeners: Sequence[Listener],
+    control: Listener | None,
     supervisor: Link,
     identity: Identity,
     parent: int,
@@ -336,7 +349,7 @@ def run(
     if not linux.die_with_parent(parent):
         return FAILED
     try:
-        return Service(settings, listeners, supervisor, watchdog_ns).run()
+        return Service(settings, listeners, control, supervisor, watchdog_ns).run()
     except StartError as found:
         log.error(str(found))
         return found.status

@@ -54,11 +54,13 @@ class Supervisor:
         self,
         settings: ServerSettings,
         listeners: list[Listener],
+        control: Listener | None,
         identity: Identity,
         notifier: Notifier,
     ) -> None:
         self._settings = settings
         self._listeners = listeners
+        self._control = control
         self._identity = identity
         self._notifier = notifier
         self._selector = selectors.DefaultSelector()
@@ -79,7 +81,7 @@ class Supervisor:
         gc.freeze()
         self._service_pid = self._fork_service(theirs)
         theirs.close()
-        for listener in self._listeners:
+        for listener in self._own_listeners():
             listener.socket.close()
         self._start_spawner()
         self._selector.register(self._signals, selectors.EVENT_READ, self._on_signals)
@@ -92,18 +94,23 @@ class Supervisor:
         self._await_spawner()
         return self._end_status()
 
+    def _own_listeners(self) -> list[Listener]:
+        return [*self._listeners, *([self._control] if self._control else [])]
+
     def _fork_service(self, theirs: Link) -> int:
         access_log = open_access_log(self._settings.access_log)
         core = replace(self._settings.core, access_log_fd=access_log)
         settings = replace(self._settings, core=core)
         parent = os.getpid()
-        keep = [theirs.fileno(), access_log, *(one.socket.fileno() for one in self._listeners)]
+        keep = [theirs.fileno(), access_log]
+        keep += [one.socket.fileno() for one in self._own_listeners()]
 
         def main() -> int:
             linux.raise_descriptor_limit()
             return service.run(
                 settings,
                 self._listeners,
+                self._control,
                 theirs,
                 self._identity,
                 parent,
@@ -265,19 +272,25 @@ def remove_pid_file(name: str) -> None:
 
 
 def supervise(
-    settings: ServerSettings, listeners: list[Listener], identity: Identity, notifier: Notifier
+    settings: ServerSettings,
+    listeners: list[Listener],
+    control: Listener | None,
+    identity: Identity,
+    notifier: Notifier,
 ) -> int:
     """The main process's life, with what it leaves behind cleaned up."""
-    open_access = open_access_log(settings.access_log)  # a bad start is better than a bad log
-    if open_access > 2:
-        os.close(open_access)
-    if settings.pid_file:
-        write_pid_file(settings.pid_file)
+    has_pid_file = False
     try:
-        return Supervisor(settings, listeners, identity, notifier).run()
-    finally:
-        for listener in listeners:
-            listener.remove_socket_file()
+        open_access = open_access_log(settings.access_log)  # a bad start is better than a bad log
+        if open_access > 2:
+            os.close(open_access)
         if settings.pid_file:
+            write_pid_file(settings.pid_file)
+            has_pid_file = True
+        return Supervisor(settings, listeners, control, identity, notifier).run()
+    finally:
+        for listener in [*listeners, *([control] if control else [])]:
+            listener.remove_socket_file()
+        if has_pid_file:
             remove_pid_file(settings.pid_file)
         sys.stderr.flush()

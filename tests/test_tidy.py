@@ -23,6 +23,7 @@ LONG_FILES: dict[str, int] = {}
 
 # Parts that touch Python: the core's doors, and what of the worker makes and reads objects.
 PYTHON_PARTS = {
+    "cache_doors.pxi",
     "doors.pxi",
     "worker_channel.pxi",
     "worker_environ.pxi",

@@ -69,6 +69,8 @@ cdef int answer_on_record(Loop *loop, Worker *worker, const RecordHead *head,
         return worker_on_pong(loop, worker, head, body)
     if head.kind == RECORD_SKIPPED:
         return place_on_skipped(loop, worker, head)
+    if head.kind == RECORD_CALL:
+        return call_on_record(loop, worker, head, body)
     if head.kind < RECORD_HEAD or head.kind > RECORD_CONSUMED or head.kind == RECORD_INTERIM:
         return -1
     if not place_find(loop, worker, head, &exchange):
@@ -173,10 +175,20 @@ cdef int answer_on_head(Loop *loop, Worker *worker, Exchange *exchange, const Re
         head_bytes = head.bytes
     if head_bytes < sizeof(record) or head_bytes > HEAD_SCRATCH_BYTES:
         return -1
-    if exchange != NULL and exchange.conn != NULL:
+    if exchange != NULL and exchange_is_wanted(exchange):
         if exchange.status != 0:
             return -1
         memcpy(loop.head_scratch, body, head_bytes)
+        if (loop.core.settings.cache_mode != CACHE_OFF and cache_sees(exchange)
+                and cache_on_head(loop, exchange, &record, loop.head_scratch,
+                                  <uint32_t> head_bytes,
+                                  (head.flags & FLAG_END) != 0) == HEAD_TAKEN):
+            if exchange.is_maker:
+                fill_take(loop, worker, exchange, body + head_bytes, record.content_bytes)
+            if head.flags & FLAG_END:
+                answer_complete(loop, worker, head.place, exchange, False)
+            return 0
+    if exchange != NULL and exchange.conn != NULL:
         reason = response_begin(loop, exchange, &record, loop.head_scratch, <uint32_t> head_bytes,
                                 (head.flags & FLAG_END) != 0)
         if reason == REASON_WORKER_DISTRUSTED:
@@ -192,7 +204,7 @@ cdef int answer_on_head(Loop *loop, Worker *worker, Exchange *exchange, const Re
 
 cdef int answer_on_data(Loop *loop, Worker *worker, Exchange *exchange, const RecordHead *head,
                         const uint8_t *body) noexcept nogil:
-    if exchange != NULL and exchange.conn != NULL:
+    if exchange != NULL and exchange_is_wanted(exchange):
         if (exchange.status == 0 or exchange.is_complete or exchange.file_left
                 or exchange.file_is_due):
             return -1
@@ -208,7 +220,7 @@ cdef int answer_on_data(Loop *loop, Worker *worker, Exchange *exchange, const Re
 
 cdef int answer_on_end(Loop *loop, Worker *worker, Exchange *exchange,
                        const RecordHead *head) noexcept nogil:
-    if (exchange != NULL and exchange.conn != NULL and exchange.status == 0
+    if (exchange != NULL and exchange_is_wanted(exchange) and exchange.status == 0
             and not head.flags & FLAG_CUT):
         return -1
     answer_complete(loop, worker, head.place, exchange, (head.flags & FLAG_CUT) != 0)
@@ -225,7 +237,7 @@ cdef int answer_on_file(Loop *loop, Worker *worker, Exchange *exchange, const Re
     memcpy(&record, body, sizeof(record))
     if record.bytes > FILE_BYTES_MAX or record.offset > FILE_BYTES_MAX:
         return -1
-    if exchange != NULL and exchange.conn != NULL:
+    if exchange != NULL and exchange_is_wanted(exchange):
         if (exchange.status == 0 or exchange.is_complete or exchange.file_is_due
                 or exchange.file_left):
             return -1
@@ -280,7 +292,9 @@ cdef void answer_complete(Loop *loop, Worker *worker, uint32_t index, Exchange *
         event_post(loop.core, EVENT_FIRST_ANSWER, worker.number, 0)
     if exchange == NULL:
         return
-    if exchange.conn == NULL:
+    if exchange.is_maker:
+        fill_end(loop, exchange, is_cut)
+    elif exchange.conn == NULL:
         exchange_free_unless_held(loop, exchange)
     elif is_cut:
         response_cut(loop, exchange)

@@ -22,6 +22,20 @@ cdef extern from *:
     static inline int kq_swap_if(uint64_t *p, uint64_t seen, uint64_t v) {
         return __atomic_compare_exchange_n(p, &seen, v, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
     }
+    /* Of any type's pointers: hence an alias of them all. */
+    typedef void *kq_pointer __attribute__((may_alias));
+    static inline void *kq_load_acquire_ptr(const void *p) {
+        return __atomic_load_n((const kq_pointer *)p, __ATOMIC_ACQUIRE);
+    }
+    static inline void *kq_load_relaxed_ptr(const void *p) {
+        return __atomic_load_n((const kq_pointer *)p, __ATOMIC_RELAXED);
+    }
+    static inline void kq_store_release_ptr(void *p, const void *v) {
+        __atomic_store_n((kq_pointer *)p, (void *)v, __ATOMIC_RELEASE);
+    }
+    static inline void kq_store_relaxed_ptr(void *p, const void *v) {
+        __atomic_store_n((kq_pointer *)p, (void *)v, __ATOMIC_RELAXED);
+    }
     #if defined(__SANITIZE_THREAD__)
     /* ThreadSanitizer does not understand fences: an RMW on a dummy orders as strongly. */
     static uint64_t kq_fence_dummy;
@@ -52,9 +66,14 @@ cdef extern from *:
     void store_relaxed "kq_store_relaxed"(uint64_t *p, uint64_t v) noexcept nogil
     void store_release "kq_store_release"(uint64_t *p, uint64_t v) noexcept nogil
     void store_seq "kq_store_seq"(uint64_t *p, uint64_t v) noexcept nogil
+    uint32_t add_relaxed_u32 "kq_add_relaxed"(uint32_t *p, uint32_t v) noexcept nogil
     uint64_t add "kq_add"(uint64_t *p, uint64_t v) noexcept nogil
     uint64_t add_relaxed "kq_add_relaxed"(uint64_t *p, uint64_t v) noexcept nogil
     void tally "kq_tally"(uint64_t *p, uint64_t n) noexcept nogil
+    void *load_acquire_ptr "kq_load_acquire_ptr"(const void *p) noexcept nogil
+    void *load_relaxed_ptr "kq_load_relaxed_ptr"(const void *p) noexcept nogil
+    void store_release_ptr "kq_store_release_ptr"(void *p, const void *v) noexcept nogil
+    void store_relaxed_ptr "kq_store_relaxed_ptr"(void *p, const void *v) noexcept nogil
     bint swap_if "kq_swap_if"(uint64_t *p, uint64_t seen, uint64_t v) noexcept nogil
     void fence_seq "kq_fence_seq"() noexcept nogil
     void cpu_relax "kq_cpu_relax"() noexcept nogil

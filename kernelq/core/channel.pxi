@@ -17,7 +17,8 @@
 #  (userfaultfd, FUSE), or it gets no processor.
 
 cdef uint32_t worker_side_reserve(const Core_ *core) noexcept nogil:
-    return core.settings.place_count * CONTROL_RESERVE_PER_PLACE
+    # What requests and content leave free in a request ring.
+    return core.settings.place_count * CONTROL_RESERVE_PER_PLACE + REPLY_RESERVE
 
 
 cdef int worker_memory_create(Core_ *core, Worker *worker) noexcept nogil:
@@ -321,13 +322,13 @@ cdef void lanes_ring(Loop *loop, uint32_t patience) noexcept nogil:
 
 cdef bint lane_tell(Loop *loop, Worker *worker, uint8_t kind, uint8_t flags, uint32_t place,
                     uint64_t dispatch, uint64_t value) noexcept nogil:
-    # A control record; it uses the room that REQUEST and CONTENT leave free. False: the worker does
-    # not drain.
+    # A control record; it uses the room that REQUEST and CONTENT leave free, but for that of REPLY.
+    # False: the worker does not drain.
     cdef Lane *lane = &worker.lanes[loop.index]
     cdef NumberRecord *record
     if not lane.is_open or not worker_is_trusted(worker):
         return True
-    record = <NumberRecord *> ring_claim(&lane.requests, sizeof(NumberRecord), 0)
+    record = <NumberRecord *> ring_claim(&lane.requests, sizeof(NumberRecord), REPLY_RESERVE)
     if record == NULL:
         return False
     record.head.bytes = sizeof(NumberRecord)
@@ -464,7 +465,7 @@ cdef void place_bury(Loop *loop, Worker *worker, uint32_t index) noexcept nogil:
         casualty_note(worker, place)
     place_free(loop, worker, index)
     exchange.worker = NULL
-    if exchange.conn != NULL and (not was_started or exchange_may_repeat(core, exchange)):
+    if exchange_is_wanted(exchange) and (not was_started or exchange_may_repeat(core, exchange)):
         exchange.is_suspect = exchange.is_suspect or was_started
         exchange.state = EXCHANGE_RECEIVING
         exchange.started_ns = 0
@@ -478,6 +479,9 @@ cdef void place_bury(Loop *loop, Worker *worker, uint32_t index) noexcept nogil:
             atomic.tally(&loop.counters[COUNT_REDISPATCHED], 1)
             log_exchange_as(loop, LOG_WARNING, exchange, REASON_NONE, <uint32_t> worker.pid,
                             b"its worker ended while executing it; it is executed again, alone")
+    elif exchange.is_maker:
+        exchange.state = EXCHANGE_DONE
+        maker_on_death(loop, exchange, is_distrusted)
     elif exchange.conn == NULL:
         exchange.state = EXCHANGE_DONE
         exchange_free_unless_held(loop, exchange)
@@ -670,7 +674,7 @@ cdef void loop_check_timeouts(Loop *loop) noexcept nogil:
                 if place.state == PLACE_HANDED:
                     place.state = PLACE_STARTED
             pthread_mutex_unlock(&loop.core.pool.lock)
-            if exchange != NULL and exchange.conn != NULL:
+            if exchange != NULL and exchange_is_wanted(exchange):
                 worker_time_out(loop, worker, exchange)
 
 

@@ -213,6 +213,8 @@ cdef void conn_linger(Loop *loop, Conn *conn) noexcept nogil:
     # Lingering close: our FIN, then read what still comes until theirs, for a bounded time.
     if conn.state == CONN_LINGER or conn.state == CONN_CLOSED:
         return
+    if conn.is_advancing and loop.batch_bytes:
+        batch_flush(loop, conn)
     if linux.shutdown(conn.fd, SHUT_WR) < 0:
         conn_close(loop, conn)
         return
@@ -362,6 +364,8 @@ cdef void conn_advance(Loop *loop, Conn *conn, const uint8_t *at, size_t bytes) 
             break
         at += used
         bytes -= <size_t> used
+    if loop.batch_bytes:
+        conn_flush_hits(loop, conn)
     conn.is_advancing = False
     if conn.state == CONN_CLOSED or conn.state == CONN_LINGER:
         return
@@ -376,6 +380,17 @@ cdef void conn_advance(Loop *loop, Conn *conn, const uint8_t *at, size_t bytes) 
         conn.in_end += <uint32_t> bytes
     else:
         conn_refuse(loop, conn, REASON_MEMORY)
+
+
+cdef void conn_flush_hits(Loop *loop, Conn *conn) noexcept nogil:
+    # What the store answered of this input leaves in one send; what the socket does not take holds
+    # back the next request.
+    if conn.state == CONN_CLOSED:
+        loop.batch_bytes = 0
+        return
+    batch_flush(loop, conn)
+    if conn.out_bytes and conn.state == CONN_HEAD:
+        conn.state = CONN_FLUSH
 
 
 cdef int64_t conn_take_head(Loop *loop, Conn *conn, const uint8_t *at, size_t bytes) noexcept nogil:
@@ -476,6 +491,8 @@ cdef void conn_send(Loop *loop, Conn *conn, iovec *parts, int count) noexcept no
     cdef ssize_t sent = 0
     cdef uint64_t skip
     cdef int index
+    if conn.is_advancing and loop.batch_bytes:
+        batch_flush(loop, conn)
     if conn.is_broken or conn.state == CONN_CLOSED:
         return
     if conn.out_bytes == 0 and conn.can_write:
@@ -589,6 +606,8 @@ cdef void conn_on_drained(Loop *loop, Conn *conn) noexcept nogil:
         return
     if exchange.file_left:
         response_send_file(loop, exchange)
+    elif exchange.entry != NULL:
+        response_send_body(loop, exchange)
     elif exchange.worker != NULL:
         response_release(loop, exchange.worker, exchange)
 
@@ -632,6 +651,9 @@ cdef void conn_on_again(Loop *loop, Conn *conn) noexcept nogil:
     if conn.exchange != NULL and conn.exchange.file_left and conn.out_bytes == 0:
         response_send_file(loop, conn.exchange)
         return
+    if conn.exchange != NULL and conn.exchange.entry != NULL and conn.out_bytes == 0:
+        response_send_body(loop, conn.exchange)
+        return
     if conn.state == CONN_CONTENT and conn.in_start == conn.in_end:
         request_say_continue(loop, conn, conn.exchange)
     if conn.in_start < conn.in_end and (conn.state == CONN_HEAD or conn.state == CONN_CONTENT):
@@ -662,6 +684,8 @@ cdef void conn_on_timer(Loop *loop, Conn *conn) noexcept nogil:
             conn_again(loop, conn)
     elif conn.state == CONN_WAIT and conn.has_fin:
         conn_probe(loop, conn)
+    elif conn.state == CONN_WAIT and conn.exchange.fill != NULL and conn.exchange.entry == NULL:
+        waiting_on_timer(loop, conn.exchange)
 
 
 cdef void conn_end_idle(Loop *loop, Conn *conn, int reason) noexcept nogil:

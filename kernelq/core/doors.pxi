@@ -17,7 +17,8 @@ COUNTER_NAMES = (
     "connections", "connections_now", "requests", "answered", "refused", "client_gone",
     "dispatched", "prefetched", "revoked", "redispatched", "fields_dropped", "bytes_received",
     "bytes_sent", "spilled", "turns", "wakes", "bells", "log_lost", "exchanges_now", "chunks_now",
-    "accept_failed", "distrusted",
+    "accept_failed", "distrusted", "cache_hits", "cache_misses", "cache_bypassed", "cache_stale",
+    "cache_revalidated", "cache_collapsed",
 )
 EVENT_NAMES = (
     "ready", "gone", "unhealthy", "recovered", "hopeless", "timeout", "distrusted", "first_answer",
@@ -45,7 +46,8 @@ def layout():
             "WorkerLane": sizeof(WorkerLane), "RecordHead": sizeof(RecordHead),
             "FieldEntry": sizeof(FieldEntry), "RequestRecord": sizeof(RequestRecord),
             "ResponseRecord": sizeof(ResponseRecord), "NumberRecord": sizeof(NumberRecord),
-            "FileRecord": sizeof(FileRecord), "SideMessage": sizeof(SideMessage),
+            "FileRecord": sizeof(FileRecord), "CallRecord": sizeof(CallRecord),
+            "ReplyRecord": sizeof(ReplyRecord), "SideMessage": sizeof(SideMessage),
         },
         "private": {
             "Conn": sizeof(Conn),
@@ -256,6 +258,24 @@ cdef class Core:
         with nogil:
             log_text_now(self.core, level, at, <uint32_t> length)
 
+    def cache_list(self, str prefix, Py_ssize_t most):
+        """What is stored under keys that start with prefix: at most so many dicts of facts."""
+        return cache_listed(self.core, prefix.encode("utf-8", "surrogateescape"), most)
+
+    def cache_show(self, str url):
+        """What is stored of one absolute URL: a dict for each variant. Raises ValueError."""
+        return cache_shown(self.core, url.encode("utf-8", "surrogateescape"))
+
+    def cache_flush(self, str prefix, bint recursive):
+        """Drop what is stored under an absolute URL ("": everything), and below it: how many
+        entries. Raises ValueError."""
+        return cache_flushed(self.core, prefix.encode("utf-8", "surrogateescape"), recursive)
+
+    def cache_flush_group(self, str origin, str name):
+        """Drop what is stored of an origin in a group (RFC 9875). Raises ValueError."""
+        cache_group_flushed(self.core, origin.encode("utf-8", "surrogateescape"),
+                            name.encode("utf-8", "surrogateescape"))
+
     def stats(self):
         """The counters, summed over the loops, and the queue's figures: a dict of ints."""
         cdef uint32_t index, queued, ready_count
@@ -267,6 +287,7 @@ cdef class Core:
         service_ns = self.core.pool.service_ns
         pthread_mutex_unlock(&self.core.pool.lock)
         figures.update(queued=queued, workers_ready=ready_count, service_ns=service_ns)
+        figures.update(cache_figures(self.core))
         if bug.DEBUG:
             figures["turn_ns_max"] = turn_ns_max(self.core)
         for index in range(1, <uint32_t> REASON_COUNT):
@@ -444,6 +465,7 @@ cdef settings_fill(Core_ *core, given):
     settings.log_level = given.log_level
     settings.has_access_log = given.access_log_fd >= 0
     settings.spin_ns = given.spin_ns
+    cache_settings_fill(settings, given)
     copy_text("spill_dir", given.spill_dir, settings.spill_dir, sizeof(settings.spill_dir))
     copy_text("health_path", given.health_path, settings.health_path, sizeof(settings.health_path))
     settings.health_path_bytes = <uint16_t> strlen(settings.health_path)
@@ -461,6 +483,23 @@ cdef settings_fill(Core_ *core, given):
         raise MemoryError
     if trusted_init(core.trusted, packed, len(packed)) < 0:
         raise ValueError(f"trusted: {given.trusted!r} cannot be used")
+
+
+cdef cache_settings_fill(Settings *settings, given):
+    # In the order of CACHE_OFF, CACHE_PUBLIC, CACHE_RFC9111.
+    mode = choose("cache", given.cache, ("off", "public", "rfc9111"))
+    settings.cache_mode = mode if given.cache_size else 0
+    settings.cache_bytes = given.cache_size
+    settings.cache_entry_bytes = min(given.cache_max_entry, given.cache_size)
+    settings.cache_frequent_hits = given.cache_frequent_hits
+    settings.cache_frequent_s = seconds_above(given.cache_frequent_ns)
+    settings.cache_scavenge_s = seconds_above(given.cache_scavenge_ns)
+    settings.cache_status = given.cache_status
+
+
+cdef seconds_above(ns):
+    # Whole seconds, so that a short time does not become 0, which means something else.
+    return -(-ns // 1000000000)
 
 
 cdef connection_limit_default():

@@ -39,6 +39,11 @@ cdef bint exchange_is_held(const Exchange *exchange) noexcept nogil:
             or exchange.state == EXCHANGE_QUEUED)
 
 
+cdef inline bint exchange_is_wanted(const Exchange *exchange) noexcept nogil:
+    # Somebody waits for its response: its client, or those of a fill.
+    return exchange.conn != NULL or exchange.is_maker
+
+
 cdef void exchange_free_unless_held(Loop *loop, Exchange *exchange) noexcept nogil:
     # The connection has let go of it.
     exchange.conn = NULL
@@ -49,8 +54,9 @@ cdef void exchange_free_unless_held(Loop *loop, Exchange *exchange) noexcept nog
 
 
 cdef void exchange_free(Loop *loop, Exchange *exchange) noexcept nogil:
-    bug.BUG_ON(exchange_is_held(exchange))
+    bug.BUG_ON(exchange_is_held(exchange) or exchange.fill != NULL)
     exchange_drop_content(loop, exchange)
+    exchange_unpin(loop.core, exchange)
     fd_discard(loop.core, exchange.file_fd)
     if exchange.image != exchange.image_inline:
         free(exchange.image)
@@ -75,12 +81,15 @@ cdef void exchange_drop_content(Loop *loop, Exchange *exchange) noexcept nogil:
         exchange.spill_file = NULL
 
 
-cdef void exchange_leave(Loop *loop, Exchange *exchange) noexcept nogil:
+cdef Worker *exchange_leave(Loop *loop, Exchange *exchange) noexcept nogil:
     # Its client has gone, or was answered in its place: out of the queue, back from a worker that
-    # has not started it, and known as orphaned to one that has.
+    # has not started it, and known as orphaned to one that has; gives that one.
     cdef Pool *pool = &loop.core.pool
     cdef Worker *worker
     cdef int reason = REASON_CLIENT_RESET
+    cdef Worker *executing = NULL
+    if exchange.fill != NULL and not exchange.is_maker:
+        executing = fill_leave(loop, exchange)
     pthread_mutex_lock(&pool.lock)
     worker = exchange.worker
     if exchange.state == EXCHANGE_QUEUED:
@@ -93,11 +102,13 @@ cdef void exchange_leave(Loop *loop, Exchange *exchange) noexcept nogil:
         else:
             reason = REASON_CONNECTION_DROPPED
     pthread_mutex_unlock(&pool.lock)
-    if exchange.status != 0:
+    if worker != NULL:
+        executing = worker
+    if exchange.status != 0 or executing != NULL:
         reason = REASON_CONNECTION_DROPPED
     if exchange.conn != NULL and not exchange.is_refused:
         atomic.tally(&loop.reasons[reason], 1)
-        log_exchange(loop, LOG_DEBUG, exchange, reason, worker)
+        log_exchange(loop, LOG_DEBUG, exchange, reason, executing)
     arrivals_unlink(loop, exchange)
     exchange.conn = NULL
     if worker != NULL and not exchange.is_told:
@@ -105,6 +116,7 @@ cdef void exchange_leave(Loop *loop, Exchange *exchange) noexcept nogil:
         lane_tell(loop, worker, RECORD_CLIENT_GONE, 0, exchange.place,
                   worker.places[exchange.place].dispatch, 0)
     exchange_free_unless_held(loop, exchange)
+    return executing
 
 
 cdef void arrivals_unlink(Loop *loop, Exchange *exchange) noexcept nogil:
@@ -137,12 +149,18 @@ cdef void exchange_refuse(Loop *loop, Exchange *exchange, int reason) noexcept n
     cdef Conn *conn = exchange.conn
     cdef int status = reasons[reason].status
     cdef bint is_head, is_11
+    if exchange.is_maker:
+        fill_fail(loop, exchange, reason)
+        exchange_leave(loop, exchange)
+        return
     if conn == NULL:
         exchange_free_unless_held(loop, exchange)
         return
     if exchange.head_sent or status == 0:
         exchange_abort(loop, exchange, reason)
         return
+    if exchange.fill != NULL:
+        fill_leave(loop, exchange)
     log_exchange(loop, LOG_WARNING if status >= 500 else LOG_INFO, exchange, reason,
                  exchange.worker)
     atomic.tally(&loop.reasons[reason], 1)
@@ -165,6 +183,12 @@ cdef void exchange_refuse(Loop *loop, Exchange *exchange, int reason) noexcept n
     answer_with_text(loop, conn, is_head, is_11, status, reasons[reason].text)
 
 
+cdef inline bint exchange_owes(const Exchange *exchange) noexcept nogil:
+    # Content of a file or of a cached entry that the client has not got.
+    return exchange.file_left > 0 or (exchange.entry != NULL and (
+        exchange.is_following or exchange.body_at < exchange.body_end))
+
+
 cdef void exchange_abort(Loop *loop, Exchange *exchange, int reason) noexcept nogil:
     # Response bytes are out (or no answer is possible): what the client has must not look complete,
     # unless it is: then only the worker's END is missing, and the client, which may be sending its
@@ -172,7 +196,7 @@ cdef void exchange_abort(Loop *loop, Exchange *exchange, int reason) noexcept no
     cdef Conn *conn = exchange.conn
     cdef uint8_t framing = exchange.framing
     cdef bint head_sent = exchange.head_sent
-    cdef bint is_whole = response_is_whole(exchange) and exchange.file_left == 0
+    cdef bint is_whole = response_is_whole(exchange) and not exchange_owes(exchange)
     log_exchange(loop, LOG_WARNING, exchange, reason, exchange.worker)
     atomic.tally(&loop.reasons[reason], 1)
     atomic.tally(&loop.counters[COUNT_ANSWERED if is_whole else COUNT_REFUSED], 1)
@@ -196,10 +220,21 @@ cdef void exchange_abort(Loop *loop, Exchange *exchange, int reason) noexcept no
 cdef void request_accept(Loop *loop, Conn *conn, const uint8_t *at,
                          RequestHead *head) noexcept nogil:
     # A complete head: an answer from the core, a refusal, or an exchange that receives its content.
-    cdef Exchange *exchange = exchange_new(loop, conn)
+    cdef Exchange *exchange
+    cdef Ticket ticket
     cdef int reason
+    memset(&ticket, 0, sizeof(ticket))
+    if not cache_concerns(loop, head):
+        ticket.word = CACHED_METHOD if loop.core.settings.cache_mode != CACHE_OFF else CACHED_NONE
+    elif cache_look_up(loop, conn, at, head, &ticket) and not ticket.is_behind:
+        return
+    exchange = exchange_new(loop, conn)
     if exchange == NULL:
-        conn_refuse(loop, conn, REASON_MEMORY)
+        if not ticket.is_behind:
+            conn_refuse(loop, conn, REASON_MEMORY)
+        return
+    if ticket.is_behind:
+        request_repeat(loop, conn, exchange, at, head, &ticket)
         return
     conn.exchange = exchange
     exchange.is_11 = head.version_minor == 1
@@ -213,7 +248,7 @@ cdef void request_accept(Loop *loop, Conn *conn, const uint8_t *at,
     exchange.content_length = (-1 if head.is_chunked
                                else (head.content_length if head.content_length > 0 else 0))
     exchange.content_is_whole = not head.is_chunked and head.content_length <= 0
-    reason = request_image(loop, conn, exchange, at, head)
+    reason = request_image(loop, conn, exchange, at, head, &ticket)
     if reason == REASON_NONE and exchange.content_length > 0:
         if <uint64_t> exchange.content_length > loop.core.settings.content_limit:
             reason = REASON_CONTENT_TOO_LARGE
@@ -226,7 +261,27 @@ cdef void request_accept(Loop *loop, Conn *conn, const uint8_t *at,
         return
     if loop.core.settings.health_path_bytes and request_is_probe(loop, conn, exchange, head):
         return
-    request_receive(loop, conn, exchange)
+    if ticket.plan == PLAN_REFUSE:
+        exchange_refuse(loop, exchange, REASON_ONLY_IF_CACHED)
+    elif ticket.plan == PLAN_ASK or ticket.plan == PLAN_VALIDATE:
+        exchange.is_reload = ticket.plan == PLAN_VALIDATE
+        conn.state = CONN_WAIT
+        conn_quiet_timer(conn)
+        conn_on_half_close(loop, conn)
+        cache_ask(loop, exchange, 0)
+    else:
+        exchange.may_store = ticket.plan == PLAN_ALONE
+        request_receive(loop, conn, exchange)
+
+
+cdef void request_repeat(Loop *loop, Conn *conn, Exchange *exchange, const uint8_t *at,
+                         RequestHead *head, const Ticket *ticket) noexcept nogil:
+    # Its client was answered with a stale entry: the same request once more, for the store.
+    if request_image(loop, conn, exchange, at, head, ticket) == REASON_NONE:
+        cache_revalidate_behind(loop, exchange)
+        return
+    exchange.conn = NULL
+    exchange_free(loop, exchange)
 
 
 cdef bint method_is_idempotent(uint8_t method_id) noexcept nogil:
@@ -331,9 +386,9 @@ cdef bint core_is_ready(Core_ *core) noexcept nogil:
 # --- its record -----------------------------------------------------------------------------------
 
 cdef int request_image(Loop *loop, Conn *conn, Exchange *exchange, const uint8_t *at,
-                       RequestHead *head) noexcept nogil:
+                       RequestHead *head, const Ticket *ticket) noexcept nogil:
     # Writes the REQUEST record into the exchange. Texts follow the fixed part and the field
-    # entries.
+    # entries; behind them, not for workers, the cache's key.
     cdef ForwardedResult forwarded
     cdef Span host = head.host
     cdef Span client = span_of(&conn.remote[0], conn.remote_bytes)
@@ -341,7 +396,7 @@ cdef int request_image(Loop *loop, Conn *conn, Exchange *exchange, const uint8_t
     cdef FieldEntry *entries
     cdef uint8_t *text
     cdef size_t path_bytes = 0
-    cdef size_t most = request_image_most(conn, at, head)
+    cdef size_t most = request_image_most(conn, at, head) + ticket.key_bytes
     cdef int reason
     forwarded_resolve(head, at, conn.remote_address, conn_address_bytes(conn), loop.core.trusted,
                       &forwarded)
@@ -387,6 +442,11 @@ cdef int request_image(Loop *loop, Conn *conn, Exchange *exchange, const uint8_t
     text = span_put(text + path_bytes, head.query)
     text = request_fields(text, at, head, host, forwarded.is_trusted)
     exchange.image_bytes = <uint32_t> (text - exchange.image)
+    exchange.cache_word = ticket.word
+    if ticket.key_bytes:
+        exchange.cache_hash = ticket.hash
+        exchange.cache_serial = ticket.serial
+        image_add_key(exchange, loop.key, ticket.key_bytes)
     return REASON_NONE
 
 
@@ -665,9 +725,8 @@ cdef int64_t content_take_streamed(Loop *loop, Conn *conn, const uint8_t *at,
 
 
 cdef bint lane_has_room(Loop *loop, Worker *worker, uint32_t bytes) noexcept nogil:
-    cdef uint32_t reserve = loop.core.settings.place_count * CONTROL_RESERVE_PER_PLACE
     return ring_claim(&worker.lanes[loop.index].requests, bytes + <uint32_t> sizeof(RecordHead),
-                      reserve) != NULL
+                      worker_side_reserve(loop.core)) != NULL
 
 
 cdef void lane_stream(Loop *loop, Exchange *exchange, Span data) noexcept nogil:
@@ -700,7 +759,7 @@ cdef void content_stream_end(Loop *loop, Exchange *exchange, uint8_t flags) noex
     lane = &exchange.worker.lanes[loop.index]
     if not lane.is_open or not worker_is_trusted(exchange.worker):
         return
-    head = <RecordHead *> ring_claim(&lane.requests, sizeof(RecordHead), 0)
+    head = <RecordHead *> ring_claim(&lane.requests, sizeof(RecordHead), REPLY_RESERVE)
     if head == NULL:
         return
     head.bytes = sizeof(RecordHead)

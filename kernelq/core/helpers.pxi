@@ -11,15 +11,18 @@
 #     system that does not answer blocks nobody but its like. No lock is held meanwhile.
 #
 # Theory of operation
-#  jobs: three queues, for spill files, for warming, for closing what came from workers. receiver:
-#  one thread with an epoll over the side sockets; a worker's descriptor is parked until the loop
-#  asks for that dispatch, or given at once if the loop has asked already.
+#  jobs: four queues, for spill files, for warming, for closing what came from workers, for what
+#  workers call (calls.pxi). receiver: one thread with an epoll over the side sockets; a worker's
+#  descriptor is parked until the loop asks for that dispatch, or given at once if the loop has
+#  asked already.
 
 cdef enum:
     JOB_SPILL = 1
     JOB_WARM = 2
     JOB_CLOSE = 3                  # a file of our own
     JOB_DISCARD = 4                # whatever a worker has passed
+    JOB_CALL = 5                   # the first part of a Call
+    JOB_SWEEP = 6                  # of the response cache
     WARM_BYTES = 4194304
     FDS_PER_MESSAGE = 253          # SCM_MAX_FD
     PARKED_GROWTH = 64
@@ -29,6 +32,8 @@ cdef enum:
 cdef uint32_t job_queue(uint8_t kind) noexcept nogil:
     if kind == JOB_WARM:
         return QUEUE_WARM
+    if kind == JOB_CALL or kind == JOB_SWEEP:
+        return QUEUE_CALL
     return QUEUE_DISCARD if kind == JOB_DISCARD else QUEUE_SPILL
 
 
@@ -94,6 +99,13 @@ cdef bint job_warm(Loop *loop, Exchange *exchange) noexcept nogil:
     job.bytes = min(exchange.file_left, <uint64_t> (SPILL_BYTES if job.keeps else WARM_BYTES))
     job_submit(loop.core, job)
     return True
+
+
+cdef void job_sweep(Loop *loop) noexcept nogil:
+    # Without memory: the next time.
+    cdef Job *job = job_new(loop, JOB_SWEEP, NULL, 0)
+    if job != NULL:
+        job_submit(loop.core, job)
 
 
 cdef void job_close(Loop *loop, int fd) noexcept nogil:
@@ -190,6 +202,8 @@ cdef Job *job_take(JobQueue *jobs) noexcept nogil:
         jobs.first = job.next
         if jobs.first == NULL:
             jobs.last = NULL
+        # Calls that nobody can be answered any more do not hold up the end.
+        job.has_failed = job.kind == JOB_CALL and jobs.stops
     pthread_mutex_unlock(&jobs.lock)
     return job
 
@@ -205,9 +219,14 @@ cdef void *helper_main(void *argument) noexcept nogil:
         elif job.kind == JOB_WARM:
             job_do_warm(job)
             mailbox_post(&core.loops[job.loop].mailbox, &job.letter)
+        elif job.kind == JOB_CALL:
+            job_do_call(core, <Call *> job)
+            mailbox_post(&core.loops[job.loop].mailbox, &job.letter)
         else:
             if job.kind == JOB_DISCARD:
                 job_do_discard(job)
+            elif job.kind == JOB_SWEEP:
+                store_sweep(&core.store, linux.now_ns())
             else:
                 linux.close(job.fd)
             free(job)
@@ -237,7 +256,9 @@ cdef void spill_file_free(Loop *loop, SpillFile *file) noexcept nogil:
 cdef void file_on_warm(Loop *loop, Job *job) noexcept nogil:
     cdef Exchange *exchange = job.exchange
     exchange.file_is_warming = False
-    if exchange.conn == NULL:
+    if exchange.is_maker:
+        fill_on_piece(loop, exchange, job.buffer)
+    elif exchange.conn == NULL:
         exchange_free_unless_held(loop, exchange)
     elif not job.keeps:
         exchange.file_warm_to = job.offset + job.bytes
@@ -467,6 +488,13 @@ cdef void receiver_unexpect(Loop *loop, Exchange *exchange) noexcept nogil:
 cdef void file_on_arrived(Loop *loop, Exchange *exchange, int fd) noexcept nogil:
     # LETTER_FILE; fd -1: no regular file came, or none at all.
     exchange.file_is_due = False
+    if exchange.is_maker:
+        exchange.file_fd = fd
+        if fd < 0:
+            fill_file_failed(loop, exchange)
+        else:
+            fill_read_file(loop, exchange)
+        return
     if exchange.conn == NULL:
         fd_discard(loop.core, fd)
         exchange_free_unless_held(loop, exchange)

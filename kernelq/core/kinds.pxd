@@ -21,6 +21,13 @@ cdef enum:
     SPARE_CONNS = 64
     SPILL_JOBS_MAX = 2             # spill buffers of one request on their way before reading pauses
     CONTROL_RESERVE_PER_PLACE = 256  # bytes of a request ring that are left to control records
+    CACHE_KEY_MAX = 16384          # bytes of a key; what is longer is not cached
+    BATCH_BYTES = 65536
+    FIELDS_ADDED = 8               # to those of a request or response, by the core itself
+    FILL_BUCKETS = 64
+    FILL_WAITING_MAX = 16384       # requests that wait for one response; more go on by themselves
+    # likewise to REPLY: one for each of CALLS_MAX, and one that is read but not released
+    REPLY_RESERVE = 2600
 
 cdef enum:                         # Conn.state
     CONN_HEAD = 0                  # waiting for or receiving a request head
@@ -79,13 +86,16 @@ cdef enum:                         # Letter.kind
     LETTER_OPENED = 10             # a worker's memory is mapped and checked
     LETTER_DRAIN = 11              # a worker gets nothing more
     LETTER_DISTRUST = 12           # a worker passed a descriptor that it must not
+    LETTER_FILL = 14               # a fill went on: look at who waits for it here
+    LETTER_CALLED = 13             # a JOB_CALL is done
 
 cdef enum:                         # Core_.jobs
     QUEUE_SPILL = 0
     QUEUE_WARM = 1
     QUEUE_DISCARD = 2
-    QUEUES = 3
-    HELPERS = 5
+    QUEUE_CALL = 3
+    QUEUES = 4
+    HELPERS = 6
 
 cdef enum:                         # events to the managers
     EVENT_READY = 0
@@ -121,7 +131,34 @@ cdef enum:                         # counters; the names are in stats.pxi
     COUNT_CHUNKS_NOW = 19          # a gauge
     COUNT_ACCEPT_FAILED = 20
     COUNT_DISTRUSTED = 21
-    COUNTERS = 22
+    COUNT_CACHE_HITS = 22
+    COUNT_CACHE_MISSES = 23
+    COUNT_CACHE_BYPASSED = 24
+    COUNT_CACHE_STALE = 25         # hits that were stale, and allowed
+    COUNT_CACHE_REVALIDATED = 26
+    COUNT_CACHE_COLLAPSED = 27     # requests that waited for another one's response
+    COUNTERS = 28
+
+cdef enum:                         # Fill.state [fill lock]
+    FILL_ASKED = 0                 # its maker is queued or executing
+    FILL_STORING = 1               # its head is known and storable
+    FILL_WHOLE = 2                 # entry is whole (or was revalidated)
+    FILL_PASSED = 3                # not storable: everyone for himself
+    FILL_FAILED = 4
+    FILL_STALE = 5                 # an error: who waits gets the stale entry
+
+cdef enum:                         # Exchange.cache_word: names in log.pxi
+    CACHED_NONE = 0                # the cache is off, or not concerned
+    CACHED_HIT = 1
+    CACHED_MISS = 2
+    CACHED_STALE = 3
+    CACHED_REVALIDATED = 4
+    CACHED_COLLAPSED = 5
+    CACHED_BYPASS = 6
+    CACHED_METHOD = 7              # not for a cache
+    CACHED_MISS_STALE = 8
+    CACHED_MISS_REQUEST = 9        # the request wants nothing stored
+    CACHED_MISS_VARY = 10          # another variant is stored
 
 cdef enum:
     EVENTS_MAX = 1024

@@ -36,11 +36,13 @@ cdef extern from *:
     #include <stddef.h>
 
     #define KQ_LAYOUT_MAGIC 0x31514c454e52454bULL /* "KERNELQ1" */
-    #define KQ_LAYOUT_VERSION 1u
+    #define KQ_LAYOUT_VERSION 2u
     #define KQ_PAGE 4096u
     #define KQ_PLACES_MAX 500u
     #define KQ_LOOPS_MAX 64u
     #define KQ_PREFETCH_MAX 16u
+    #define KQ_CALLS_MAX 64u       /* calls of one worker that wait for their REPLY */
+    #define KQ_CALL_TEXT_MAX 36864u /* bytes of a CALL's texts: a target, its scheme and host */
 
     typedef struct {
         uint64_t magic;            /* w: owner, once; r: peer, when it maps */
@@ -140,6 +142,24 @@ cdef extern from *:
         uint64_t bytes;
     } KqFileRecord;
 
+    typedef struct {               /* CALL: then the texts, in the order of the *_bytes below */
+        KqRecordHead head;
+        uint64_t number;           /* the worker's own, for the REPLY; nothing to the core */
+        uint32_t operation;        /* CALL_* */
+        uint32_t flags;            /* CALL_FLAG_* */
+        uint32_t first_bytes;
+        uint32_t second_bytes;
+    } KqCallRecord;
+
+    typedef struct {               /* REPLY: in the ring of the loop that read the CALL, once for
+                                      each */
+        KqRecordHead head;
+        uint64_t number;           /* of the CALL */
+        uint64_t value;
+        uint32_t status;           /* REPLY_* */
+        uint32_t reserved;
+    } KqReplyRecord;
+
     typedef struct {               /* a message on the side socket, either way, with exactly one
                                       descriptor: the spill file of a request, or the file of a
                                       response */
@@ -156,6 +176,7 @@ cdef extern from *:
     _Static_assert(sizeof(KqRequestRecord) == 64 && sizeof(KqResponseRecord) == 40, "layout");
     _Static_assert(offsetof(KqRequestRecord, content_length) == 56, "layout");
     _Static_assert(sizeof(KqNumberRecord) == 24 && sizeof(KqFileRecord) == 32, "layout");
+    _Static_assert(sizeof(KqCallRecord) == 40 && sizeof(KqReplyRecord) == 40, "layout");
     _Static_assert(128 + KQ_PLACES_MAX * 8 <= KQ_PAGE * 2, "layout");
 
     /* Where things stand in either memory; the same formulas on both sides. */
@@ -184,7 +205,7 @@ cdef extern from *:
         ROW(RELEASED, 4, "core", "so many content bytes of the response have left the core") \\
         ROW(PING, 5, "core", "a stamp, to be sent back") \\
         ROW(DRAIN, 6, "core", "no further request will come; end when the last is answered") \\
-        ROW(REPLY, 7, "core", "the answer to a CALL (not in use: refused)") \\
+        ROW(REPLY, 7, "core", "the answer to a CALL: a status and a number") \\
         ROW(READY, 32, "worker", "the application is loaded, the memory sealed") \\
         ROW(SKIPPED, 33, "worker", "a revoked request was passed over; its place is free") \\
         ROW(HEAD, 34, "worker", "status and fields of the final response, and its first content") \\
@@ -196,7 +217,7 @@ cdef extern from *:
         ROW(PONG, 40, "worker", "the stamp of a PING") \\
         ROW(UPGRADED, 41, "worker", "the connection is the application's (not in use: refused)") \\
         ROW(UNHEALTHY, 42, "worker", "the worker asks to be replaced (not in use: refused)") \\
-        ROW(CALL, 43, "worker", "a call of the core (not in use: refused)")
+        ROW(CALL, 43, "worker", "a call of the core; at most CALLS_MAX wait for their REPLY")
     #define KQ_RECORD_ENUM(name, number, producer, text) RECORD_##name = number,
     enum { KQ_RECORDS(KQ_RECORD_ENUM) RECORD_NONE = 0 };
 
@@ -208,6 +229,16 @@ cdef extern from *:
         FLAG_CONTENT_SPILLED = 8,  /* REQUEST: a descriptor comes over the side socket */
         FLAG_CONTENT_STREAMED = 16 /* REQUEST: CONTENT records follow */
     };
+    enum {                         /* CallRecord.operation */
+        CALL_FLUSH = 1,            /* first: a URL prefix; value: how many entries went */
+        CALL_FLUSH_GROUP = 2       /* first: an origin, second: the name of a group (RFC 9875) */
+    };
+    enum { CALL_FLAG_RECURSIVE = 1 /* CALL_FLUSH: all below the prefix too */ };
+    enum {                         /* ReplyRecord.status */
+        REPLY_DONE = 0,
+        REPLY_INVALID = 1,         /* the texts are not what the operation wants */
+        REPLY_NO_MEMORY = 2
+    };
     #endif
     """
     enum:
@@ -216,6 +247,8 @@ cdef extern from *:
         PLACES_MAX "KQ_PLACES_MAX"
         LOOPS_MAX "KQ_LOOPS_MAX"
         PREFETCH_MAX "KQ_PREFETCH_MAX"
+        CALLS_MAX "KQ_CALLS_MAX"
+        CALL_TEXT_MAX "KQ_CALL_TEXT_MAX"
         PLACES_AT "KQ_PLACES_AT"
         OWNER_CORE "KQ_OWNER_CORE"
         OWNER_WORKER "KQ_OWNER_WORKER"
@@ -244,6 +277,12 @@ cdef extern from *:
         RECORD_UPGRADED
         RECORD_UNHEALTHY
         RECORD_CALL
+        CALL_FLUSH
+        CALL_FLUSH_GROUP
+        CALL_FLAG_RECURSIVE
+        REPLY_DONE
+        REPLY_INVALID
+        REPLY_NO_MEMORY
     const uint64_t LAYOUT_MAGIC "KQ_LAYOUT_MAGIC"
     ctypedef struct ChannelHead "KqChannelHead":
         uint64_t magic
@@ -307,6 +346,19 @@ cdef extern from *:
         RecordHead head
         uint64_t offset
         uint64_t bytes
+    ctypedef struct CallRecord "KqCallRecord":
+        RecordHead head
+        uint64_t number
+        uint32_t operation
+        uint32_t flags
+        uint32_t first_bytes
+        uint32_t second_bytes
+    ctypedef struct ReplyRecord "KqReplyRecord":
+        RecordHead head
+        uint64_t number
+        uint64_t value
+        uint32_t status
+        uint32_t reserved
     ctypedef struct SideMessage "KqSideMessage":
         uint64_t dispatch
         uint32_t place

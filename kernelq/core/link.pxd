@@ -4,6 +4,7 @@
 #
 #     Link ──┬─ LinkLane × loops   request ring (read by the leader), response ring (lock), bells
 #            ├─ LinkPlace × places what control records said about the dispatch that stands there
+#            ├─ LinkCall × CALLS_MAX  calls of the core that wait for their REPLY
 #            └─ pending            requests taken off a ring while its reader could not run them
 #
 # Rules for editors
@@ -39,6 +40,9 @@
 #  pending.
 #  Every pending request is taken before anything in a ring; whoever puts one there wakes a
 #  follower.
+#  A *guest* is a thread of the application that calls the core (worker_call.pxi) and serves
+#  nothing. While all serving threads are busy it pumps for itself like them, but never keeps the
+#  lead: it leaves it VACANT.
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
@@ -59,6 +63,7 @@ cdef enum:
     UNANNOUNCED_MAX = 64            # answers published before the bell is rung at the latest
     ROOM_WAIT_NS = 50000           # first wait for room in a response ring; doubles up to:
     ROOM_WAIT_NS_MAX = 2000000
+    CALL_LIMIT_NS = 60000000000    # an answer that takes longer is not waited for
 
 cdef enum:                         # state of the lead
     LEAD_VACANT = 0
@@ -70,6 +75,12 @@ cdef enum:                         # what a thread does next
     NEXT_NOTHING = 0
     NEXT_REQUEST = 1
     NEXT_DRAINED = 2
+
+cdef enum:                         # LinkCall.state
+    CALL_FREE = 0
+    CALL_WAITING = 1
+    CALL_ANSWERED = 2
+    CALL_LEFT = 3                  # its thread does not wait any more; the REPLY frees it
 
 ctypedef struct ContentPiece:      # of a request's streamed content
     ContentPiece *next
@@ -87,12 +98,22 @@ ctypedef struct LinkLane:
     # atomic, written under lock: records since the bell was considered
     uint32_t unannounced
 
+ctypedef struct Waiter:            # a thread that waits for control records sleeps here
+    uint32_t news                  # futex: changes whenever it should look again
+    uint32_t has_waiter            # atomic
+
+ctypedef struct LinkCall:
+    Waiter waiter
+    uint32_t state                 # atomic, written under calls_lock
+    uint32_t status                # [calls_lock] status and value of the REPLY
+    uint64_t value
+    uint64_t number                # [calls_lock] serial << 8 | index: never used twice
+
 ctypedef struct LinkPlace:
     uint64_t dispatch              # [content_lock] the latest that any record named
     uint64_t released              # atomic: content bytes of the response that have left the core
     uint32_t is_gone               # atomic: the client has left
-    uint32_t news                  # futex: changes whenever one of the above or the content does
-    uint32_t has_waiter            # atomic
+    Waiter waiter                  # its news: one of the above, or the content
     bint content_ended             # [content_lock] the last piece is in the list
     bint content_cut               # [content_lock] it broke off behind the last piece
     ContentPiece *first            # [content_lock]
@@ -110,6 +131,7 @@ ctypedef struct LinkThread:
     Link *link
     uint32_t index                 # from 1
     bint is_leader                 # as far as it knows
+    bint is_guest                  # serves nothing: keeps the lead only while it waits
     uint64_t lead                  # what it wrote into Link.lead
     uint32_t is_running            # atomic: between STARTED and the end of its request
     uint64_t began_ns              # its request
@@ -135,6 +157,10 @@ ctypedef struct Link:
     Mutex content_lock
     Mutex side_lock
     Mutex pending_lock
+    Mutex calls_lock
+    LinkCall calls[64]             # CALLS_MAX
+    uint64_t call_serial           # [calls_lock]
+    uint32_t calls_freed           # futex: changes when a call has become free
     RecordHead **pending           # [pending_lock] a circle of place_count
     uint32_t pending_first
     uint32_t pending_count         # atomic, written under pending_lock

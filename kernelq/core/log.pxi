@@ -8,7 +8,7 @@
 #
 # Formats
 #  access   combined: remote - - [day/Mon/year:h:m:s +zone] "METHOD target HTTP/1.x" status bytes
-#           "referer" "agent"
+#           "referer" "agent" [what the cache did: hit, stale, revalidated, collapsed]
 #  error    time level reason status remote "METHOD target" pool=… worker=pid: text
 
 cdef enum:
@@ -43,6 +43,7 @@ cdef struct LogRecord:
     uint16_t agent_bytes
     uint16_t text_bytes
     uint8_t version_minor
+    uint8_t cache_word             # CACHED_*
 
 
 cdef bint log_begin(Loop *loop, uint32_t text_bytes, LogRecord **record) noexcept nogil:
@@ -98,38 +99,85 @@ cdef void image_line(const Exchange *exchange, Span *method, Span *remote,
                         record.target_bytes)
 
 
+cdef struct AccessTexts:
+    Span method, target, remote, referer, agent
+
+
 cdef void log_access(Loop *loop, const Conn *conn, Exchange *exchange) noexcept nogil:
+    cdef AccessTexts texts
     cdef LogRecord *record
-    cdef Span method, remote, target, referer, agent
-    cdef uint8_t *at
     if not loop.core.settings.has_access_log or exchange.image == NULL:
         return
-    image_line(exchange, &method, &remote, &target)
-    referer = image_field(exchange, FIELD_REFERER)
-    agent = image_field(exchange, FIELD_USER_AGENT)
-    span_cut(&target, LOG_TARGET_MAX)
-    span_cut(&referer, LOG_FIELD_MAX)
-    span_cut(&agent, LOG_FIELD_MAX)
-    if not log_begin(loop, <uint32_t> (method.bytes + remote.bytes + target.bytes + referer.bytes
-                                       + agent.bytes),
-                     &record):
+    image_line(exchange, &texts.method, &texts.remote, &texts.target)
+    texts.referer = image_field(exchange, FIELD_REFERER)
+    texts.agent = image_field(exchange, FIELD_USER_AGENT)
+    record = log_access_begin(loop, &texts)
+    if record == NULL:
         return
-    record.head.kind = LOG_KIND_ACCESS
     record.status = exchange.status
     record.sent_bytes = exchange.sent_bytes
     record.duration_ns = loop.now_ns - exchange.arrived_ns
     record.version_minor = 1 if exchange.is_11 else 0
-    record.method_bytes = <uint16_t> method.bytes
-    record.target_bytes = <uint16_t> target.bytes
-    record.remote_bytes = <uint16_t> remote.bytes
-    record.referer_bytes = <uint16_t> referer.bytes
-    record.agent_bytes = <uint16_t> agent.bytes
-    at = span_put(<uint8_t *> record + sizeof(LogRecord), method)
-    at = span_put(at, target)
-    at = span_put(at, remote)
-    at = span_put(at, referer)
-    at = span_put(at, agent)
+    record.cache_word = exchange.cache_word
     log_end(loop, record)
+
+
+cdef void log_hit(Loop *loop, Conn *conn, const uint8_t *at, const RequestHead *head,
+                  const Answer *answer, uint64_t bytes) noexcept nogil:
+    # A request that never had an exchange.
+    cdef AccessTexts texts
+    cdef ForwardedResult forwarded
+    cdef LogRecord *record
+    cdef uint32_t index
+    if not loop.core.settings.has_access_log:
+        return
+    memset(&texts, 0, sizeof(texts))
+    texts.method = head.method
+    texts.target = head.target
+    texts.remote = span_of(conn.remote, conn.remote_bytes)
+    forwarded_resolve(head, at, conn.remote_address, conn_address_bytes(conn), loop.core.trusted,
+                      &forwarded)
+    if forwarded.is_trusted and forwarded.client.bytes:
+        texts.remote = forwarded.client
+    for index in range(head.field_count):
+        if head.fields[index].known == FIELD_REFERER:
+            texts.referer = span_of(at + head.fields[index].value_at,
+                                    head.fields[index].value_bytes)
+        elif head.fields[index].known == FIELD_USER_AGENT:
+            texts.agent = span_of(at + head.fields[index].value_at, head.fields[index].value_bytes)
+    record = log_access_begin(loop, &texts)
+    if record == NULL:
+        return
+    record.status = <uint16_t> answer.status
+    record.sent_bytes = bytes
+    record.version_minor = 1 if answer.is_11 else 0
+    record.cache_word = answer.word
+    log_end(loop, record)
+
+
+cdef LogRecord *log_access_begin(Loop *loop, AccessTexts *texts) noexcept nogil:
+    # NULL: there is no room.
+    cdef LogRecord *record
+    cdef uint8_t *at
+    span_cut(&texts.target, LOG_TARGET_MAX)
+    span_cut(&texts.referer, LOG_FIELD_MAX)
+    span_cut(&texts.agent, LOG_FIELD_MAX)
+    if not log_begin(loop, <uint32_t> (texts.method.bytes + texts.remote.bytes + texts.target.bytes
+                                       + texts.referer.bytes + texts.agent.bytes),
+                     &record):
+        return NULL
+    record.head.kind = LOG_KIND_ACCESS
+    record.method_bytes = <uint16_t> texts.method.bytes
+    record.target_bytes = <uint16_t> texts.target.bytes
+    record.remote_bytes = <uint16_t> texts.remote.bytes
+    record.referer_bytes = <uint16_t> texts.referer.bytes
+    record.agent_bytes = <uint16_t> texts.agent.bytes
+    at = span_put(<uint8_t *> record + sizeof(LogRecord), texts.method)
+    at = span_put(at, texts.target)
+    at = span_put(at, texts.remote)
+    at = span_put(at, texts.referer)
+    span_put(at, texts.agent)
+    return record
 
 
 cdef void log_request(Loop *loop, int level, int reason, Span method, Span target, Span remote,
@@ -264,7 +312,24 @@ cdef uint8_t *access_line_put(uint8_t *at, const LogRecord *record,
     at = field_put(at, referer, record.referer_bytes)
     at = text_put(at, b"\" \"", 3)
     at = field_put(at, referer + record.referer_bytes, record.agent_bytes)
-    return text_put(at, b"\"\n", 2)
+    at = text_put(at, b"\"", 1)
+    if cached_word(record.cache_word)[0]:
+        at = text_put(at, b" ", 1)
+        at = text_put(at, cached_word(record.cache_word), strlen(cached_word(record.cache_word)))
+    return text_put(at, b"\n", 1)
+
+
+cdef const char *cached_word(uint8_t word) noexcept nogil:
+    # Only where the cache has helped: every other line stays the combined format.
+    if word == CACHED_HIT:
+        return b"hit"
+    if word == CACHED_STALE:
+        return b"stale"
+    if word == CACHED_REVALIDATED:
+        return b"revalidated"
+    if word == CACHED_COLLAPSED:
+        return b"collapsed"
+    return b""
 
 
 cdef const char *level_word(uint32_t level) noexcept nogil:

@@ -80,6 +80,8 @@ cdef void letter_on_read(Loop *loop, Letter *letter) noexcept nogil:
         spill_on_written(loop, <Job *> letter.subject)
     elif letter.kind == LETTER_WARM:
         file_on_warm(loop, <Job *> letter.subject)
+    elif letter.kind == LETTER_CALLED:
+        call_on_done(loop, <Call *> letter.subject)
     elif letter.kind == LETTER_FILE:
         file_on_arrived(loop, <Exchange *> letter.subject, letter.fd)
     elif letter.kind == LETTER_WORKER:
@@ -90,6 +92,8 @@ cdef void letter_on_read(Loop *loop, Letter *letter) noexcept nogil:
         worker_on_drain(loop, <Worker *> letter.subject)
     elif letter.kind == LETTER_DISTRUST:
         worker_distrust(loop, <Worker *> letter.subject)
+    elif letter.kind == LETTER_FILL:
+        fill_on_letter(loop, <Fill *> letter.subject)
     elif letter.kind == LETTER_FORGET:
         lane_forget(loop, <Worker *> letter.subject)
     elif letter.kind == LETTER_SHUTDOWN:
@@ -338,12 +342,25 @@ cdef bint loop_needs_tick(const Loop *loop) noexcept nogil:
     return loop.exchange_count > 0 or loop.worker_is_watched
 
 
+cdef inline void loop_sweep(Loop *loop) noexcept nogil:
+    # HTTP.sys UriScavengerPeriod, for as long as anything is stored.
+    if loop.sweep_at_ns == 0:
+        # relaxed: seen in the next turn at the latest
+        if atomic.load_relaxed(&loop.core.store.entries_now):
+            loop.sweep_at_ns = (loop.now_ns + <uint64_t> loop.core.settings.cache_scavenge_s
+                                * 1000000000)
+    elif loop.now_ns >= loop.sweep_at_ns:
+        loop.sweep_at_ns = 0
+        job_sweep(loop)
+
+
 cdef int loop_timeout_ms(Loop *loop) noexcept nogil:
     # Until the next thing that is due; -1: nothing.
     cdef uint64_t at = wheel_next_ns(&loop.wheel)
     if loop_needs_tick(loop):
         at = earlier(at, loop.health_at_ns)
     at = earlier(at, loop.accept_at_ns)
+    at = earlier(at, loop.sweep_at_ns)
     at = earlier(at, loop.rebalance_at_ns)
     if loop.is_draining and not loop.is_quiet:
         at = earlier(at, loop.drain_until_ns)
@@ -419,6 +436,9 @@ cdef int loop_sleep(Loop *loop, epoll_event *events) noexcept nogil:
     lanes_arm(loop)
     if lanes_have_answers(loop):
         timeout_ms = 0
+    if loop.core.settings.cache_mode != CACHE_OFF:
+        store_leave(&loop.core.store, loop.index)
+        store_reclaim(&loop.core.store)
     count = epoll_wait(loop.epoll_fd, events, EVENTS_PER_TURN, timeout_ms)
     lanes_arm(loop)
     atomic.tally(&loop.counters[COUNT_WAKES], 1)
@@ -459,6 +479,8 @@ cdef void loop_turn(Loop *loop, epoll_event *events) noexcept nogil:
     cdef int count = loop_wait(loop, events)
     cdef int64_t since = 0
     loop.now_ns = linux.now_ns()
+    if loop.core.settings.cache_mode != CACHE_OFF:
+        store_enter(&loop.core.store, loop.index)
     atomic.tally(&loop.counters[COUNT_TURNS], 1)
     loop.turn_bytes = 0
     if bug.DEBUG:
@@ -485,6 +507,8 @@ cdef void loop_work(Loop *loop, epoll_event *events, int count) noexcept nogil:
     loop_run_timers(loop)
     if loop_needs_tick(loop) and loop.now_ns >= loop.health_at_ns:
         loop_tick(loop)
+    if loop.index == 0 and loop.core.settings.cache_scavenge_s:
+        loop_sweep(loop)
     if loop.rebalance_at_ns and loop.now_ns >= loop.rebalance_at_ns:
         loop.rebalance_at_ns = 0
         loop.dispatch_is_due = True

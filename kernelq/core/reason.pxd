@@ -51,6 +51,8 @@ cdef extern from *:
         ROW(APP_OFFLINE, 503, "AppOffline", \\
             "The application pool is offline after repeated failures") \\
         ROW(APP_SHUTDOWN, 503, "AppShutdown", "The server is shutting down") \\
+        ROW(ONLY_IF_CACHED, 504, "OnlyIfCached", \\
+            "The request may be answered only from the cache, which has no answer") \\
         ROW(CONN_LIMIT, 503, "ConnLimit", "There are too many connections") \\
         ROW(MEMORY, 503, "Memory", "The server is out of memory") \\
         ROW(SPILL, 507, "Spill", "The content could not be stored") \\
@@ -114,6 +116,7 @@ cdef extern from *:
         REASON_QUEUE_FULL
         REASON_APP_OFFLINE
         REASON_APP_SHUTDOWN
+        REASON_ONLY_IF_CACHED
         REASON_CONN_LIMIT
         REASON_MEMORY
         REASON_SPILL

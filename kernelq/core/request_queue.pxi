@@ -134,8 +134,7 @@ cdef bint worker_hand(Loop *loop, Worker *worker, Exchange *exchange) noexcept n
     if exchange.content != NULL:
         inline_bytes = <uint32_t> exchange.content_received
         bytes = <uint32_t> align8(bytes) + inline_bytes
-    at = ring_claim(&lane.requests, bytes,
-                    loop.core.settings.place_count * CONTROL_RESERVE_PER_PLACE)
+    at = ring_claim(&lane.requests, bytes, worker_side_reserve(loop.core))
     if at == NULL:
         lane.full_turn = loop.counters[COUNT_TURNS]
         loop.dispatch_is_due |= lane.requests.is_broken  # a turn soon: lanes_drain() will see it
@@ -402,7 +401,8 @@ cdef void pool_admit(Loop *loop) noexcept nogil:
             pool_dispatch(loop)
             reason = queue_reason(loop.core)
         if reason == REASON_NONE:
-            exchange.queued_ns = loop.now_ns
+            if exchange.queued_ns == 0:
+                exchange.queued_ns = loop.now_ns  # else it has waited for another's response before
             queue_push(pool, exchange)
         else:
             exchange.letter.reason = <uint8_t> reason

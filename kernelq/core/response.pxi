@@ -11,7 +11,7 @@
 cdef enum:
     NAME_BYTES_MAX = 1024
     # room for status line, Server, Date, framing and connection fields
-    HEAD_FIXED_BYTES = 512
+    HEAD_FIXED_BYTES = 2048
 
 
 cdef inline uint8_t *text_put(uint8_t *at, const char *text, size_t bytes) noexcept nogil:
@@ -47,7 +47,8 @@ cdef uint8_t *hex_put(uint8_t *at, uint64_t number) noexcept nogil:
 
 
 cdef bint field_is_ours(const uint8_t *name, uint32_t bytes) noexcept nogil:
-    # Fields that say how the message is framed or the connection kept: the core writes them itself.
+    # Fields that say how the message is framed or the connection kept: the core writes them itself;
+    # and the one that speaks to our cache alone.
     cdef Span span = span_of(name, bytes)
     cdef uint8_t first = byte_lower(name[0])
     if first == 99:      # c
@@ -56,7 +57,8 @@ cdef bint field_is_ours(const uint8_t *name, uint32_t bytes) noexcept nogil:
     if first == 116:     # t
         return span_is_nocase(span, b"transfer-encoding", 17) or span_is_nocase(span, b"trailer", 7)
     if first == 107:     # k
-        return span_is_nocase(span, b"keep-alive", 10)
+        return (span_is_nocase(span, b"keep-alive", 10)
+                or span_is_nocase(span, b"kernelq-cache-control", 21))
     if first == 117:     # u
         return span_is_nocase(span, b"upgrade", 7)
     if first == 112:     # p
@@ -216,6 +218,8 @@ cdef int response_begin(Loop *loop, Exchange *exchange, const ResponseRecord *re
     at = server_and_date_put(loop, at, has_server, has_date)
     at = framing_put(at, exchange)
     response_settle_persistence(loop, conn, exchange)
+    if exchange.cache_word and loop.core.settings.cache_status:
+        at = cache_status_put(at, exchange.cache_word, NULL, 0)
     at = connection_put(loop, at, exchange.is_11, conn.is_last)
     at = text_put(at, b"\r\n", 2)
     exchange.status = record.status
@@ -254,6 +258,9 @@ cdef void response_content(Loop *loop, Worker *worker, Exchange *exchange, const
     cdef int count = 0
     cdef uint8_t frame[24]
     cdef uint8_t *at
+    if exchange.is_maker:
+        fill_take(loop, worker, exchange, content, bytes)
+        return
     exchange.response_bytes += bytes
     if exchange.framing == FRAMING_NONE:
         bytes = 0

@@ -39,6 +39,13 @@ ctypedef struct Settings:
     bint is_streamed               # content goes to the worker as it arrives
     bint has_access_log
     int log_level
+    uint8_t cache_mode             # CACHE_* of cache_rules.pxd; CACHE_OFF also without bytes
+    bint cache_status              # responses get a Cache-Status field
+    uint64_t cache_bytes           # most, with all overhead
+    uint64_t cache_entry_bytes     # most of one response
+    uint32_t cache_frequent_hits   # a response is kept when it was asked for so often within
+    uint32_t cache_frequent_s      # so many seconds
+    uint32_t cache_scavenge_s      # what nobody asks for so long is dropped; 0: never
     uint32_t spin_ns               # longest spin before a loop sleeps; 0: never
     char server_name[64]           # value of the Server field
     uint16_t server_name_bytes

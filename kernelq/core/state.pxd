@@ -4,6 +4,7 @@
 #       │                    │ carries
 #       │                   Exchange (one request and its response; states below)
 #       ├── Pool: request queue of Exchanges, one short lock
+#       ├── Store: cached responses (cache_store.pxd); Fill: one that is asked for, and who waits
 #       └── Worker × m ──── Place × k: which Exchange was handed to it under which dispatch
 #
 # Rules for editors
@@ -24,6 +25,7 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
+from kernelq.core.cache_store cimport Body, Entry, Store
 from kernelq.core.forwarded cimport TrustedNetworks
 from kernelq.core.http1 cimport ChunkDecoder, FieldLine, HeadLimits, HeadProgress
 from kernelq.core.kinds cimport *
@@ -39,6 +41,7 @@ from kernelq.core.timer cimport Timer, TimerWheel
 cdef struct Conn
 cdef struct Worker
 cdef struct Exchange
+cdef struct Fill
 cdef struct Listener
 cdef struct Loop
 cdef struct Core_
@@ -145,10 +148,65 @@ cdef struct Exchange:
     uint64_t started_ns            # first seen to be started; 0: not
     uint64_t sent_bytes            # of the response, with head and framing
     Letter letter                  # for LETTER_REFUSED: no allocation in the queue's timeout
+    # the cache (cache_fill.pxi)
+    Fill *fill                     # what it makes (is_maker) or waits for
+    bint is_maker                  # has no client: its response goes to the store and who waits
+    bint may_store                 # nobody waits for it; its response may be stored all the same
+    bint is_leader                 # the request for whose sake the maker asks
+    bint has_asked_itself          # its own conditions went to the worker
+    bint is_reload                 # neither waits for another's response nor shares its own
+    bint is_choosy                 # does not wait for a response whose Vary is not known
+    uint8_t failures               # makers of its response that failed
+    uint8_t cache_word             # CACHED_*: for the log and Cache-Status
+    uint64_t cache_hash
+    uint64_t cache_serial          # of the store when it arrived
+    uint32_t key_at                # in the image, behind what the worker gets
+    uint32_t key_bytes             # 0: none
+    Entry *entry                   # [pinned] it is answered from; NULL: not, or not yet
+    Body *body                     # [pinned] the entry's
+    uint64_t body_at               # what is still to be sent of it
+    uint64_t body_end
+    bint is_following              # the body is still being filled
     # the REQUEST record
     uint32_t image_bytes           # without inline content
     uint8_t *image
     uint8_t image_inline[IMAGE_INLINE_BYTES]  # behind a pointer, hence aligned like one
+
+cdef struct FillSide:              # who waits for a fill in one loop
+    Exchange *first                # the loop's own
+    Exchange *last
+    Letter letter
+    uint32_t waiting               # [fill lock]
+    bint is_posted                 # [fill lock]
+
+cdef struct Fill:                  # a response that is asked for, to be stored and shared
+    Fill *next                     # [fill lock] in its bucket
+    uint64_t hash
+    Exchange *maker                # touched by its own loop only; NULL: gone
+    uint8_t loop                   # the maker's
+    uint8_t state                  # [fill lock] FILL_*
+    uint8_t reason                 # FILL_FAILED: why
+    bint is_linked                 # [fill lock] in its bucket: may be joined
+    bint is_background             # revalidates for nobody who waits
+    bint is_streamed               # [fill lock] the length is known: all may read along
+    uint32_t waiting               # [fill lock] over all sides
+    uint32_t refs                  # [fill lock] the maker, each that waits, each letter
+    bint is_freshened              # entry is the stale one with the fields of a 304
+    Entry *stale                   # [pinned] to be revalidated; NULL: none
+    Entry *entry                   # [pinned] being filled, or the result; NULL: not yet
+    uint8_t *own_lines             # fields that are not stored: for the first client alone
+    uint32_t own_lines_bytes
+    uint64_t serial                # of the store, before the maker could be executed
+    uint32_t key_bytes
+    uint32_t vary_bytes            # secondary key, if another variant shows on what it depends
+    uint32_t side_count
+    FillSide *sides                # one per loop, behind it; then the two keys
+    const uint8_t *key
+    const uint8_t *vary
+
+cdef struct FillBucket:
+    pthread_mutex_t lock
+    Fill *first
 
 cdef struct Conn:
     Source source                  # first: epoll gives us its address
@@ -268,6 +326,7 @@ cdef struct Worker:
     uint64_t ping_at_ns
     uint64_t ping_sent_ns          # 0: none is under way
     uint64_t latency_ns            # of the last PONG
+    uint32_t calls                 # atomic: under way, over all loops
     uint32_t loops_done            # after its death
     Casualty casualties[CASUALTIES_MAX]  # [pool lock] for the line about its death
     uint32_t casualty_count        # [pool lock] of all, also of those beyond the array
@@ -329,6 +388,7 @@ cdef struct Loop:
     uint32_t worker_count
     uint32_t worker_room
     uint64_t health_at_ns
+    uint64_t sweep_at_ns           # loop 0: of the response cache; 0: nothing is stored
     uint64_t rebalance_at_ns
     uint64_t accept_at_ns          # 0: listeners are open; else: accepting is paused until
     bint is_draining               # begin_shutdown: no new connections
@@ -343,6 +403,10 @@ cdef struct Loop:
     bint is_quiet                  # draining: nothing is left
     bint worker_is_watched         # a worker is unhealthy: look at it even without requests
     uint64_t turn_bytes            # received and sent from files in this turn
+    FieldLine *view                # field lines of an image or a response head
+    uint8_t *key                   # of the request at hand, CACHE_KEY_MAX bytes
+    uint8_t *batch                 # answers from the store to pipelined requests, to leave together
+    uint32_t batch_bytes
     bint log_is_due                # records were written this turn
     RingWriter log
     RingReader log_reader
@@ -366,6 +430,16 @@ cdef struct Job:
     bint keeps                     # JOB_WARM: what is read, for the loop to send
     Letter letter
 
+cdef struct Call:                  # of a worker, while a helper thread is at it
+    Job job                        # first: the helper thread gets its address
+    uint32_t worker                # its number
+    uint32_t operation, flags
+    uint32_t status
+    uint64_t number                # the worker's own
+    uint64_t value
+    uint32_t first_bytes, second_bytes
+    uint8_t text[1]
+
 cdef struct JobQueue:
     pthread_mutex_t lock
     pthread_cond_t ready
@@ -382,6 +456,8 @@ cdef struct Core_:
     Listener *listeners
     uint32_t listener_count
     Pool pool
+    Store store
+    FillBucket fills[FILL_BUCKETS]
     bint is_started
     bint is_draining               # /ready says 503
     uint32_t connections           # over all loops

@@ -18,10 +18,14 @@ cdef int loop_init(Core_ *core, uint32_t index) noexcept nogil:
     loop.scratch = <uint8_t *> malloc(SCRATCH_BYTES)
     loop.head_scratch = <uint8_t *> malloc(HEAD_SCRATCH_BYTES)
     loop.head_out = <uint8_t *> malloc(HEAD_SCRATCH_BYTES + HEAD_FIXED_BYTES + SMALL_CONTENT_BYTES)
-    loop.fields = <FieldLine *> calloc(core.settings.field_count, sizeof(FieldLine))
+    loop.fields = <FieldLine *> calloc(core.settings.field_count + FIELDS_ADDED, sizeof(FieldLine))
+    loop.view = <FieldLine *> calloc(core.settings.field_count + FIELDS_ADDED, sizeof(FieldLine))
+    loop.key = <uint8_t *> malloc(CACHE_KEY_MAX)
+    loop.batch = <uint8_t *> malloc(BATCH_BYTES)
     if (loop.epoll_fd < 0 or loop.mailbox.fd < 0 or loop.scratch == NULL
             or loop.head_scratch == NULL
-            or loop.head_out == NULL or loop.fields == NULL):
+            or loop.head_out == NULL or loop.fields == NULL or loop.view == NULL
+            or loop.key == NULL or loop.batch == NULL):
         return -ENOMEM
     fd = linux.memfd(b"kernelq-log")
     if fd < 0 or linux.ftruncate(fd, LOG_RING_BYTES) < 0:
@@ -47,6 +51,7 @@ cdef void loop_uninit(Core_ *core, uint32_t index) noexcept nogil:
     cdef Exchange *exchange
     cdef Chunk *chunk
     cdef Conn *conn
+    calls_drop(loop)
     while loop.spare_exchanges != NULL:
         exchange = loop.spare_exchanges
         loop.spare_exchanges = exchange.next
@@ -65,6 +70,9 @@ cdef void loop_uninit(Core_ *core, uint32_t index) noexcept nogil:
     free(loop.head_scratch)
     free(loop.head_out)
     free(loop.fields)
+    free(loop.view)
+    free(loop.key)
+    free(loop.batch)
     free(loop.workers)
     fd_close(&loop.epoll_fd)
     fd_close(&loop.mailbox.fd)
@@ -83,6 +91,11 @@ cdef int core_init(Core_ *core) noexcept nogil:
         core.jobs[index].core = core
         pthread_mutex_init(&core.jobs[index].lock, NULL)
         pthread_cond_init(&core.jobs[index].ready, NULL)
+    for index in range(<uint32_t> FILL_BUCKETS):
+        pthread_mutex_init(&core.fills[index].lock, NULL)
+    error = core_init_store(core)
+    if error < 0:
+        return error
     core.loops = <Loop *> calloc(core.settings.loop_count, sizeof(Loop))
     if core.loops == NULL:
         return -ENOMEM
@@ -98,6 +111,18 @@ cdef int core_init(Core_ *core) noexcept nogil:
             or core.receiver_stop_fd < 0):
         return -linux.errno
     return 0
+
+
+cdef int core_init_store(Core_ *core) noexcept nogil:
+    cdef StoreSettings settings
+    if core.settings.cache_mode == CACHE_OFF:
+        return 0
+    settings.bytes = core.settings.cache_bytes
+    settings.entry_bytes = core.settings.cache_entry_bytes
+    settings.frequent_hits = core.settings.cache_frequent_hits
+    settings.frequent_s = core.settings.cache_frequent_s
+    settings.scavenge_s = core.settings.cache_scavenge_s
+    return store_init(&core.store, &settings, core.settings.loop_count)
 
 
 cdef int core_start(Core_ *core) noexcept nogil:
@@ -166,6 +191,8 @@ cdef void core_uninit(Core_ *core) noexcept nogil:
     if core.loops != NULL:
         for index in range(core.settings.loop_count):
             loop_uninit(core, index)
+    if core.settings.cache_mode != CACHE_OFF:
+        store_uninit(&core.store)
     free(core.loops)
     free(core.listeners)
     free(core.trusted)

@@ -78,21 +78,23 @@ cdef extern from *:
         struct timespec t = kq_timespec(ns);
         return ppoll(&p, 1, &t, NULL) > 0 && (p.revents & (POLLHUP | POLLERR)) != 0;
     }
-    /* Sleeps until one of the doorbells has something and empties it. 0; -1: their other end is
-       gone. */
-    static inline int kq_doorbells_wait(const int *doorbells, uint32_t count) {
+    /* Sleeps until one of the doorbells has something and empties it, at most for ns (0: no time
+       limit). 0; -1: their other end is gone. */
+    static inline int kq_doorbells_wait(const int *doorbells, uint32_t count, uint64_t ns) {
         struct pollfd polled[64];
+        struct timespec t = kq_timespec(ns);
         char scrap[512];
         ssize_t got;
-        if (count == 1) {
+        if (count == 1 && ns == 0) {
             got = read(doorbells[0], scrap, sizeof scrap);
             return got == 0 || (got < 0 && errno != EINTR && errno != EAGAIN) ? -1 : 0;
         }
         for (uint32_t i = 0; i < count; i++) polled[i] = (struct pollfd){doorbells[i], POLLIN, 0};
-        if (poll(polled, count, -1) < 0) return errno == EINTR ? 0 : -1;
+        if (ppoll(polled, count, ns ? &t : NULL, NULL) < 0) return errno == EINTR ? 0 : -1;
         for (uint32_t i = 0; i < count; i++) {
-            if (polled[i].revents & POLLIN) (void)!read(doorbells[i], scrap, sizeof scrap);
-            else if (polled[i].revents) return -1;
+            if (polled[i].revents & POLLIN) {
+                if (read(doorbells[i], scrap, sizeof scrap) == 0) return -1;
+            } else if (polled[i].revents) return -1;
         }
         return 0;
     }
@@ -160,4 +162,5 @@ cdef extern from *:
     void write_all "kq_write_all"(int fd, const char *at, size_t bytes) noexcept nogil
     int bell_wait "kq_bell_wait"(int fd) noexcept nogil
     bint sleep_or_hangup "kq_sleep_or_hangup"(int doorbell, uint64_t ns) noexcept nogil
-    int doorbells_wait "kq_doorbells_wait"(const int *doorbells, uint32_t count) noexcept nogil
+    int doorbells_wait "kq_doorbells_wait"(const int *doorbells, uint32_t count,
+                                           uint64_t ns) noexcept nogil

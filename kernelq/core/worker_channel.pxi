@@ -2,7 +2,14 @@
 
 CHANNEL_FDS = ("core_memory", "worker_memory", "side_socket", "doorbell", "bell")
 
+# Operations of call(), statuses of its outcome, and the flag of CALL_FLUSH.
+CALLS = {"flush": CALL_FLUSH, "flush_group": CALL_FLUSH_GROUP}
+REPLIES = {"done": REPLY_DONE, "invalid": REPLY_INVALID, "no_memory": REPLY_NO_MEMORY}
+RECURSIVE = CALL_FLAG_RECURSIVE
+
 cdef object channels = weakref.WeakSet()
+cdef object served = None          # weak: the channel that is being served in this process
+cdef object current = threading.local()  # .runner: of a serving thread
 
 cdef int fds_prepare(object fds) except -1:
     # None of them survives an exec; waits for doorbells block.
@@ -153,6 +160,8 @@ cdef class Channel:
             runner = Runner(self, index, application, base)
             self.serving.append(
                 threading.Thread(target=runner.run, name=f"kernelq-{index + 1}", daemon=True))
+        global served
+        served = weakref.ref(self)
         for serving in self.serving:
             serving.start()
 
@@ -187,9 +196,81 @@ cdef class Channel:
     def close(self):
         """Close the channel, once its threads have ended; the core takes the worker for gone."""
         self.check()
+        if waiter_find(self.link) != NULL and self.is_over():
+            raise ValueError("a call of the core is under way")
         for serving in self.serving:
             serving.join()
         self.give_back()
+
+
+cdef Channel channel_served():
+    # The channel of this process; LookupError: it has none, or none any more.
+    cdef Runner runner = getattr(current, "runner", None)
+    cdef Channel channel = None
+    if runner is not None:
+        channel = runner.channel
+    elif served is not None:
+        channel = served()
+    if channel is None or channel.link == NULL or channel.link.is_closed:
+        raise LookupError("this process serves no requests of kernelq")
+    return channel
+
+
+def is_served():
+    """Whether this process is a worker that serves requests."""
+    try:
+        channel_served()
+    except LookupError:
+        return False
+    return True
+
+
+def current_environ():
+    """The environ of the request that this thread runs, or None."""
+    cdef Runner runner = getattr(current, "runner", None)
+    return None if runner is None else runner.environ
+
+
+def call(uint32_t operation, bytes first not None, bytes second not None=b"", uint32_t flags=0,
+         double limit=CALL_LIMIT_NS / 1e9):
+    """Call the core and wait for its answer, up to limit seconds: (status, value).
+
+    Raises LookupError outside of a worker that serves, ValueError for what no call can carry,
+    TimeoutError without an answer. What was called may happen all the same then.
+    """
+    cdef Runner runner = getattr(current, "runner", None)
+    cdef Channel channel = channel_served()
+    cdef LinkThread *serving = NULL
+    cdef LinkLane *lane = NULL
+    cdef const uint8_t *first_at = <const uint8_t *> PyBytes_AS_STRING(first)
+    cdef const uint8_t *second_at = <const uint8_t *> PyBytes_AS_STRING(second)
+    cdef CallRecord record
+    cdef ReplyRecord reply
+    cdef uint64_t limit_ns = <uint64_t> (max(limit, 0.0) * 1e9)
+    cdef bint is_answered
+    if len(first) + len(second) > min(<uint32_t> CALL_TEXT_MAX, channel.link.sizes.ring_bytes // 4):
+        raise ValueError(f"{len(first) + len(second)} bytes are more than a call can carry")
+    lane = &channel.link.lanes[0]
+    if runner is not None:
+        if runner.environ is None:
+            # A finalizer, between two requests: this thread may have to read the rings itself, and
+            # is in the midst of it.
+            raise RuntimeError("a serving thread calls the core only while it runs a request")
+        serving = runner.thread
+        lane = runner.response.lane
+    memset(&record, 0, sizeof(record))
+    record_init(&record.head, <uint32_t> (sizeof(record) + len(first) + len(second)), RECORD_CALL,
+                0, 0)
+    record.operation = operation
+    record.flags = flags
+    record.first_bytes = <uint32_t> len(first)
+    record.second_bytes = <uint32_t> len(second)
+    with nogil:
+        is_answered = link_call(channel.link, serving, lane, &record, first_at, second_at, limit_ns,
+                                &reply)
+    if not is_answered:
+        raise TimeoutError(f"the core has not answered within {limit:g} s")
+    return reply.status, reply.value
 
 
 cdef dict environ_base(int threads, object settings):

@@ -109,11 +109,11 @@ cdef class Content:
         if self.thread.link.is_closed:
             raise ClientGone("the channel belongs to the parent process")
         while True:
-            seen = atomic.load_acquire_u32(&self.place.news)  # SYNC place-news
+            seen = atomic.load_acquire_u32(&self.place.waiter.news)  # SYNC news
             piece = content_next(self.thread.link, self.place, &ended, &cut)
             if piece != NULL:
                 break
-            # SYNC place-news
+            # SYNC news
             if cut or (atomic.load_acquire_u32(&self.place.is_gone) and not ended):
                 raise ClientGone("the client left before its content was complete")
             if ended:
@@ -156,7 +156,7 @@ cdef class Content:
         cdef uint64_t wait_ns = 0
         while not self.tell_consumed():
             link_wait_room(self.thread.link, &wait_ns)
-        place_wait(self.thread, self.place, seen)
+        waiter_wait(self.thread, &self.place.waiter, seen, 0)
 
     # -- handing out -------------------------------------------------------------------------------
 

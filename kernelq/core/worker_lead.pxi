@@ -59,28 +59,47 @@ cdef void lead_leave(LinkThread *self) noexcept nogil:
     lead_set(self, LEAD_VACANT)
 
 
-cdef LinkPlace *place_that_waits(Link *link) noexcept nogil:
+cdef inline bint lead_is_free(uint64_t lead) noexcept nogil:
+    # Nobody reads the rings: the lead may be seized.
+    return lead_state(lead) == LEAD_RUNNING or lead_state(lead) == LEAD_VACANT
+
+
+cdef Waiter *waiter_find(Link *link) noexcept nogil:
     # One whose thread waits for a control record, or NULL.
     cdef uint32_t index
     if atomic.load_relaxed_u32(&link.waiter_count) == 0:
         return NULL
     for index in range(link.sizes.place_count):
-        if atomic.load_relaxed_u32(&link.places[index].has_waiter):
-            return &link.places[index]
+        if atomic.load_relaxed_u32(&link.places[index].waiter.has_waiter):
+            return &link.places[index].waiter
+    for index in range(<uint32_t> CALLS_MAX):
+        if atomic.load_relaxed_u32(&link.calls[index].waiter.has_waiter):
+            return &link.calls[index].waiter
     return NULL
 
 
 cdef bint lead_pass_on(Link *link) noexcept nogil:
-    # The leader runs something: wakes whoever can take over. False: nobody can.
-    cdef LinkPlace *place
+    # Nobody reads the rings: wakes whoever can take over. False: nobody can.
+    cdef Waiter *waiter
     if atomic.load_relaxed_u32(&link.idle_count) > 0:
         follower_wake(link)
         return True
-    place = place_that_waits(link)
-    if place == NULL:
+    waiter = waiter_find(link)
+    if waiter == NULL:
         return False
-    thread.futex_wake(&place.news, 1)
+    thread.futex_wake(&waiter.news, 1)
     return True
+
+
+cdef void lead_lend_back(LinkThread *self) noexcept nogil:
+    # A guest has read what it waited for.
+    lead_leave(self)
+    atomic.fence_seq()  # SYNC follow, SYNC deputy
+    lead_pass_on(self.link)
+    if deputy_is_asleep(self.link):
+        deputy_wake(self.link)
+    if atomic.load_relaxed_u32(&self.link.is_draining):
+        link_tell_ended(self.link)
 
 
 # -- what control records say ----------------------------------------------------------------------
@@ -150,12 +169,12 @@ cdef LinkPlace *place_meet(Link *link, uint16_t index, uint64_t dispatch) noexce
     return place
 
 
-cdef void place_tell(LinkPlace *place) noexcept nogil:
-    # Something about the place has changed: whoever waits for it looks again.
-    atomic.add_u32(&place.news, 1)  # SYNC place-news
-    atomic.fence_seq()  # SYNC place-news
-    if atomic.load_relaxed_u32(&place.has_waiter):
-        thread.futex_wake(&place.news, 1)
+cdef void waiter_tell(Waiter *waiter) noexcept nogil:
+    # Something has changed: whoever waits for it looks again.
+    atomic.add_u32(&waiter.news, 1)  # SYNC news
+    atomic.fence_seq()  # SYNC news
+    if atomic.load_relaxed_u32(&waiter.has_waiter):
+        thread.futex_wake(&waiter.news, 1)
 
 
 cdef void ping_answer(Link *link, LinkLane *lane, const RecordHead *head,
@@ -184,6 +203,11 @@ cdef void control_take(Link *link, LinkLane *lane, const RecordHead *head,
         FAULT(b"worker-drains")
         atomic.store_seq_u32(&link.is_draining, 1)  # SYNC draining
         return
+    if head.kind == RECORD_REPLY:
+        if head.bytes != sizeof(ReplyRecord):
+            link_end(b"a record of the core has another size than its kind")
+        call_on_reply(link, <const ReplyRecord *> body)
+        return
     if head.kind not in (RECORD_CONTENT, RECORD_CLIENT_GONE, RECORD_RELEASED):
         link_end(b"the core sent a record of an unknown kind")
     place = place_meet(link, head.place, head.dispatch)
@@ -192,10 +216,10 @@ cdef void control_take(Link *link, LinkLane *lane, const RecordHead *head,
     if head.kind == RECORD_CONTENT:
         content_add(link, place, head, body)
     elif head.kind == RECORD_CLIENT_GONE:
-        atomic.store_release_u32(&place.is_gone, 1)  # SYNC place-news
+        atomic.store_release_u32(&place.is_gone, 1)  # SYNC news
     else:
-        atomic.store_release(&place.released, value)  # SYNC place-news
-    place_tell(place)
+        atomic.store_release(&place.released, value)  # SYNC news
+    waiter_tell(&place.waiter)
 
 
 # -- the leader's step -----------------------------------------------------------------------------
@@ -330,15 +354,33 @@ cdef bint link_spin(Link *link) noexcept nogil:
             return False
 
 
-cdef void lead_sleep(LinkThread *self) noexcept nogil:
-    # Until something may be in a ring.
+cdef inline bint time_is_over(uint64_t until_ns) noexcept nogil:
+    return until_ns != 0 and linux.now_ns() >= until_ns
+
+
+cdef inline uint64_t time_left(uint64_t until_ns) noexcept nogil:
+    # At least 1; 0: no limit.
+    cdef uint64_t now
+    if until_ns == 0:
+        return 0
+    now = linux.now_ns()
+    return until_ns - now if until_ns > now else 1
+
+
+cdef void lead_sleep(LinkThread *self, bint pumps, uint64_t until_ns) noexcept nogil:
+    # Until something may be in a ring, or until_ns (0: no limit). Who pumps has something to wait
+    # for also while draining.
     cdef Link *link = self.link
     cdef uint64_t since = linux.now_ns() if link.spin.limit_ns else 0
     if link.spin.limit_ns == 0 or not link_spin(link):
         link_arm(link)
-        if not link_has_record(link) and not atomic.load_relaxed_u32(&link.is_draining):
+        if not link_has_record(link) and (
+                pumps or not atomic.load_relaxed_u32(&link.is_draining)):
             lead_set(self, LEAD_ASLEEP)
-            if thread.doorbells_wait(link.doorbells, link.sizes.loop_count) < 0:
+            if atomic.load_relaxed_u32(&link.is_draining):
+                link_tell_ended(link)  # it may have waited for a guest to fall asleep
+            if thread.doorbells_wait(link.doorbells, link.sizes.loop_count,
+                                     time_left(until_ns)) < 0:
                 link_lost(link)
             lead_set(self, LEAD_LEADING)
             atomic.fence_seq()  # SYNC deputy
@@ -362,7 +404,9 @@ cdef void followers_end(Link *link) noexcept nogil:
     atomic.add_u32(&link.follow_word, 1)  # SYNC follow
     thread.futex_wake(&link.follow_word, INT_MAX)
     for index in range(link.sizes.place_count):
-        place_tell(&link.places[index])
+        waiter_tell(&link.places[index].waiter)
+    for index in range(<uint32_t> CALLS_MAX):
+        waiter_tell(&link.calls[index].waiter)
 
 
 cdef int follower_next(LinkThread *self, Taken *taken) noexcept nogil:
@@ -419,44 +463,51 @@ cdef int thread_next(LinkThread *self, Taken *taken) noexcept nogil:
             followers_end(link)
             return NEXT_DRAINED
         link_announce(link)
-        lead_sleep(self)
+        lead_sleep(self, False, 0)
 
 
-cdef void lead_pump(LinkThread *self, LinkPlace *place, uint32_t seen) noexcept nogil:
-    # The leader waits for news about the place of its own request.
+cdef void lead_pump(LinkThread *self, Waiter *waiter, uint32_t seen,
+                    uint64_t until_ns) noexcept nogil:
+    # The leader waits for news of its own.
     cdef Taken taken
-    while atomic.load_acquire_u32(&place.news) == seen:  # SYNC place-news
+    # SYNC news
+    while atomic.load_acquire_u32(&waiter.news) == seen and not time_is_over(until_ns):
         while link_next(self.link, &taken):
             if atomic.load_relaxed_u32(&self.link.is_draining):
                 taken_skip(self.link, &taken)
             else:
                 pending_put(self.link, &taken)
-        if atomic.load_acquire_u32(&place.news) == seen:  # SYNC place-news
-            lead_sleep(self)
+        if atomic.load_acquire_u32(&waiter.news) == seen:  # SYNC news
+            lead_sleep(self, True, until_ns)
+    if self.is_guest:
+        lead_lend_back(self)
+        return
     lead_run(self)
     lead_pass_on(self.link)
 
 
-cdef void place_wait(LinkThread *self, LinkPlace *place, uint32_t seen) noexcept nogil:
-    # Returns when place.news differs from seen. Without the GIL, by the thread that runs what
-    # stands there.
+cdef void waiter_wait(LinkThread *self, Waiter *waiter, uint32_t seen,
+                      uint64_t until_ns) noexcept nogil:
+    # Returns when waiter.news differs from seen, or at until_ns (0: no limit). Without the GIL, by
+    # a thread that runs a request, or by a guest.
     cdef Link *link = self.link
     self.now_ns = 0
     link_announce(link)
-    atomic.store_relaxed_u32(&place.has_waiter, 1)
+    atomic.store_relaxed_u32(&waiter.has_waiter, 1)
     atomic.add_u32(&link.waiter_count, 1)
-    atomic.fence_seq()  # SYNC place-news
-    while atomic.load_acquire_u32(&place.news) == seen:  # SYNC place-news
+    atomic.fence_seq()  # SYNC news
+    # SYNC news
+    while atomic.load_acquire_u32(&waiter.news) == seen and not time_is_over(until_ns):
         if atomic.load_seq_u32(&link.idle_count) == 0 and lead_seize(self):  # SYNC follow
-            lead_pump(self, place, seen)
+            lead_pump(self, waiter, seen, until_ns)
             break
-        if lead_state(atomic.load_relaxed(&link.lead)) in (LEAD_VACANT, LEAD_RUNNING):
+        if lead_is_free(atomic.load_relaxed(&link.lead)):
             follower_wake(link)
         if deputy_is_asleep(link):
             deputy_wake(link)
-        thread.futex_wait(&place.news, seen, 0)
+        thread.futex_wait(&waiter.news, seen, time_left(until_ns))
     atomic.add_u32(&link.waiter_count, <uint32_t> -1)
-    atomic.store_relaxed_u32(&place.has_waiter, 0)
+    atomic.store_relaxed_u32(&waiter.has_waiter, 0)
 
 
 # -- the deputy ------------------------------------------------------------------------------------
@@ -483,8 +534,8 @@ cdef bint deputy_may_sleep(Link *link, uint64_t lead) noexcept nogil:
     cdef uint32_t loop
     if atomic.load_seq(&link.lead) != lead:  # SYNC lead
         return False
-    if lead_state(lead) == LEAD_RUNNING and (
-            atomic.load_relaxed_u32(&link.idle_count) > 0 or place_that_waits(link) != NULL):
+    if lead_is_free(lead) and (
+            atomic.load_relaxed_u32(&link.idle_count) > 0 or waiter_find(link) != NULL):
         return False
     for loop in range(link.sizes.loop_count):
         if atomic.load_relaxed_u32(&link.lanes[loop].unannounced) > 0:
@@ -515,7 +566,7 @@ cdef void *deputy_thread(void *subject) noexcept nogil:
         before = lead
         if unchanged == 0:
             continue
-        if lead_state(lead) == LEAD_RUNNING and lead_pass_on(link):
+        if lead_is_free(lead) and lead_pass_on(link):
             continue
         if unchanged >= DEPUTY_PATIENCE and lead_state(lead) != LEAD_LEADING:
             deputy_doze(link, lead)

@@ -104,6 +104,7 @@ cdef Link *link_new(const ChannelHead *sizes) noexcept nogil:
     thread.mutex_init(&link.content_lock, NULL)
     thread.mutex_init(&link.side_lock, NULL)
     thread.mutex_init(&link.pending_lock, NULL)
+    thread.mutex_init(&link.calls_lock, NULL)
     return link
 
 

@@ -277,7 +277,7 @@ cdef class Response:
         # Publishes one record with the head, if it is due, and as much of the content as goes.
         # PUT_DONE: put bytes.
         cdef uint64_t window = self.link.sizes.response_window
-        # SYNC place-news
+        # SYNC news
         cdef uint64_t ahead = self.sent - atomic.load_acquire(&self.place.released)
         cdef uint64_t room = window - ahead if ahead < window else 0
         cdef uint32_t piece = <uint32_t> min(<uint64_t> bytes, min(room, self.link.piece_bytes))
@@ -321,7 +321,7 @@ cdef class Response:
         while True:
             if unlikely(self.link.is_closed):
                 raise ClientGone("the channel belongs to the parent process")
-            seen = atomic.load_acquire_u32(&self.place.news)  # SYNC place-news
+            seen = atomic.load_acquire_u32(&self.place.waiter.news)  # SYNC news
             outcome = self.put(at, bytes, is_last, &put)
             if likely(outcome == PUT_DONE):
                 at += put
@@ -334,12 +334,12 @@ cdef class Response:
             else:
                 with nogil:
                     if outcome == PUT_NO_WINDOW:
-                        place_wait(self.thread, self.place, seen)
+                        waiter_wait(self.thread, &self.place.waiter, seen, 0)
                     else:
                         link_wait_room(self.link, &wait_ns)
 
     cdef inline bint is_gone(self) noexcept nogil:
-        return atomic.load_acquire_u32(&self.place.is_gone) != 0  # SYNC place-news
+        return atomic.load_acquire_u32(&self.place.is_gone) != 0  # SYNC news
 
     cdef int end(self, bint is_cut) except -1:
         # The last record of the response, if it is still due. Never fails but in a forked child.

@@ -113,6 +113,7 @@ cdef class Runner:
         cdef LinkThread *self_thread = self.thread
         cdef Taken taken
         cdef int outcome
+        current.runner = self
         try:
             while True:
                 outcome = thread_next_quick(self_thread, &taken)

@@ -139,7 +139,7 @@ def normal(value: str | None) -> str | None:
 def bypasses(request: Request) -> bool:
     """What the cache does not touch: neither looked up nor stored."""
     odd = any(len(values(request.fields, name)) > 1 for name in
-              ("Authorization", "If-Modified-Since", "If-Range", "Range"))  # fmt: skip
+              ("Authorization", "If-Modified-Since", "If-None-Match", "If-Range", "Range"))  # fmt: skip
     asks_server = any(
         values(request.fields, name) for name in ("If-Match", "If-Unmodified-Since", "Upgrade")
     )
@@ -245,9 +245,9 @@ def initial_age(now: float, answer: Answer) -> int:
     """RFC 9111 section 4.2.3, with a response that took no time."""
     text = first(answer.fields, "Age")
     age = seconds_of(text.strip()) if text is not None else 0
-    date = date_read(first(answer.fields, "Date"))
     if age is None:
-        return DELTA_MAX  # section 5.1: to be taken as stale
+        age = 0  # section 5.1: an invalid one is ignored
+    date = date_read(first(answer.fields, "Date"))
     return max(age, 0 if date is None else int(now) - date)
 
 

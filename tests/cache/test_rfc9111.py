@@ -211,9 +211,8 @@ ASKING = tables(
 )  # fmt: skip
 
 ANSWERING = tables(
-    Row("5.1 an invalid Age makes it stale", [reply("max-age=1000", "Age: abc")],
-        [ran(1), ran(2)]),
-    Row("5.1 a negative Age makes it stale", [reply("max-age=1000", "Age: -1")], [ran(1), ran(2)]),
+    Row("5.1 an invalid Age is ignored", [reply("max-age=1000", "Age: abc")], [ran(1), hit(1)]),
+    Row("5.1 a negative Age is ignored", [reply("max-age=1000", "Age: -1")], [ran(1), hit(1)]),
     Row("5.1 of several Age lines the first counts",
         [reply("max-age=1000", "Age: 5000", "Age: 10")], [ran(1), ran(2)]),
     Row("5.2 names of directives have no case", [reply("MAX-AGE=1000, No-Transform")],

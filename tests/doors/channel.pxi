@@ -25,13 +25,16 @@ from kernelq.core.layout cimport (
     RECORD_END,
     RECORD_FILE,
     RECORD_HEAD,
+    RECORD_REPLY,
     RECORD_REQUEST,
+    CallRecord,
     ChannelHead,
     CoreLane,
     FieldEntry,
     FileRecord,
     NumberRecord,
     RecordHead,
+    ReplyRecord,
     RequestRecord,
     ResponseRecord,
     SideMessage,
@@ -55,7 +58,7 @@ from kernelq.core.ring cimport (
 RECORDS = {
     "REQUEST": 1, "CONTENT": 2, "CLIENT_GONE": 3, "RELEASED": 4, "PING": 5, "DRAIN": 6, "REPLY": 7,
     "READY": 32, "SKIPPED": 33, "HEAD": 34, "INTERIM": 35, "DATA": 36, "FILE": 37, "END": 38,
-    "CONSUMED": 39, "PONG": 40,
+    "CONSUMED": 39, "PONG": 40, "CALL": 43,
 }
 RECORD_NAMES = {number: name for name, number in RECORDS.items()}
 METHOD_IDS = {"GET": 1, "HEAD": 2, "POST": 3, "PUT": 4, "DELETE": 5, "OPTIONS": 6}
@@ -466,12 +469,36 @@ def control_record(name, uint64_t dispatch=0, int place=0, value=None, bytes dat
     return (<const char *> &record)[:sizeof(record)]
 
 
+def reply_record(uint64_t number, uint32_t status=0, uint64_t value=0):
+    """The answer to a CALL."""
+    cdef ReplyRecord record
+    memset(&record, 0, sizeof(record))
+    record.head.bytes = sizeof(record)
+    record.head.kind = RECORD_REPLY
+    record.number = number
+    record.status = status
+    record.value = value
+    return (<const char *> &record)[:sizeof(record)]
+
+
+cdef object answer_call(bytes record):
+    # (number, operation, flags, first text, second text)
+    cdef const CallRecord *call = <const CallRecord *> <const char *> record
+    cdef Py_ssize_t middle = sizeof(CallRecord) + call.first_bytes
+    if middle + call.second_bytes != len(record):
+        raise ValueError("the lengths of a CALL do not add up")
+    return (call.number, call.operation, call.flags, record[sizeof(CallRecord):middle],
+            record[middle:])
+
+
 cdef object answer_rest(bytes record):
     # What an answer says beyond its RecordHead.
     cdef const char *at = record
     cdef const RecordHead *head = <const RecordHead *> at
     if head.kind == RECORD_HEAD:
         return answer_head(record)
+    if head.kind == RECORDS["CALL"]:
+        return answer_call(record)
     if head.kind == RECORD_FILE:
         return (<const FileRecord *> at).offset, (<const FileRecord *> at).bytes
     if head.kind in (RECORDS["PONG"], RECORDS["CONSUMED"]):

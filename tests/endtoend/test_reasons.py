@@ -224,7 +224,7 @@ def test_file_that_is_not_read_is_cut_off(hasty: Server, tmp_path: Path) -> None
 def test_request_that_waits_too_long_is_a_503(hasty: Server, gate: Gate) -> None:
     running = hasty.connect().get(f"/waits?gate={gate.path}")
     gate.enter()
-    waiting = [hasty.connect().get("/hello?waiting") for _ in range(20)]
+    waiting = [hasty.connect().get(f"/hello?waiting={n}") for n in range(20)]
     for client in waiting:
         response = client.response()
         check_refused(response, "TIMER_REQUEST_QUEUE")
@@ -233,14 +233,14 @@ def test_request_that_waits_too_long_is_a_503(hasty: Server, gate: Gate) -> None
     gate.open()
     assert running.response().text == "waited"
     check_kept(waiting[-1])
-    hasty.log.expect(word("TIMER_REQUEST_QUEUE"), "/hello?waiting")
+    hasty.log.expect(word("TIMER_REQUEST_QUEUE"), "/hello?waiting=")
 
 
 def test_time_of_upload_is_not_time_in_the_queue(hasty: Server, gate: Gate) -> None:
     slow = hasty.connect().send(request("POST", "/echo?slow", "Content-Length: 6000"))
     running = hasty.connect().get(f"/waits?gate={gate.path}")
     gate.enter()
-    before = [hasty.connect().get("/hello") for _ in range(20)]  # all that the worker is handed
+    before = [hasty.connect().get(f"/hello?{n}") for n in range(20)]
     for _ in range(5):
         slow.send(bytes(1000))
         assert slow.response_within(0.25) is None
@@ -286,9 +286,9 @@ def test_full_queue_is_a_503(gate: Gate) -> None:
     with Server("--threads", "1", "--queue-length", "5") as server:
         running = server.connect().get(f"/waits?gate={gate.path}")
         gate.enter()
-        waiting = [server.connect().get("/hello?full") for _ in range(50)]
+        waiting = [server.connect().get(f"/hello?full={n}") for n in range(50)]
         server.look()
-        server.log.expect(word("QUEUE_FULL"), "/hello?full")
+        server.log.expect(word("QUEUE_FULL"), "/hello?full=")
         gate.open()
         assert running.response().text == "waited"
         responses = [client.response() for client in waiting]
@@ -360,6 +360,14 @@ def test_file_that_shrinks_is_a_visible_abort(server: Server, tmp_path: Path) ->
         client.rest(40_000_000)
     assert len(ended.value.got) < 40_000_000
     server.log.expect(word("RESPONSE_FILE"), str(path))
+
+
+@provokes("ONLY_IF_CACHED")
+def test_what_is_not_stored_is_a_504_for_who_wants_nothing_else(server: Server) -> None:
+    client = server.connect()
+    response = client.ask("/hello?only", "Cache-Control: only-if-cached")
+    check_refused(response, "ONLY_IF_CACHED")
+    check_kept(client)
 
 
 def test_every_row_is_provoked() -> None:

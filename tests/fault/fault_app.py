@@ -108,6 +108,12 @@ def orphan(value):
     os.waitpid(between, 0)
 
 
+def flush(value):
+    from kernelq import cache
+
+    cache.flush("/")
+
+
 def eat(value):
     """So many MiB, and never give them back."""
     _eaten.extend(bytearray(1 << 20) for _ in range(int(value)))
@@ -125,6 +131,7 @@ DOES = {
     "once": kill_unless,
     "orphan": orphan,
     "eat": eat,
+    "flush": flush,
     "exit": lambda value: os._exit(int(value)),
     "threads": lambda value: threading.active_count(),
 }

@@ -103,7 +103,9 @@ class Life:
         content = b"hostile " * self.random.randrange(200)
         fields = [(b"X-Hostile", self.text()) for _ in range(self.random.randrange(4))]
         flags = self.random.choice((0, 0, channel.FLAG_END, channel.FLAG_END, channel.FLAG_CUT))
-        choice = self.random.randrange(9)
+        choice = self.random.randrange(10)
+        if choice == 9:
+            return self.call()
         if choice < 4:
             length = self.random.choice((-1, len(content), len(content), 10, 0))
             return channel.response(
@@ -121,6 +123,11 @@ class Life:
             return channel.record(kind, place, dispatch, rest)
         rest = struct.pack("<QQ", self.number(), self.number())
         return channel.record(channel.FILE, place, dispatch, rest, flags)
+
+    def call(self) -> bytes:
+        operation, flags = self.random.choice(((1, 0), (1, 1), (2, 0)))
+        second = self.text() if operation == 2 else b""
+        return channel.call(self.number(), operation, b"http://h/" + self.text(), second, flags)
 
     def mutate(self, data: bytes) -> bytes:
         changed = bytearray(data)
@@ -215,6 +222,23 @@ class Life:
         self.put(data)
         if self.random.random() < 0.5:
             self.put(channel.record(channel.DATA, request.place, request.dispatch, b"hostile", 1))
+
+    def act_calls(self) -> None:
+        """Calls that lie about themselves, too many of them, answers that nobody reads."""
+        texts = (b"", b"http://h/", bytes(channel.CALL_TEXT_MAX), bytes(channel.CALL_TEXT_MAX + 1))
+        first, second = self.random.choice(texts), self.random.choice(texts)
+        operation = self.random.choice((0, 1, 1, 2, 3, self.number() & 2**32 - 1))
+        self.put(channel.call(self.number(), operation, first, second, self.random.choice((0, 1))))
+        for _ in range(self.random.choice((1, 63, 64, 65, 500))):
+            loop, data = self.loop(), self.call()
+            if not self.raw.has_room(loop, len(data)):
+                break
+            self.raw.put(loop, data, ring=False)
+            self.count()
+            self.records += 1
+        for loop in range(self.raw.head.loop_count):
+            self.raw.ring(loop)
+            self.raw.wait_read(loop, READ_WAIT_MS)
 
     def act_flood(self) -> None:
         """As many records as the ring takes, at once."""

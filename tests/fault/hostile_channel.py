@@ -20,7 +20,10 @@ LANES_AT = 2 * PAGE
 LANE_BYTES = 192
 
 REQUEST, CONTENT, CLIENT_GONE = 1, 2, 3
+REPLY = 7
 READY, SKIPPED, HEAD, INTERIM, DATA, FILE, END, CONSUMED, PONG = range(32, 41)
+CALL = 43
+CALL_FLUSH, CALL_FLUSH_GROUP, CALLS_MAX, CALL_TEXT_MAX = 1, 2, 64, 36864
 FLAG_END, FLAG_CUT, FLAG_INLINE, FLAG_SPILLED, FLAG_STREAMED = 1, 2, 4, 8, 16
 OWNER_WORKER = 2
 
@@ -28,6 +31,8 @@ CHANNEL_HEAD = struct.Struct("<QIIQIIIIIIIIQ")
 RECORD_HEAD = struct.Struct("<IBBHQ")
 REQUEST_REST = struct.Struct("<IBBBBHHHHHHIIII4xq")
 RESPONSE_REST = struct.Struct("<HHHHIIq")
+CALL_REST = struct.Struct("<QIIII")
+REPLY_REST = struct.Struct("<QQI4x")
 FIELD_ENTRY = struct.Struct("<BBHI")
 SIDE_MESSAGE = struct.Struct("<QII")
 
@@ -99,6 +104,17 @@ def response(
     return record(HEAD, place, dispatch, rest, flags)
 
 
+def call(
+    number: int,
+    operation: int = CALL_FLUSH,
+    first: bytes = b"",
+    second: bytes = b"",
+    flags: int = 0,
+) -> bytes:
+    rest = CALL_REST.pack(number & 2**64 - 1, operation, flags, len(first), len(second))
+    return record(CALL, 0, 0, rest + first + second)
+
+
 def read_request(data: bytes, loop: int) -> Request:
     """What a REQUEST record says, as far as a test wants to know it."""
     _, _, flags, place, dispatch = RECORD_HEAD.unpack_from(data)
@@ -143,6 +159,7 @@ class RawChannel:
         self.published = [0] * self.head.loop_count
         self.released = [0] * self.head.loop_count
         self.held: list[Request] = []
+        self.replies: list[tuple[int, int, int, int]] = []  # loop, number, value, status
 
     # -- opening ---------------------------------------------------------------------------------
 
@@ -166,6 +183,11 @@ class RawChannel:
         self.write_head()
         self.seal()
         self.ready()
+
+    def close(self) -> None:
+        self.side.close()
+        for fd in (self.core_fd, self.own_fd, *self.doorbells, *self.bells):
+            os.close(fd)
 
     # -- words -----------------------------------------------------------------------------------
 
@@ -251,6 +273,9 @@ class RawChannel:
             count, kind = struct.unpack("<IB", self._read_ring(loop, 5))
             if kind == REQUEST:
                 self.held.append(read_request(self._read_ring(loop, count), loop))
+            elif kind == REPLY:
+                rest = self._read_ring(loop, count)[RECORD_HEAD.size :]
+                self.replies.append((loop, *REPLY_REST.unpack(rest)))
             self.released[loop] += align8(count)
         self.write_word(lane_at(loop) + 64, self.released[loop])
 

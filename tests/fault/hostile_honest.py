@@ -11,6 +11,8 @@ import signal
 import sys
 import tempfile
 
+from kernelq import cache
+
 THREADS = 2
 _PATTERN = bytes(range(32, 127)) * 900
 
@@ -27,6 +29,8 @@ def answer(key: bytes, target: str, content: bytes) -> bytes:
 def make_application(key: bytes):
     def application(environ, start_response):
         target = environ["PATH_INFO"]
+        if int(target.rpartition("/")[2]) % 7 == 0:
+            cache.flush(target)
         body = answer(key, target, environ["wsgi.input"].read())
         fields = [("Content-Type", "text/plain")]
         kind = target.split("/")[1]

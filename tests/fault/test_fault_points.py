@@ -23,6 +23,7 @@ STARTED = {
     "worker-stored": "/",
     "worker-started": "/",
     "worker-returned": "/",
+    "worker-called": "/flush",
     "worker-claimed": "/",
     "worker-file-sent": "/file",
 }

@@ -44,6 +44,7 @@ def test_every_option_is_in_the_readers_words() -> None:
     from kernelq.options import OPTIONS
 
     known = {option.name for option in OPTIONS} | {"--help", "--version"}
+    known |= {"--group", "--origin", "--exact", "--json"}  # of `kernelq cache`
     for path in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
         if path.name in ("HACKING.md", "performance.md"):
             continue  # options of other tools

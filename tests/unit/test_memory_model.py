@@ -126,3 +126,53 @@ def test_revocation_on_this_machine(rounds: int) -> None:
     blind, met = revocation_race(rounds)
     assert blind == 0
     assert 0 <= met <= rounds
+
+
+def reclamation(fence: list[Step], epochs: int = 2) -> set[int]:
+    """What a loop that found an entry of the response cache sees of its memory: 0 there, 1 freed.
+    The store frees after so many epochs (kernelq/core/cache_evict.pxi)."""
+    size = len(fence)
+    reader: list[Step] = []
+    for epoch in (3, 4, 5):
+        first = len(reader)
+        reader += [
+            ("unless", "epoch", str(epoch), str(first + 6 + size)),
+            ("store", "seen", str(epoch)),
+            *fence,
+            ("unless", "linked", "1", str(first + 4 + size)),
+            ("load", "freed"),
+            ("store", "seen", "0"),
+            ("unless", "never", "1", str(3 * (6 + size))),
+        ]
+    retirer = [("store", "linked", "0"), *fence]
+    for epoch in (3, 4):
+        behind = str(len(retirer) + 3)
+        retirer += [("unless", "epoch", str(epoch), behind), ("store", "retired", str(epoch))]
+        retirer += [("unless", "never", "1", str(6 + 1 + size))]
+    advancer: list[Step] = []
+    for epoch in (3, 4, 5):
+        first = len(advancer) + size
+        advancer += [
+            *fence,
+            ("unless", "seen", "0", str(first + 2)),
+            ("unless", "never", "1", str(first + 3)),
+            ("unless", "seen", str(epoch), "99"),
+            ("store", "epoch", str(epoch + 1)),
+            *fence,
+            ("unless", "retired", str(epoch + 1 - epochs), str(first + 5 + size)),
+            ("store", "freed", "1"),
+        ]
+        advancer[-2] = (*advancer[-2][:3], str(len(advancer)))
+    advancer = [(*step[:3], str(len(advancer))) if step[-1] == "99" else step for step in advancer]
+    start = dict.fromkeys(("seen", "retired", "freed", "never"), 0)
+    ends = outcomes({**start, "epoch": 3, "linked": 1}, [reader, retirer, advancer])
+    return {dict(end[1])["freed"] for end in ends if "freed" in dict(end[1])}
+
+
+def test_no_loop_sees_freed_what_it_found() -> None:
+    assert reclamation([("fence",)]) == {0}
+
+
+def test_without_fences_or_with_one_epoch_it_would() -> None:
+    assert reclamation([]) == {0, 1}
+    assert reclamation([("fence",)], epochs=1) == {0, 1}

@@ -46,7 +46,7 @@ def test_descriptors_in_the_order_of_the_contract() -> None:
 
 def test_another_layout_is_refused_by_both_numbers() -> None:
     core = FakeCore(version=77)
-    with pytest.raises(ValueError, match="layout 77, this worker's kernelq has 1"):
+    with pytest.raises(ValueError, match="layout 77, this worker's kernelq has 2"):
         Channel(list(core.worker_fds))
     for fd in core.worker_fds:
         os.close(fd)
@@ -302,7 +302,7 @@ def test_a_core_that_dies_ends_the_process(moment: str) -> None:
     assert in_a_process(run) == (0, "")
 
 
-@pytest.mark.parametrize("kind", [7, 0, 9, 32, 34, 255])
+@pytest.mark.parametrize("kind", [8, 0, 9, 32, 34, 255])
 def test_a_record_of_an_unknown_kind_ends_the_process(kind: int) -> None:
     def run() -> None:
         with served(answering()) as rig:

@@ -183,6 +183,25 @@ def test_an_idle_worker_does_nothing() -> None:
         assert rig.core.worker_armed() & 1
 
 
+def test_a_draining_worker_sleeps_while_it_waits_for_content() -> None:
+    def application(environ: dict[str, Any], start_response: Any) -> Any:
+        return answering(environ["wsgi.input"].read())(environ, start_response)
+
+    with served(application) as rig:
+        streamed = rig.hand(flags=STREAMED, content_length=-1)
+        rig.tell("PING", value=5)
+        while rig.core.wait()[0] != "PONG":
+            pass
+        rig.tell("DRAIN")
+        # Its hint becomes odd, and stays what it is.
+        settled = 0
+        while not settled & 1 or settled != rig.core.worker_armed():
+            settled = rig.core.worker_armed()
+            threading.Event().wait(0.05)
+        rig.tell("CONTENT", streamed, data=b"late", flags=FLAG_END)
+        assert rig.collect(streamed).content == b"late"
+
+
 def switches() -> int:
     """How often the threads of this process, but this one, have been given a CPU."""
     import os

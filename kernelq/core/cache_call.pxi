@@ -1,0 +1,92 @@
+# What workers and managers may ask of the response cache: texts in, normalised keys to the store.
+# Helper threads and the managers' threads only: a flush takes long.
+
+from kernelq.core.scan cimport CLASS_TARGET, scan_class
+
+cdef enum:
+    FACTS_AT_ONCE = 256            # entries copied at a time, under a shard's lock
+
+
+cdef bint url_read(Span url, RequestHead *head) noexcept nogil:
+    # An absolute URL of http or https, without fragment: scheme, host, path and query.
+    memset(head, 0, sizeof(RequestHead))
+    if url.bytes == 0 or scan_class(url.at, url.at + url.bytes, CLASS_TARGET) != url.at + url.bytes:
+        return False
+    head.target = url
+    head.method_id = METHOD_GET
+    return target_split(head) == 0 and head.target_form == TARGET_ABSOLUTE
+
+
+cdef size_t url_key_put(uint8_t *key, Span url) noexcept nogil:
+    # Into CACHE_KEY_MAX bytes. CACHE_KEY_NONE: it is no absolute URL.
+    cdef RequestHead head
+    if not url_read(url, &head):
+        return CACHE_KEY_NONE
+    return cache_key_put(key, CACHE_KEY_MAX, head.scheme.bytes == 5, head.host, head.path,
+                         head.query, head.has_query, span_of(key, 0))
+
+
+cdef uint32_t cache_call_flush(Core_ *core, Span prefix, bint is_recursive,
+                               uint64_t *count) noexcept nogil:
+    # Drops what is stored under an absolute URL ("": everything) and, recursively, below it.
+    # REPLY_*; count: so many entries.
+    cdef uint8_t *key
+    cdef size_t bytes = 0
+    count[0] = 0
+    key = <uint8_t *> malloc(CACHE_KEY_MAX)
+    if key == NULL:
+        return REPLY_NO_MEMORY
+    if prefix.bytes:
+        bytes = url_key_put(key, prefix)
+    if bytes != CACHE_KEY_NONE and core.settings.cache_mode != CACHE_OFF:
+        count[0] = store_flush(&core.store, 0, key, <uint32_t> bytes, is_recursive)
+    free(key)
+    return REPLY_INVALID if bytes == CACHE_KEY_NONE else REPLY_DONE
+
+
+cdef uint32_t cache_call_flush_group(Core_ *core, Span origin, Span name) noexcept nogil:
+    # Drops what is stored of an origin (an absolute URL; empty: every one) with this name in its
+    # Cache-Groups. REPLY_*.
+    cdef uint8_t *key
+    cdef size_t bytes
+    if origin.bytes == 0:
+        return group_flush_everywhere(core, name)
+    key = <uint8_t *> malloc(CACHE_KEY_MAX)
+    if key == NULL:
+        return REPLY_NO_MEMORY
+    bytes = url_key_put(key, origin)
+    if bytes != CACHE_KEY_NONE and core.settings.cache_mode != CACHE_OFF:
+        store_flush_group(&core.store, siphash(core.store.seed, name.at, name.bytes)
+                          ^ origin_hash(core, span_of(key, bytes)))
+    free(key)
+    return REPLY_INVALID if bytes == CACHE_KEY_NONE else REPLY_DONE
+
+
+cdef uint32_t group_flush_everywhere(Core_ *core, Span name) noexcept nogil:
+    # A group is of one origin (RFC 9875 §2): of each one of which anything is stored. Their number
+    # is not bounded, so they are not collected; to flush one again costs a word.
+    cdef uint64_t group, origin, before = 0
+    cdef uint32_t index, count = 1
+    cdef StoreWalk walk
+    cdef EntryFacts *facts
+    if core.settings.cache_mode == CACHE_OFF:
+        return REPLY_DONE
+    facts = <EntryFacts *> malloc(FACTS_AT_ONCE * sizeof(EntryFacts))
+    if facts == NULL:
+        return REPLY_NO_MEMORY
+    group = siphash(core.store.seed, name.at, name.bytes)
+    memset(&walk, 0, sizeof(walk))
+    while count > 0:
+        count = store_list(&core.store, &walk, facts, FACTS_AT_ONCE)
+        for index in range(count):
+            origin = origin_hash(core, facts_key(&facts[index]))
+            if origin != before:
+                store_flush_group(&core.store, group ^ origin)
+            before = origin
+    free(facts)
+    return REPLY_DONE
+
+
+cdef Span facts_key(const EntryFacts *facts) noexcept nogil:
+    # As far as it was copied.
+    return span_of(facts.key, min(facts.key_bytes, <uint32_t> FACTS_KEY_BYTES))
