@@ -154,11 +154,12 @@ def control(environ: Environ, start: Any, what: str) -> Any:
     import kernelq.cache as cache
 
     query = dict(parse_qsl(environ["QUERY_STRING"], keep_blank_values=True))
+    found = 0
     if what == "flush":
         found = cache.flush(query["prefix"], query.get("recursive", "1") == "1")
     else:
-        found = cache.flush_group(query["name"], query.get("origin"))
-    content = json.dumps(found).encode()
+        cache.flush_group(query["name"], query.get("origin"))
+    content = b"%d" % found
     start("200 OK", [("Content-Length", str(len(content))), ("Cache-Control", "no-store")])
     return [content]
 
