@@ -60,7 +60,7 @@ def texts(clients: list[Client]) -> list[str]:
 @pytest.mark.parametrize("count", [1000])
 def test_a_thundering_herd_runs_the_application_once(site: Site, gates: Gates, count: int) -> None:
     gate = gates()
-    name, leader = led(site, gate, reply(FRESH, gate=gate.path))
+    name, leader = led(site, gate, reply(FRESH, gate=gate.path), reply(FRESH))
     herd = sent(site, name, count=count - 1)
     assert all(client.is_quiet() for client in herd)
     gate.open()
@@ -70,7 +70,8 @@ def test_a_thundering_herd_runs_the_application_once(site: Site, gates: Gates, c
 
 def test_a_herd_without_a_length(site: Site, gates: Gates) -> None:
     gate = gates()
-    name, leader = led(site, gate, reply(FRESH, gate=gate.path, chunked=True))
+    answer = reply(FRESH, chunked=True)
+    name, leader = led(site, gate, {**answer, "gate": gate.path}, answer)
     herd = sent(site, name, count=50)
     gate.open()
     assert texts([leader, *herd]) == [f"/{name} v1"] * 51

@@ -195,6 +195,29 @@ def test_not_even_while_workers_die(tmp_path: Path) -> None:
         together([work, bound(killer, site, lambda: not ended.wait(0.05))])
 
 
+@pytest.mark.parametrize("chunked", [False, True])
+def test_each_page_is_made_once(tmp_path: Path, chunked: bool) -> None:
+    """All clients ask for the same pages in the same order, over several loops: whoever comes while
+    a page is made, or just as it is stored, gets it.
+    """
+    options = ("--workers", "1", "--threads", "8", "--loops", "3", "--cache", "rfc9111")
+    with serve(tmp_path, *options) as server:
+        site = Site(server, Origin(tmp_path))
+        names = [site.origin.new_name() for _ in range(200)]
+        for name in names:
+            site.origin.script(name, reply("max-age=1000", chunked=chunked, delay=0.001))
+
+        def ask() -> None:
+            with Client(server.address()) as client:
+                for name in names:
+                    response = client.ask(f"/{name}")
+                    assert response.text == f"/{name} v1"
+                    assert int(response.one("Age") or 0) < 900
+
+        together([ask] * READERS)
+        assert {site.origin.count(name) for name in names} == {1}
+
+
 def test_many_keys_in_a_small_store(crowded: Site) -> None:
     """Far more than fits: what is answered is right, whether it was kept or not."""
     name = crowded.origin.new_name()
