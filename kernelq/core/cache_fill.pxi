@@ -255,7 +255,7 @@ cdef void cache_ask(Loop *loop, Exchange *exchange, uint32_t vary_bytes) noexcep
     cdef FieldView view
     cdef Fill *fill = NULL
     cdef bint is_new = False, is_fresh = False
-    cdef uint8_t state
+    cdef uint8_t state = FILL_ASKED
     if exchange.queued_ns == 0:
         exchange.queued_ns = loop.now_ns
     image_view(loop, exchange, &view)
