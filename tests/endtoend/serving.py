@@ -17,7 +17,7 @@ import psutil
 from wire import PATIENCE_SECONDS, Client, Response
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-SERVED = Path(os.environ.get("KERNELQ_TEST_ROOT", ROOT))  # another build, for instance a sanitizer's
+SERVED = Path(os.environ.get("KERNELQ_TEST_ROOT", ROOT))  # maybe a sanitizer's build
 APPS = ROOT / "tests" / "apps"
 
 
