@@ -382,7 +382,7 @@ cdef uint8_t *cache_status_put(uint8_t *at, uint8_t word, const Entry *entry,
             at = text_put(at, b"; fwd=vary-miss", 15)
         else:
             at = text_put(at, b"; fwd=uri-miss", 14)
-        if entry != NULL:
+        if entry != NULL and entry.body.length >= 0:  # else it may turn out to be too long
             at = text_put(at, b"; stored", 8)
         if word == CACHED_COLLAPSED:
             at = text_put(at, b"; collapsed", 11)

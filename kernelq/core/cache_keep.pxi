@@ -373,7 +373,7 @@ cdef void maker_release(Loop *loop, Worker *worker, Exchange *maker) noexcept no
 cdef void fill_overflow(Loop *loop, Exchange *maker, const uint8_t *content,
                         uint32_t bytes) noexcept nogil:
     # Its length was not known, and it is too long for the store (or there is no memory): its first
-    # client goes on without the store, from where it is.
+    # client goes on without the store, from where it is, and gets this content next.
     cdef Fill *fill = maker.fill
     cdef Exchange *reader = fill.sides[loop.index].first
     cdef iovec part
@@ -390,9 +390,10 @@ cdef void fill_overflow(Loop *loop, Exchange *maker, const uint8_t *content,
         part.iov_len = run
         reader_put(loop, reader, &part)
         reader.body_at += run
-    part.iov_base = <void *> content
-    part.iov_len = bytes
-    reader_put(loop, reader, &part)
+    if bytes:
+        part.iov_base = <void *> content
+        part.iov_len = bytes
+        reader_put(loop, reader, &part)
     maker.framing = reader.framing
     maker.response_left = -1
     maker_adopt(loop, maker, reader)
