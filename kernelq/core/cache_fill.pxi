@@ -29,7 +29,7 @@ cdef enum:
 # --- the request's image as the cache reads it ----------------------------------------------------
 
 cdef void image_view(Loop *loop, const Exchange *exchange, FieldView *view) noexcept nogil:
-    # Its field lines, in loop.fields (free but while a head is parsed).
+    # Its field lines, in loop.view.
     cdef const RequestRecord *record = <const RequestRecord *> exchange.image
     cdef const FieldEntry *entries = <const FieldEntry *> (exchange.image + sizeof(RequestRecord))
     cdef uint64_t at = (image_texts(exchange) - exchange.image) + image_fixed_bytes(record)

@@ -203,8 +203,8 @@ cdef void fill_fail(Loop *loop, Exchange *maker, int reason) noexcept nogil:
 cdef int maker_on_storable(Loop *loop, Exchange *maker, const ResponseRecord *record,
                            const uint8_t *copy, const FieldView *view, const ResponseFacts *facts,
                            bint is_end) noexcept nogil:
-    # Shared with all who wait, if it would be fresh for them; else stored for its first client
-    # alone.
+    # Shared with all who wait, if it would be fresh for them; else stored if only its first client
+    # waits, and passed on if there are more.
     cdef Fill *fill = maker.fill
     cdef Entry *entry = entry_make(loop, maker, record, copy, view, facts, is_end)
     cdef FillBucket *bucket = fill_bucket(loop.core, fill.hash)
