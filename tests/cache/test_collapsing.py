@@ -260,6 +260,20 @@ def test_who_waits_too_long_is_refused(tmp_path: Any, gates: Gates) -> None:
         assert site.origin.count(name) == 2
 
 
+def test_what_was_made_for_one_client_is_nobody_elses(site: Site, gates: Gates) -> None:
+    """A page that cannot be shared, and the client whose cookie it was made for has gone."""
+    gate = gates()
+    name = site.origin.new_name()
+    site.origin.script(name, reply("private", gate=gate.path), reply("private"))
+    (leader,) = sent(site, name, "Cookie: user=a")
+    assert gate.enter() == "1"
+    (other,) = sent(site, name, "Cookie: user=b")
+    leader.reset()
+    site.server.look()
+    gate.open()
+    assert other.response().text == f"/{name} v2"
+
+
 # --- workers that die
 
 
