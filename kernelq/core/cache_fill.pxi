@@ -403,6 +403,7 @@ cdef void cache_revalidate_behind(Loop *loop, Exchange *exchange) noexcept nogil
 cdef void exchange_go_alone(Loop *loop, Exchange *exchange) noexcept nogil:
     # Into the request queue, as it is; its response may be stored all the same.
     exchange.may_store = True
+    exchange.cache_word = CACHED_MISS
     conn_quiet_timer(exchange.conn)
     conn_on_half_close(loop, exchange.conn)
     arrivals_push(loop, exchange)
@@ -632,7 +633,7 @@ cdef void waiting_answer(Loop *loop, Fill *fill, Exchange *exchange, uint8_t sta
     entry_pin(entry)
     side_remove(loop, exchange)
     if state == FILL_STALE:
-        word = CACHED_STALE
+        word = CACHED_STALE_ON_ERROR
     elif fill.is_freshened:
         word = CACHED_REVALIDATED
     exchange_answer(loop, exchange, entry, word, fill_own_lines(fill, exchange))

@@ -99,7 +99,7 @@ cdef bint cache_look_up(Loop *loop, Conn *conn, const uint8_t *at, const Request
     ticket.serial = store_serial(&loop.core.store, ticket.hash)
     entry = store_find(&loop.core.store, 0, loop.key, ticket.key_bytes, ticket.hash, &view,
                        loop_seconds(loop))
-    if entry != NULL and entry_may_answer(loop, entry, &facts, ticket):
+    if entry != NULL and entry_may_answer(loop, entry, &facts, is_trusted, ticket):
         hit_answer(loop, conn, at, head, &facts, entry, ticket)
         return True
     cache_plan(loop, head, &facts, entry, is_trusted, ticket)
@@ -155,8 +155,9 @@ cdef bint cache_key(Loop *loop, Conn *conn, const uint8_t *at, const RequestHead
     return True
 
 
-cdef bint entry_may_answer(Loop *loop, Entry *entry, const RequestFacts *facts,
+cdef bint entry_may_answer(Loop *loop, Entry *entry, const RequestFacts *facts, bint is_trusted,
                            Ticket *ticket) noexcept nogil:
+    # is_trusted: whether the request may fill an entry, and so have one revalidated.
     cdef uint64_t age_s = entry_age_s(loop, entry)
     cdef int reuse = reuse_decide(&entry.facts, facts, age_s)
     ticket.word = CACHED_HIT
@@ -164,7 +165,7 @@ cdef bint entry_may_answer(Loop *loop, Entry *entry, const RequestFacts *facts,
         return True
     ticket.word = CACHED_STALE
     if reuse == REUSE_WHILE_REVALIDATE:
-        ticket.is_behind = True
+        ticket.is_behind = is_trusted
         return True
     if reuse == REUSE_STALE:
         return True
@@ -344,7 +345,8 @@ cdef uint8_t *answer_head_put(Loop *loop, const Conn *conn, uint8_t *at,
 cdef uint8_t *answer_moment_put(Loop *loop, const Conn *conn, uint8_t *at,
                                 const Answer *answer) noexcept nogil:
     # What belongs to this answer and not to the stored response.
-    if answer.age_s or answer.word == CACHED_HIT or answer.word == CACHED_STALE:
+    if (answer.age_s or answer.word == CACHED_HIT or answer.word == CACHED_STALE
+            or answer.word == CACHED_STALE_ON_ERROR):
         at = text_put(at, b"Age: ", 5)
         at = number_put(at, answer.age_s if answer.age_s < DELTA_MAX else <uint64_t> DELTA_MAX)
         at = text_put(at, b"\r\n", 2)
@@ -374,6 +376,8 @@ cdef uint8_t *cache_status_put(uint8_t *at, uint8_t word, const Entry *entry,
         at = text_put(at, b"; fwd=stale; fwd-status=304", 27)
     elif word == CACHED_METHOD:
         at = text_put(at, b"; fwd=method", 12)
+    elif word == CACHED_STALE_ON_ERROR:
+        at = text_put(at, b"; fwd=stale; detail=error", 25)
     else:
         if word == CACHED_MISS_STALE:
             at = text_put(at, b"; fwd=stale", 11)

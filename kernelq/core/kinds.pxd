@@ -159,6 +159,7 @@ cdef enum:                         # Exchange.cache_word: names in log.pxi
     CACHED_MISS_STALE = 8
     CACHED_MISS_REQUEST = 9        # the request wants nothing stored
     CACHED_MISS_VARY = 10          # another variant is stored
+    CACHED_STALE_ON_ERROR = 11     # the application was asked, and failed
 
 cdef enum:
     EVENTS_MAX = 1024
