@@ -54,6 +54,9 @@ class FakeCache:
             raise ValueError(f"found {prefix!r}, allowed is an absolute URL")
         return 7
 
+    def stats(self) -> dict[str, int]:
+        return {"cache_hits": 3, "requests": 5}
+
     def cache_flush_group(self, origin: str, name: str) -> None:
         self.calls.append(("group", origin, name))
         if name == "broken":
