@@ -126,7 +126,7 @@ cdef int place_on_skipped(Loop *loop, Worker *worker, const RecordHead *head) no
     else:
         exchange = place.exchange
         place_free(loop, worker, head.place)
-        if exchange != NULL and exchange.conn != NULL:
+        if exchange != NULL and exchange_is_wanted(exchange):
             exchange.state = EXCHANGE_RECEIVING
             exchange.started_ns = 0
             queue_push(pool, exchange)
@@ -188,6 +188,9 @@ cdef int answer_on_head(Loop *loop, Worker *worker, Exchange *exchange, const Re
             if head.flags & FLAG_END:
                 answer_complete(loop, worker, head.place, exchange, False)
             return 0
+    elif exchange != NULL and loop.core.settings.cache_mode != CACHE_OFF:
+        memcpy(loop.head_scratch, body, head_bytes)
+        cache_on_orphan(loop, exchange, &record, loop.head_scratch, <uint32_t> head_bytes)
     if exchange != NULL and exchange.conn != NULL:
         reason = response_begin(loop, exchange, &record, loop.head_scratch, <uint32_t> head_bytes,
                                 (head.flags & FLAG_END) != 0)

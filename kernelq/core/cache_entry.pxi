@@ -43,14 +43,11 @@ cdef void own_lines_keep(Fill *fill, const FieldView *view,
                          const ResponseFacts *facts) noexcept nogil:
     # What no-cache="…" or private="…" names is not stored, and yet the first client's. Without
     # memory it is lost to that one, too.
-    cdef uint64_t bytes = 0
     cdef uint32_t index
     cdef uint8_t *at
     if not facts.directives.seen & (SAYS_NO_CACHE_FIELDS | SAYS_PRIVATE_FIELDS):
         return
-    for index in range(view.count):
-        bytes += view.lines[index].name_bytes + view.lines[index].value_bytes + 4
-    fill.own_lines = <uint8_t *> malloc(bytes + 1)
+    fill.own_lines = <uint8_t *> malloc(lines_bytes(view) + 1)
     if fill.own_lines == NULL:
         return
     at = fill.own_lines
@@ -210,7 +207,7 @@ cdef Entry *entry_freshen(Loop *loop, const Exchange *maker, Entry *stale,
     cdef uint8_t *at = loop.head_out
     cdef uint32_t head_304_bytes
     cdef bint keeps_date = not view_has(view, b"date", 4)
-    if stale.head_bytes + HEAD_SCRATCH_BYTES // 2 > HEAD_SCRATCH_BYTES:
+    if stale.head_bytes + lines_bytes(view) + DATE_LINE_BYTES > KEPT_HEAD_MAX:
         return NULL
     lines_view(loop, loop.view, entry_head(stale), stale.head_bytes, stale.status_line_bytes, &old)
     at = text_put(at, <const char *> entry_head(stale), stale.status_line_bytes)
@@ -237,6 +234,15 @@ cdef Entry *entry_freshen(Loop *loop, const Exchange *maker, Entry *stale,
     entry.body = stale.body
     body_pin(stale.body)
     return entry
+
+
+cdef uint64_t lines_bytes(const FieldView *view) noexcept nogil:
+    # All of them, as line_put() writes them.
+    cdef uint64_t bytes = 0
+    cdef uint32_t index
+    for index in range(view.count):
+        bytes += <uint64_t> view.lines[index].name_bytes + view.lines[index].value_bytes + 4
+    return bytes
 
 
 cdef uint8_t *lines_merged(uint8_t *at, const FieldView *old, const FieldView *new_, int wanted,

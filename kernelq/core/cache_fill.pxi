@@ -285,8 +285,9 @@ cdef void cache_ask(Loop *loop, Exchange *exchange, uint32_t vary_bytes) noexcep
         conn_start_timer(loop, exchange.conn, WAITING_NS)
     atomic.tally(&loop.counters[COUNT_CACHE_COLLAPSED], 1)
     exchange.cache_word = CACHED_COLLAPSED
-    if state != FILL_ASKED:
-        fill_run_side(loop, fill)
+    if state == FILL_STORING:
+        # Alone: who waits beside it may be being looked at just now (fill_run_side).
+        waiting_on_storing(loop, fill, exchange)
 
 
 cdef bint store_answers(Loop *loop, const Exchange *exchange, const FieldView *view,
@@ -534,8 +535,9 @@ cdef void fill_run_side(Loop *loop, Fill *fill) noexcept nogil:
 
 cdef bint waiting_fits(Loop *loop, const Fill *fill, const Exchange *exchange) noexcept nogil:
     cdef FieldView view
+    # The leader's response is the leader's: its own conditions are not the maker's.
     cdef const Entry *entry = fill.entry
-    if entry.vary_bytes == 0:
+    if entry.vary_bytes == 0 or exchange.is_leader:
         return True
     image_view(loop, exchange, &view)
     return vary_key_matches(entry_vary(entry), entry.vary_bytes, &view)

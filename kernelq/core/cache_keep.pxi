@@ -64,6 +64,18 @@ cdef int cache_on_head(Loop *loop, Exchange *exchange, const ResponseRecord *rec
     return HEAD_PASSED
 
 
+cdef void cache_on_orphan(Loop *loop, Exchange *exchange, const ResponseRecord *record,
+                          const uint8_t *copy, uint32_t copy_bytes) noexcept nogil:
+    # The client of an unsafe request has gone; what it has done is done.
+    cdef ResponseFacts facts
+    cdef FieldView view
+    if exchange.is_head or exchange.cache_hash or not cache_sees(exchange):
+        return
+    if head_view(loop, record, copy, copy_bytes, &view):
+        response_facts_read(&view, record.status, wall_seconds(), &facts)
+        cache_invalidate(loop, exchange, &facts, &view)
+
+
 cdef bint head_is_mute(const Loop *loop, const ResponseRecord *record, const uint8_t *copy,
                        uint32_t copy_bytes) noexcept nogil:
     # Without a field ending in "cache-control" nothing allows a response to be stored that nobody
@@ -167,9 +179,14 @@ cdef inline int64_t response_length(const ResponseRecord *record, bint is_end) n
 # --- the maker's ways -----------------------------------------------------------------------------
 
 cdef void maker_end(Loop *loop, Exchange *maker, uint8_t state) noexcept nogil:
-    # Its fill has its outcome. What the worker still sends is nobody's.
+    # Its fill has its outcome. What the worker still sends is nobody's, if no client has taken the
+    # maker over: it is told so, else it would wait for ever for room in its window.
     cdef Fill *fill = maker.fill
     maker_let_go(maker)
+    if maker.conn == NULL and maker.worker != NULL and not maker.is_told:
+        maker.is_told = True
+        lane_tell(loop, maker.worker, RECORD_CLIENT_GONE, 0, maker.place,
+                  maker.worker.places[maker.place].dispatch, 0)
     fill_set_state(loop, fill, state)
 
 
@@ -369,6 +386,8 @@ cdef void fill_take(Loop *loop, Worker *worker, Exchange *maker, const uint8_t *
         maker.response_left -= bytes
     if bytes and not body_append(&loop.core.store, fill.entry.body, content, bytes):
         fill_overflow(loop, maker, content, bytes)
+        if worker != NULL:
+            response_release(loop, worker, maker)
         return
     if bytes and fill.state == FILL_STORING:
         fill_progress(loop, fill)

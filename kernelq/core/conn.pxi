@@ -198,6 +198,9 @@ cdef void conns_free_closed(Loop *loop) noexcept nogil:
 
 
 cdef void conn_drop_input(Conn *conn) noexcept nogil:
+    # While it is being taken its reader still looks at it: conn_advance() comes back.
+    if conn.is_advancing:
+        return
     free(conn.input)
     conn.input = NULL
     conn.in_start = conn.in_end = conn.in_room = 0
@@ -368,6 +371,7 @@ cdef void conn_advance(Loop *loop, Conn *conn, const uint8_t *at, size_t bytes) 
         conn_flush_hits(loop, conn)
     conn.is_advancing = False
     if conn.state == CONN_CLOSED or conn.state == CONN_LINGER:
+        conn_drop_input(conn)
         return
     if bytes == 0 and conn.state == CONN_CONTENT:
         request_say_continue(loop, conn, conn.exchange)

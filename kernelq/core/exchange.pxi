@@ -347,8 +347,10 @@ cdef void request_complete(Loop *loop, Conn *conn, Exchange *exchange) noexcept 
 
 cdef inline void conn_quiet_timer(Conn *conn) noexcept nogil:
     # While a request is with the queue or a worker the connection has no deadline of its own; the
-    # node stays in the wheel, where it will be found without one.
-    conn.timer.deadline_ns = 0
+    # node stays in the wheel, where it will be found without one. But a client that does not take
+    # what was sent before is still watched.
+    if not conn.is_slow:
+        conn.timer.deadline_ns = 0
 
 
 cdef bint request_is_probe(Loop *loop, Conn *conn, Exchange *exchange,

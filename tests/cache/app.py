@@ -10,6 +10,7 @@ JSON for each execution before anything else is done. An answer may have:
     content     text; else "TARGET vN", where N is the number of the execution
     bytes       content is repeated up to this length
     chunked     no Content-Length
+    file        a path, sent by wsgi.file_wrapper without Content-Length
     validates   a request whose If-None-Match or If-Modified-Since names this version gets 304
     fields_304  its fields then; else the same
     echo        a key of the environ, whose value stands for {echo} in content and fields
@@ -134,6 +135,9 @@ def answer(environ: Environ, start: Any, name: str) -> Any:
     if "blocks" in chosen:
         start(status, fields)
         return pieces(chosen["blocks"], number)
+    if "file" in chosen:
+        start(status, fields)
+        return environ["wsgi.file_wrapper"](open(chosen["file"], "rb"))
     text = chosen.get("content")
     text = f"{target_of(environ)} v{number}" if text is None else text
     content = text.replace("{echo}", echoed).encode("latin-1")
