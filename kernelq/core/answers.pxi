@@ -187,6 +187,8 @@ cdef int answer_on_head(Loop *loop, Worker *worker, Exchange *exchange, const Re
                 fill_take(loop, worker, exchange, body + head_bytes, record.content_bytes)
             if head.flags & FLAG_END:
                 answer_complete(loop, worker, head.place, exchange, False)
+            else:
+                answer_disown(loop, worker, exchange, head)
             return 0
     elif exchange != NULL and loop.core.settings.cache_mode != CACHE_OFF:
         memcpy(loop.head_scratch, body, head_bytes)
@@ -202,7 +204,18 @@ cdef int answer_on_head(Loop *loop, Worker *worker, Exchange *exchange, const Re
             response_content(loop, worker, exchange, body + head_bytes, record.content_bytes)
     if head.flags & FLAG_END:
         answer_complete(loop, worker, head.place, exchange, False)
+    else:
+        answer_disown(loop, worker, exchange, head)
     return 0
+
+
+cdef void answer_disown(Loop *loop, Worker *worker, Exchange *exchange,
+                        const RecordHead *head) noexcept nogil:
+    # Nobody wants what is still to come, since the cache is done with it: the worker is told, else
+    # it would wait for ever for room in its window.
+    if exchange != NULL and not exchange_is_wanted(exchange) and not exchange.is_told:
+        exchange.is_told = True
+        lane_tell(loop, worker, RECORD_CLIENT_GONE, 0, head.place, head.dispatch, 0)
 
 
 cdef int answer_on_data(Loop *loop, Worker *worker, Exchange *exchange, const RecordHead *head,
@@ -218,6 +231,8 @@ cdef int answer_on_data(Loop *loop, Worker *worker, Exchange *exchange, const Re
             return -1
     if head.flags & FLAG_END:
         answer_complete(loop, worker, head.place, exchange, False)
+    else:
+        answer_disown(loop, worker, exchange, head)
     return 0
 
 

@@ -179,14 +179,9 @@ cdef inline int64_t response_length(const ResponseRecord *record, bint is_end) n
 # --- the maker's ways -----------------------------------------------------------------------------
 
 cdef void maker_end(Loop *loop, Exchange *maker, uint8_t state) noexcept nogil:
-    # Its fill has its outcome. What the worker still sends is nobody's, if no client has taken the
-    # maker over: it is told so, else it would wait for ever for room in its window.
+    # Its fill has its outcome. What the worker still sends is nobody's (answer_disown).
     cdef Fill *fill = maker.fill
     maker_let_go(maker)
-    if maker.conn == NULL and maker.worker != NULL and not maker.is_told:
-        maker.is_told = True
-        lane_tell(loop, maker.worker, RECORD_CLIENT_GONE, 0, maker.place,
-                  maker.worker.places[maker.place].dispatch, 0)
     fill_set_state(loop, fill, state)
 
 
