@@ -238,15 +238,6 @@ cdef class Core:
         with nogil:
             core_stop(self.core)
 
-    def reopen_log(self, int access_fd, int error_fd):
-        """Write to other descriptors from now on (-1: unchanged). They stay the caller's."""
-        pthread_mutex_lock(&self.core.log_lock)
-        if access_fd >= 0:
-            self.core.access_fd = access_fd
-        if error_fd >= 0:
-            self.core.error_fd = error_fd
-        pthread_mutex_unlock(&self.core.log_lock)
-
     def log(self, int level, str text):
         """A line into the error log, in order with the core's."""
         cdef Py_ssize_t length = 0
