@@ -259,10 +259,7 @@ cdef int answer_on_file(Loop *loop, Worker *worker, Exchange *exchange, const Re
         if (exchange.status == 0 or exchange.is_complete or exchange.file_is_due
                 or exchange.file_left):
             return -1
-        if exchange.is_maker and exchange.framing == FRAMING_CLOSE:
-            fill_overflow(loop, exchange, NULL, 0)  # it may be too long for the store
-        if exchange_is_wanted(exchange):
-            response_file(loop, exchange, record.offset, record.bytes)
+        response_file(loop, exchange, record.offset, record.bytes)
     receiver_expect(loop, worker, head.dispatch, exchange)
     if head.flags & FLAG_END:
         answer_complete(loop, worker, head.place, exchange, False)

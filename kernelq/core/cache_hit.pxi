@@ -521,15 +521,15 @@ cdef size_t entry_gather(Loop *loop, Entry *entry, uint64_t head_bytes, uint64_t
 cdef void hit_go_on(Loop *loop, Conn *conn, const Answer *answer, uint64_t head_bytes,
                     uint64_t offset, uint64_t total, uint64_t sent) noexcept nogil:
     # The socket is full, or there are more pieces than one call takes: an exchange carries the
-    # rest. It was counted and logged already.
+    # rest. It was logged already; whether it counts as answered shows at its end.
     cdef Exchange *exchange = exchange_new(loop, conn)
     if exchange == NULL:
         conn_break(loop, conn)
         return
     conn.exchange = exchange
     conn.state = CONN_WAIT
+    atomic.tally(&loop.counters[COUNT_ANSWERED], <uint64_t> -1)
     exchange.content_is_whole = True
-    exchange.is_refused = True     # counted
     exchange.is_11 = answer.is_11
     exchange.head_sent = True
     exchange.status = <uint16_t> answer.status

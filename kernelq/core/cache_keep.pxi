@@ -402,31 +402,39 @@ cdef void maker_release(Loop *loop, Worker *worker, Exchange *maker) noexcept no
 cdef void fill_overflow(Loop *loop, Exchange *maker, const uint8_t *content,
                         uint32_t bytes) noexcept nogil:
     # Its length was not known, and it is too long for the store (or there is no memory): its first
-    # client goes on without the store, from where it is, and gets this content next.
-    cdef Fill *fill = maker.fill
-    cdef Exchange *reader = fill.sides[loop.index].first
+    # client goes on without the store, from where it is.
+    cdef Exchange *reader = fill_reader(loop, maker)
+    cdef iovec part
+    if reader == NULL:
+        body_cut(maker.fill.entry.body)
+        fill_fail(loop, maker, REASON_MEMORY)
+        return
+    part.iov_base = <void *> content
+    part.iov_len = bytes
+    reader_put(loop, reader, &part)
+    maker_adopt(loop, maker, reader)
+    maker_end(loop, maker, FILL_PASSED)
+
+
+cdef Exchange *fill_reader(Loop *loop, Exchange *maker) noexcept nogil:
+    # Who reads along and can go on without the store: has got all that the store has, and the maker
+    # its framing. NULL: nobody.
+    cdef Exchange *reader = maker.fill.sides[loop.index].first
     cdef iovec part
     cdef uint64_t run = 0
     hit_for_miss_note(&loop.core.store, maker.cache_hash, loop_seconds(loop))
     while reader != NULL and reader.entry == NULL:
         reader = reader.next
     if reader == NULL or maker.framing != FRAMING_CLOSE:
-        body_cut(fill.entry.body)
-        fill_fail(loop, maker, REASON_MEMORY)
-        return
+        return NULL
     while reader.body_at < body_filled(reader.body):
         part.iov_base = <void *> body_at(reader.body, reader.body_at, &run)
         part.iov_len = run
         reader_put(loop, reader, &part)
         reader.body_at += run
-    if bytes:
-        part.iov_base = <void *> content
-        part.iov_len = bytes
-        reader_put(loop, reader, &part)
     maker.framing = reader.framing
     maker.response_left = -1
-    maker_adopt(loop, maker, reader)
-    maker_end(loop, maker, FILL_PASSED)
+    return reader
 
 
 cdef void reader_put(Loop *loop, Exchange *reader, iovec *content) noexcept nogil:
@@ -497,22 +505,39 @@ cdef void fill_read_file(Loop *loop, Exchange *maker) noexcept nogil:
         fill_file_failed(loop, maker)
 
 
-cdef void fill_on_piece(Loop *loop, Exchange *maker, const SpillBuffer *piece) noexcept nogil:
+cdef void fill_on_piece(Loop *loop, Exchange *maker, SpillBuffer *piece) noexcept nogil:
     # piece NULL: it could not be read.
     if piece == NULL:
         fill_file_failed(loop, maker)
         return
-    maker.file_offset += piece.bytes
-    maker.file_left -= piece.bytes
     # What a file holds was counted when its record came (response_file).
     if not body_append(&loop.core.store, maker.fill.entry.body, piece.data, piece.bytes):
-        fill_file_failed(loop, maker)
+        fill_overflow_file(loop, maker, piece)
         return
+    maker.file_offset += piece.bytes
+    maker.file_left -= piece.bytes
     fill_progress(loop, maker.fill)
     if maker.file_left:
         fill_read_file(loop, maker)
     elif maker.is_complete:
         fill_end(loop, maker, False)
+
+
+cdef void fill_overflow_file(Loop *loop, Exchange *maker, SpillBuffer *piece) noexcept nogil:
+    # As fill_overflow(): the rest of the file is one chunk (response_file).
+    cdef Exchange *reader = fill_reader(loop, maker)
+    cdef iovec part
+    cdef uint8_t frame[24]
+    if reader == NULL:
+        fill_file_failed(loop, maker)
+        return
+    if maker.framing == FRAMING_CHUNKED:
+        part.iov_base = frame
+        part.iov_len = text_put(hex_put(frame, maker.file_left), b"\r\n", 2) - frame
+        conn_send(loop, reader.conn, &part, 1)
+    maker_adopt(loop, maker, reader)
+    maker_end(loop, maker, FILL_PASSED)
+    response_send_piece(loop, maker, piece)
 
 
 cdef void fill_file_failed(Loop *loop, Exchange *maker) noexcept nogil:

@@ -608,6 +608,8 @@ cdef void conn_on_drained(Loop *loop, Conn *conn) noexcept nogil:
     timer_cancel(&loop.wheel, &conn.timer)
     if exchange == NULL:
         return
+    if exchange.fill != NULL and exchange.entry == NULL:
+        conn_start_timer(loop, conn, WAITING_NS)  # what it had was for the output
     if exchange.file_left:
         response_send_file(loop, exchange)
     elif exchange.entry != NULL:

@@ -415,7 +415,8 @@ cdef void loop_ring(Loop *loop) noexcept nogil:
 cdef int loop_wait(Loop *loop, epoll_event *events) noexcept nogil:
     # Sleeps until something happens, with the lanes armed.
     cdef int timeout_ms, count
-    if loop.again != NULL or loop.dispatch_is_due or loop.has_mail:
+    if (loop.again != NULL or loop.dispatch_is_due or loop.has_mail
+            or loop.arrivals_first != NULL):
         return epoll_wait(loop.epoll_fd, events, EVENTS_PER_TURN, 0)
     if loop.ring_is_due:
         count = epoll_wait(loop.epoll_fd, events, EVENTS_PER_TURN, 0)

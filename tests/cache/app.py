@@ -11,6 +11,7 @@ JSON for each execution before anything else is done. An answer may have:
     bytes       content is repeated up to this length
     chunked     no Content-Length
     file        a path, sent by wsgi.file_wrapper without Content-Length
+    written     text, by write() before the file
     validates   a request whose If-None-Match or If-Modified-Since names this version gets 304
     fields_304  its fields then; else the same
     echo        a key of the environ, whose value stands for {echo} in content and fields
@@ -136,7 +137,9 @@ def answer(environ: Environ, start: Any, name: str) -> Any:
         start(status, fields)
         return pieces(chosen["blocks"], number)
     if "file" in chosen:
-        start(status, fields)
+        write = start(status, fields)
+        if "written" in chosen:
+            write(chosen["written"].encode())
         return environ["wsgi.file_wrapper"](open(chosen["file"], "rb"))
     text = chosen.get("content")
     text = f"{target_of(environ)} v{number}" if text is None else text

@@ -34,6 +34,8 @@ def make_application(key: bytes):
         body = answer(key, target, environ["wsgi.input"].read())
         fields = [("Content-Type", "text/plain")]
         kind = target.split("/")[1]
+        if kind == "stored":
+            fields.append(("Cache-Control", "public, max-age=1000"))
         if kind == "blocks":
             start_response("200 OK", fields)
             return (body[at : at + 5000] for at in range(0, len(body), 5000))
