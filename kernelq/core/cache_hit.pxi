@@ -181,6 +181,13 @@ cdef bint pool_is_serving(Core_ *core) noexcept nogil:
     return is_serving
 
 
+cdef inline bint request_looks_private(const Loop *loop, const RequestHead *head) noexcept nogil:
+    # With CACHE_PUBLIC nobody waits because of an application that never thought of a cache: a page
+    # of which nothing is known, asked for with a cookie, is most often one client's own.
+    return (loop.core.settings.cache_mode == CACHE_PUBLIC
+            and head.seen & field_bit(FIELD_COOKIE) != 0)
+
+
 cdef void cache_plan(Loop *loop, const RequestHead *head, const RequestFacts *facts,
                      const Entry *entry, bint is_trusted, Ticket *ticket) noexcept nogil:
     # What a request may do that the store could not answer.
@@ -204,6 +211,7 @@ cdef void cache_plan(Loop *loop, const RequestHead *head, const RequestFacts *fa
     elif is_special:
         ticket.plan = PLAN_ALONE
     elif entry == NULL and (facts.if_none_match.at != NULL or facts.if_modified_since.at != NULL
+                            or request_looks_private(loop, head)
                             or hit_for_miss(&loop.core.store, ticket.hash, loop_seconds(loop))):
         ticket.plan = PLAN_ALONE
     else:

@@ -274,6 +274,19 @@ def test_what_was_made_for_one_client_is_nobody_elses(site: Site, gates: Gates) 
     assert other.response().text == f"/{name} v2"
 
 
+def test_a_cookie_makes_nobody_wait_by_default(tmp_path: Any, gates: Gates) -> None:
+    """A page of which nothing is known, for clients that are known: side by side."""
+    with serve(tmp_path, *ONE_OF_EACH, "--cache", "public") as server:
+        site, gate = Site(server, Origin(tmp_path)), gates()
+        name = site.origin.new_name()
+        site.origin.script(name, reply(gate=gate.path))
+        clients = sent(site, name, "Cookie: user=a") + sent(site, name, "Cookie: user=b")
+        assert {gate.enter(), gate.enter()} == {"1", "2"}
+        for _ in clients:
+            gate.open()
+        assert sorted(texts(clients)) == [f"/{name} v1", f"/{name} v2"]
+
+
 # --- workers that die
 
 
