@@ -22,7 +22,7 @@ Serve a WSGI application (PEP 3333) from worker processes whose death no client 
   kernelq project.wsgi:application --bind 0.0.0.0:8080 --workers 4
   kernelq 'shop:make_app("test")'              call a factory, with literal arguments
   kernelq                                      without an application: a page shows how it works
-  kernelq cache list|show|flush                what a running server has in its response cache
+  kernelq cache list|show|counters|flush       what a running server has in its response cache
 """
 
 _EPILOG = """\

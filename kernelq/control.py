@@ -50,11 +50,12 @@ def make_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="list|show|flush")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="list|show|counters|flush")
     verb = verbs.add_parser("list", parents=[common], allow_abbrev=False, help="what is stored")
     verb.add_argument("prefix", nargs="?", default="", metavar="PREFIX", help="a URL: only below")
     verb = verbs.add_parser("show", parents=[common], allow_abbrev=False, help="one URL")
     verb.add_argument("url", metavar="URL")
+    verbs.add_parser("counters", parents=[common], allow_abbrev=False, help="what it has done")
     verb = verbs.add_parser("flush", parents=[common], allow_abbrev=False, help="drop")
     verb.add_argument("prefix", nargs="?", metavar="PREFIX", help='a URL; "": everything')
     verb.add_argument("--exact", action="store_true", help="only that very URL, not all below")
@@ -90,6 +91,8 @@ def _request_of(words: argparse.Namespace) -> dict[str, Any]:
         return {"do": "cache.list", "prefix": words.prefix, "most": _ENTRIES_SHOWN}
     if words.verb == "show":
         return {"do": "cache.show", "url": words.url}
+    if words.verb == "counters":
+        return {"do": "cache.counters"}
     if (words.prefix is None) == (words.group is None):
         raise OptionError("cache flush: allowed is either PREFIX or --group NAME")
     if words.group is None and words.origin is not None:
@@ -173,10 +176,35 @@ def _show(words: argparse.Namespace, answer: dict[str, Any]) -> None:
             _show_entry(entry)
         if not answer["entries"]:
             print(f"{log.clean(words.url)}: nothing is stored", file=sys.stderr)
+    elif words.verb == "counters":
+        _show_counters(answer["counters"])
     elif words.group is not None:
         print(f"the group {log.clean(words.group)} was flushed")
     else:
         print(f"{_count(answer['flushed'], 'response')} flushed")
+
+
+# The names of HTTP.sys ("HTTP Service" in perfmon) where it has them.
+_COUNTERS = {
+    "cache_uris_now": "CurrentUrisCached",
+    "cache_uris_total": "TotalUrisCached",
+    "cache_hits": "UriCacheHits",
+    "cache_misses": "UriCacheMisses",
+    "cache_flushes": "UriCacheFlushes",
+    "cache_flushed": "TotalFlushedUris",
+    "cache_bytes": "Bytes",
+    "cache_evicted": "Evicted",
+    "cache_scavenged": "Scavenged",
+    "cache_collapsed": "Collapsed",
+    "cache_revalidated": "Revalidated",
+    "cache_stale": "Stale",
+    "cache_bypassed": "Bypassed",
+}
+
+
+def _show_counters(counters: dict[str, int]) -> None:
+    for name, shown in _COUNTERS.items():
+        print(f"{shown:<20}{counters.get(name, 0):>16,}")
 
 
 def _show_table(entries: list[dict[str, Any]]) -> None:

@@ -41,6 +41,7 @@ class CacheCore(Protocol):
     def cache_show(self, url: str) -> list[dict[str, Any]]: ...
     def cache_flush(self, prefix: str, recursive: bool) -> int: ...
     def cache_flush_group(self, origin: str, name: str) -> None: ...
+    def stats(self) -> dict[str, int]: ...
 
 
 def cache_commands(core: CacheCore) -> dict[str, Command]:
@@ -64,7 +65,12 @@ def cache_commands(core: CacheCore) -> dict[str, Command]:
         core.cache_flush_group(_take(arguments, "origin", str, ""), _take(arguments, "group", str))
         return {}
 
+    def counters(_: Arguments) -> Arguments:
+        figures = core.stats()
+        return {"counters": {name: n for name, n in figures.items() if name.startswith("cache_")}}
+
     return {
+        "cache.counters": counters,
         "cache.list": list_,
         "cache.show": show,
         "cache.flush": flush,

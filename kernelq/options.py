@@ -347,7 +347,7 @@ OPTIONS: tuple[Option, ...] = (
     Option("--cache-size", "SIZE", "64M", size(0, 1 << 44),
            "memory for kept responses, with all that belongs to them; 0: off", CACHE),
     Option("--cache-max-entry", "SIZE", "256K", size(1, 1 << 44),
-           "largest response that is kept, with all that belongs to it", CACHE),
+           "largest content of a response that is kept", CACHE),
     Option("--cache-frequent-hits", "N/TIME", "1/10", frequent_hits,
            "keep a response when it was asked for N times within TIME", CACHE),
     Option("--cache-scavenge", "TIME", "120s", scavenge_period,

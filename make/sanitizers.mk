@@ -3,7 +3,7 @@
 
 STORM ?= 1
 PRELOAD = LD_PRELOAD="$$(gcc -print-file-name=lib$(1).so) $$(gcc -print-file-name=libstdc++.so.6)"
-JUDGED := tests/fault/test_hostile_worker.py tests/fault/test_core_storm.py
+JUDGED := tests/fault/test_hostile_worker.py tests/fault/test_core_storm.py tests/cache
 
 .PHONY: asan tsan
 
@@ -16,12 +16,12 @@ build/tsan/made: .venv/made $(wildcard kernelq/*.pyx kernelq/core/*.px[di] tests
 	touch $@
 
 asan: build/asan/made
-	PYTHONPATH=build/asan $(call PRELOAD,asan) KERNELQ_STORM=$(STORM) \
+	PYTHONPATH=build/asan KERNELQ_TEST_ROOT=$(CURDIR)/build/asan $(call PRELOAD,asan) KERNELQ_STORM=$(STORM) \
 	ASAN_OPTIONS=detect_leaks=0:abort_on_error=1:log_path=build/asan/report \
 	UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1:abort_on_error=1:log_path=build/asan/report \
 	$(BIN)/pytest -m "not slow" tests/unit tests/property $(JUDGED) $(ARGS)
 
 tsan: build/tsan/made
-	PYTHONPATH=build/tsan $(call PRELOAD,tsan) KERNELQ_STORM=$(STORM) \
+	PYTHONPATH=build/tsan KERNELQ_TEST_ROOT=$(CURDIR)/build/tsan $(call PRELOAD,tsan) KERNELQ_STORM=$(STORM) \
 	TSAN_OPTIONS=halt_on_error=1:exitcode=66:second_deadlock_stack=1 \
 	$(BIN)/pytest -m "not slow" tests/stress $(JUDGED) $(ARGS)

@@ -30,7 +30,7 @@ cdef enum:
 # --- the request's image as the cache reads it ----------------------------------------------------
 
 cdef void image_view(Loop *loop, const Exchange *exchange, FieldView *view) noexcept nogil:
-    # Its field lines, in loop.fields (free but while a head is parsed).
+    # Its field lines, in loop.view.
     cdef const RequestRecord *record = <const RequestRecord *> exchange.image
     cdef const FieldEntry *entries = <const FieldEntry *> (exchange.image + sizeof(RequestRecord))
     cdef uint64_t at = (image_texts(exchange) - exchange.image) + image_fixed_bytes(record)
@@ -256,7 +256,7 @@ cdef void cache_ask(Loop *loop, Exchange *exchange, uint32_t vary_bytes) noexcep
     cdef FieldView view
     cdef Fill *fill = NULL
     cdef bint is_new = False, is_fresh = False
-    cdef uint8_t state
+    cdef uint8_t state = FILL_ASKED
     if exchange.queued_ns == 0:
         exchange.queued_ns = loop.now_ns
     image_view(loop, exchange, &view)
@@ -405,6 +405,7 @@ cdef void cache_revalidate_behind(Loop *loop, Exchange *exchange) noexcept nogil
 cdef void exchange_go_alone(Loop *loop, Exchange *exchange) noexcept nogil:
     # Into the request queue, as it is; its response may be stored all the same.
     exchange.may_store = True
+    exchange.cache_word = CACHED_MISS
     conn_quiet_timer(exchange.conn)
     conn_on_half_close(loop, exchange.conn)
     arrivals_push(loop, exchange)
@@ -643,7 +644,7 @@ cdef void waiting_answer(Loop *loop, Fill *fill, Exchange *exchange, uint8_t sta
     entry_pin(entry)
     side_remove(loop, exchange)
     if state == FILL_STALE:
-        word = CACHED_STALE
+        word = CACHED_STALE_ON_ERROR
     elif fill.is_freshened:
         word = CACHED_REVALIDATED
     exchange_answer(loop, exchange, entry, word, fill_own_lines(fill, exchange))

@@ -1,8 +1,9 @@
 # The response cache as a request meets it: look-up, and answers from what is stored.
 #
 # Rules
-#  1. A look-up takes no lock and allocates nothing; it comes before there is an exchange. An entry
-#     that store_find() gave is good until the end of the turn; what is sent longer is pinned.
+#  1. A look-up takes no lock (but the pool's, for a moment, where stale-if-error may decide) and
+#     allocates nothing; it comes before there is an exchange. An entry that store_find() gave is
+#     good until the end of the turn; what is sent longer is pinned.
 #  2. What a stored response says was checked when it was stored; here it is only put together.
 #  3. Answers to pipelined requests collect in loop.batch and leave in one send (conn_advance).
 #
@@ -59,7 +60,9 @@ cdef inline bint cache_concerns(const Loop *loop, const RequestHead *head) noexc
 
 
 cdef inline uint64_t entry_age_s(const Loop *loop, const Entry *entry) noexcept nogil:
-    # RFC 9111 §4.2.3: current_age.
+    # RFC 9111 §4.2.3: current_age. Another loop may have stored it since our turn began.
+    if loop.now_ns <= entry.received_ns:
+        return entry.age_s
     return entry.age_s + (loop.now_ns - entry.received_ns) // 1000000000
 
 
@@ -96,7 +99,7 @@ cdef bint cache_look_up(Loop *loop, Conn *conn, const uint8_t *at, const Request
     ticket.serial = store_serial(&loop.core.store, ticket.hash)
     entry = store_find(&loop.core.store, 0, loop.key, ticket.key_bytes, ticket.hash, &view,
                        loop_seconds(loop))
-    if entry != NULL and entry_may_answer(loop, entry, &facts, ticket):
+    if entry != NULL and entry_may_answer(loop, entry, &facts, is_trusted, ticket):
         hit_answer(loop, conn, at, head, &facts, entry, ticket)
         return True
     cache_plan(loop, head, &facts, entry, is_trusted, ticket)
@@ -152,8 +155,9 @@ cdef bint cache_key(Loop *loop, Conn *conn, const uint8_t *at, const RequestHead
     return True
 
 
-cdef bint entry_may_answer(Loop *loop, Entry *entry, const RequestFacts *facts,
+cdef bint entry_may_answer(Loop *loop, Entry *entry, const RequestFacts *facts, bint is_trusted,
                            Ticket *ticket) noexcept nogil:
+    # is_trusted: whether the request may fill an entry, and so have one revalidated.
     cdef uint64_t age_s = entry_age_s(loop, entry)
     cdef int reuse = reuse_decide(&entry.facts, facts, age_s)
     ticket.word = CACHED_HIT
@@ -161,7 +165,7 @@ cdef bint entry_may_answer(Loop *loop, Entry *entry, const RequestFacts *facts,
         return True
     ticket.word = CACHED_STALE
     if reuse == REUSE_WHILE_REVALIDATE:
-        ticket.is_behind = True
+        ticket.is_behind = is_trusted
         return True
     if reuse == REUSE_STALE:
         return True
@@ -175,6 +179,13 @@ cdef bint pool_is_serving(Core_ *core) noexcept nogil:
     is_serving = core.pool.state == POOL_ONLINE and core.pool.ready_count > 0
     pthread_mutex_unlock(&core.pool.lock)
     return is_serving
+
+
+cdef inline bint request_looks_private(const Loop *loop, const RequestHead *head) noexcept nogil:
+    # With CACHE_PUBLIC nobody waits because of an application that never thought of a cache: a page
+    # of which nothing is known, asked for with a cookie, is most often one client's own.
+    return (loop.core.settings.cache_mode == CACHE_PUBLIC
+            and head.seen & field_bit(FIELD_COOKIE) != 0)
 
 
 cdef void cache_plan(Loop *loop, const RequestHead *head, const RequestFacts *facts,
@@ -200,6 +211,7 @@ cdef void cache_plan(Loop *loop, const RequestHead *head, const RequestFacts *fa
     elif is_special:
         ticket.plan = PLAN_ALONE
     elif entry == NULL and (facts.if_none_match.at != NULL or facts.if_modified_since.at != NULL
+                            or request_looks_private(loop, head)
                             or hit_for_miss(&loop.core.store, ticket.hash, loop_seconds(loop))):
         ticket.plan = PLAN_ALONE
     else:
@@ -341,7 +353,8 @@ cdef uint8_t *answer_head_put(Loop *loop, const Conn *conn, uint8_t *at,
 cdef uint8_t *answer_moment_put(Loop *loop, const Conn *conn, uint8_t *at,
                                 const Answer *answer) noexcept nogil:
     # What belongs to this answer and not to the stored response.
-    if answer.age_s or answer.word == CACHED_HIT or answer.word == CACHED_STALE:
+    if (answer.age_s or answer.word == CACHED_HIT or answer.word == CACHED_STALE
+            or answer.word == CACHED_STALE_ON_ERROR):
         at = text_put(at, b"Age: ", 5)
         at = number_put(at, answer.age_s if answer.age_s < DELTA_MAX else <uint64_t> DELTA_MAX)
         at = text_put(at, b"\r\n", 2)
@@ -371,6 +384,8 @@ cdef uint8_t *cache_status_put(uint8_t *at, uint8_t word, const Entry *entry,
         at = text_put(at, b"; fwd=stale; fwd-status=304", 27)
     elif word == CACHED_METHOD:
         at = text_put(at, b"; fwd=method", 12)
+    elif word == CACHED_STALE_ON_ERROR:
+        at = text_put(at, b"; fwd=stale; detail=error", 25)
     else:
         if word == CACHED_MISS_STALE:
             at = text_put(at, b"; fwd=stale", 11)
@@ -380,7 +395,7 @@ cdef uint8_t *cache_status_put(uint8_t *at, uint8_t word, const Entry *entry,
             at = text_put(at, b"; fwd=vary-miss", 15)
         else:
             at = text_put(at, b"; fwd=uri-miss", 14)
-        if entry != NULL:
+        if entry != NULL and entry.body.length >= 0:  # else it may turn out to be too long
             at = text_put(at, b"; stored", 8)
         if word == CACHED_COLLAPSED:
             at = text_put(at, b"; collapsed", 11)

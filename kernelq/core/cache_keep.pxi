@@ -49,17 +49,17 @@ cdef int cache_on_head(Loop *loop, Exchange *exchange, const ResponseRecord *rec
     if not exchange.is_maker:
         if is_sound and head_is_storable(loop, exchange, record, &facts, is_end):
             return store_alone(loop, exchange, record, copy, &view, &facts, is_end)
-        hit_for_miss_note(&loop.core.store, exchange.cache_hash, loop_seconds(loop))
+        miss_note(loop, exchange, record)
         return HEAD_PASSED
     if is_sound and exchange.fill.stale != NULL:
         if record.status == 304:
             return maker_on_not_modified(loop, exchange, copy, &view, &facts)
-        if is_error_status(record.status) and stale_serves(loop, exchange.fill):
+        if is_error_status(record.status) and stale_serves(loop, exchange):
             maker_end(loop, exchange, FILL_STALE)
             return HEAD_TAKEN
     if is_sound and head_is_storable(loop, exchange, record, &facts, is_end):
         return maker_on_storable(loop, exchange, record, copy, &view, &facts, is_end)
-    hit_for_miss_note(&loop.core.store, exchange.cache_hash, loop_seconds(loop))
+    miss_note(loop, exchange, record)
     maker_pass(loop, exchange)
     return HEAD_PASSED
 
@@ -98,14 +98,27 @@ cdef bint head_is_mute(const Loop *loop, const ResponseRecord *record, const uin
     return True
 
 
+cdef void miss_note(Loop *loop, const Exchange *exchange,
+                    const ResponseRecord *record) noexcept nogil:
+    # For a while nobody waits for a response under this key. A part, or that nothing changed, says
+    # nothing of the whole; and what is only not asked for often enough may be shared all the same.
+    if (record.status != 206 and record.status != 304
+            and loop.core.settings.cache_frequent_hits <= 1):
+        hit_for_miss_note(&loop.core.store, exchange.cache_hash, loop_seconds(loop))
+
+
 cdef inline bint is_error_status(uint32_t status) noexcept nogil:
     return status == 500 or 502 <= status <= 504  # RFC 5861 §4
 
 
-cdef bint stale_serves(Loop *loop, const Fill *fill) noexcept nogil:
+cdef bint stale_serves(Loop *loop, const Exchange *maker) noexcept nogil:
+    # By the directives of the request that it was asked for, too.
+    cdef const Entry *stale = maker.fill.stale
     cdef RequestFacts facts
-    memset(&facts, 0, sizeof(facts))
-    return stale_is_allowed_on_error(&fill.stale.facts, &facts, entry_age_s(loop, fill.stale))
+    cdef FieldView view
+    image_view(loop, maker, &view)
+    request_facts_read(&view, wall_seconds(), &facts)
+    return stale_is_allowed_on_error(&stale.facts, &facts, entry_age_s(loop, stale))
 
 
 cdef bint head_view(Loop *loop, const ResponseRecord *record, const uint8_t *copy,
@@ -173,8 +186,8 @@ cdef void maker_end(Loop *loop, Exchange *maker, uint8_t state) noexcept nogil:
 
 
 cdef void maker_pass(Loop *loop, Exchange *maker) noexcept nogil:
-    # Not for the store: the one for whom it was asked takes the response over, the others go on by
-    # themselves. It was made for that one's cookies: if that one has left, it is nobody's.
+    # Not for the store: it goes to the one whose request it answers, and to nobody else (it may be
+    # private); the others go on by themselves. With that one gone it is nobody's.
     cdef Exchange *waiting = maker.fill.sides[loop.index].first
     while waiting != NULL and not waiting.is_leader:
         waiting = waiting.next
@@ -204,7 +217,7 @@ cdef void maker_adopt(Loop *loop, Exchange *maker, Exchange *waiting) noexcept n
 cdef void fill_fail(Loop *loop, Exchange *maker, int reason) noexcept nogil:
     # No response, or not all of it.
     cdef Fill *fill = maker.fill
-    if fill.entry == NULL and fill.stale != NULL and stale_serves(loop, fill) and (
+    if fill.entry == NULL and fill.stale != NULL and stale_serves(loop, maker) and (
             is_error_status(reasons[reason].status)):
         maker_end(loop, maker, FILL_STALE)
         return
@@ -217,8 +230,8 @@ cdef void fill_fail(Loop *loop, Exchange *maker, int reason) noexcept nogil:
 cdef int maker_on_storable(Loop *loop, Exchange *maker, const ResponseRecord *record,
                            const uint8_t *copy, const FieldView *view, const ResponseFacts *facts,
                            bint is_end) noexcept nogil:
-    # Shared with all who wait, if it would be fresh for them; else stored for its first client
-    # alone.
+    # Shared with all who wait, if it would be fresh for them; else stored if only its first client
+    # waits, and passed on if there are more.
     cdef Fill *fill = maker.fill
     cdef Entry *entry = entry_make(loop, maker, record, copy, view, facts, is_end)
     cdef FillBucket *bucket = fill_bucket(loop.core, fill.hash)

@@ -79,7 +79,8 @@
 #     path needs room for itself and the target's path besides.
 #   bint field_is_kept(const uint8_t *name, uint32_t bytes)
 #     RFC 9111 §3.1: not what belongs to the connection or the framing, nor Age and
-#     Kernelq-Cache-Control. The names in Connection are dropped by the caller:
+#     Kernelq-Cache-Control. What Connection names is not looked at: applications cannot send that
+#     field (worker_response.pxi).
 #   bint field_is_named(Span list, Span name)      # whether the value of one such line has the name
 #   uint32_t groups_read(const FieldView *fields, const char *name, uint64_t *hashes, uint32_t most,
 #                        const uint8_t seed[16])

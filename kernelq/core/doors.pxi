@@ -190,15 +190,13 @@ cdef class Core:
     def worker_info(self, uint32_t number):
         """State, counts and the requests in hand of a worker: a dict."""
         cdef Worker *worker = self.find(number)
-        cdef Worker seen
+        cdef WorkerFigures seen
         cdef InHand inhand
         executing = []
         for index in range(self.core.settings.place_count):
             if inhand_read(self.core, worker, index, &inhand):
                 executing.append(inhand_info(&inhand))
-        pthread_mutex_lock(&self.core.pool.lock)
-        seen = worker[0]
-        pthread_mutex_unlock(&self.core.pool.lock)
+        worker_figures(self.core, worker, &seen)
         for index in range(min(seen.casualty_count, <uint32_t> CASUALTIES_MAX)):
             executing.append(casualty_info(&seen.casualties[index]))
         return {
@@ -239,15 +237,6 @@ cdef class Core:
         """End every thread, at once. Connections end with the process."""
         with nogil:
             core_stop(self.core)
-
-    def reopen_log(self, int access_fd, int error_fd):
-        """Write to other descriptors from now on (-1: unchanged). They stay the caller's."""
-        pthread_mutex_lock(&self.core.log_lock)
-        if access_fd >= 0:
-            self.core.access_fd = access_fd
-        if error_fd >= 0:
-            self.core.error_fd = error_fd
-        pthread_mutex_unlock(&self.core.log_lock)
 
     def log(self, int level, str text):
         """A line into the error log, in order with the core's."""
@@ -322,6 +311,30 @@ cdef bint event_take(Core_ *core, Event *event) noexcept nogil:
         core.event_count -= 1
     pthread_mutex_unlock(&core.events_lock)
     return found
+
+
+cdef struct WorkerFigures:         # of a Worker, what is guarded by the pool's lock, copied
+    int pid
+    uint8_t state
+    bint is_unhealthy
+    uint32_t in_hand
+    uint32_t casualty_count
+    uint64_t served
+    uint64_t latency_ns
+    Casualty casualties[CASUALTIES_MAX]
+
+
+cdef void worker_figures(Core_ *core, const Worker *worker, WorkerFigures *seen) noexcept nogil:
+    pthread_mutex_lock(&core.pool.lock)
+    seen.pid = worker.pid
+    seen.state = worker.state
+    seen.is_unhealthy = worker.is_unhealthy
+    seen.in_hand = worker.in_hand
+    seen.casualty_count = worker.casualty_count
+    seen.served = worker.served
+    seen.latency_ns = worker.latency_ns
+    memcpy(seen.casualties, worker.casualties, sizeof(seen.casualties))
+    pthread_mutex_unlock(&core.pool.lock)
 
 
 cdef struct InHand:                # a request in a worker's place, copied

@@ -25,7 +25,7 @@ cdef enum:
     BATCH_BYTES = 65536
     FIELDS_ADDED = 8               # to those of a request or response, by the core itself
     FILL_BUCKETS = 64
-    FILL_WAITING_MAX = 16384       # requests that wait for one response; more go on by themselves
+    FILL_WAITING_MAX = 16384       # requests that wait for one response; the next one asks anew
     # likewise to REPLY: one for each of CALLS_MAX, and one that is read but not released
     REPLY_RESERVE = 2600
 
@@ -159,6 +159,7 @@ cdef enum:                         # Exchange.cache_word: names in log.pxi
     CACHED_MISS_STALE = 8
     CACHED_MISS_REQUEST = 9        # the request wants nothing stored
     CACHED_MISS_VARY = 10          # another variant is stored
+    CACHED_STALE_ON_ERROR = 11     # the application was asked, and failed
 
 cdef enum:
     EVENTS_MAX = 1024

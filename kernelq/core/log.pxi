@@ -323,7 +323,7 @@ cdef const char *cached_word(uint8_t word) noexcept nogil:
     # Only where the cache has helped: every other line stays the combined format.
     if word == CACHED_HIT:
         return b"hit"
-    if word == CACHED_STALE:
+    if word == CACHED_STALE or word == CACHED_STALE_ON_ERROR:
         return b"stale"
     if word == CACHED_REVALIDATED:
         return b"revalidated"

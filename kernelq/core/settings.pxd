@@ -42,7 +42,7 @@ ctypedef struct Settings:
     uint8_t cache_mode             # CACHE_* of cache_rules.pxd; CACHE_OFF also without bytes
     bint cache_status              # responses get a Cache-Status field
     uint64_t cache_bytes           # most, with all overhead
-    uint64_t cache_entry_bytes     # most of one response
+    uint64_t cache_entry_bytes     # most content of one response
     uint32_t cache_frequent_hits   # a response is kept when it was asked for so often within
     uint32_t cache_frequent_s      # so many seconds
     uint32_t cache_scavenge_s      # what nobody asks for so long is dropped; 0: never

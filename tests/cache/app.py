@@ -17,6 +17,7 @@ JSON for each execution before anything else is done. An answer may have:
     echo        a key of the environ, whose value stands for {echo} in content and fields
     methods     {METHOD: another answer}, instead of this one
     gate        a unix socket: the test is told the number of the execution, and lets it go on
+    delay       seconds between reading this and answering
     fail        raise or die instead of an answer
     blocks      content in pieces: text, ["gate", PATH], ["fill", BYTES], ["raise"] or ["die"]
 
@@ -29,6 +30,7 @@ import fcntl
 import json
 import os
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -119,6 +121,7 @@ def answer(environ: Environ, start: Any, name: str) -> Any:
     script = json.loads((FOLDER / f"{name}.json").read_text())
     chosen = script[min(number, len(script)) - 1]
     chosen = chosen.get("methods", {}).get(environ["REQUEST_METHOD"], chosen)
+    time.sleep(chosen.get("delay", 0))
     if "gate" in chosen:
         gate(chosen["gate"], str(number))
     if "fail" in chosen:
@@ -158,11 +161,12 @@ def control(environ: Environ, start: Any, what: str) -> Any:
     import kernelq.cache as cache
 
     query = dict(parse_qsl(environ["QUERY_STRING"], keep_blank_values=True))
+    found = 0
     if what == "flush":
         found = cache.flush(query["prefix"], query.get("recursive", "1") == "1")
     else:
-        found = cache.flush_group(query["name"], query.get("origin"))
-    content = json.dumps(found).encode()
+        cache.flush_group(query["name"], query.get("origin"))
+    content = b"%d" % found
     start("200 OK", [("Content-Length", str(len(content))), ("Cache-Control", "no-store")])
     return [content]
 

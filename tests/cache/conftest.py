@@ -31,6 +31,12 @@ def ordered(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     yield from site_of(tmp_path_factory.mktemp("ordered"), *options)
 
 
+@pytest.fixture(scope="session")
+def ordered_public(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    options = ("--workers", "1", "--threads", "1", "--loops", "1")
+    yield from site_of(tmp_path_factory.mktemp("ordered_public"), *options)
+
+
 @pytest.fixture
 def gates(tmp_path: Path) -> Iterator[Callable[[], Gate]]:
     """Makes gates."""

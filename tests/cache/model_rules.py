@@ -35,6 +35,7 @@ NEVER_STORED = (
     "Proxy-Authenticate", "Proxy-Authentication-Info", "Proxy-Authorization",
     "Content-Length", "Age",
 )  # fmt: skip
+ONCE = ("Authorization", "If-Modified-Since", "If-None-Match", "If-Range", "Range")
 CONDITIONS = ("If-None-Match", "If-Modified-Since")
 
 
@@ -137,8 +138,7 @@ def normal(value: str | None) -> str | None:
 
 def bypasses(request: Request) -> bool:
     """What the cache does not touch: neither looked up nor stored."""
-    once = ("Authorization", "If-Modified-Since", "If-None-Match", "If-Range", "Range")
-    odd = any(len(values(request.fields, name)) > 1 for name in once)
+    odd = any(len(values(request.fields, name)) > 1 for name in ONCE)
     asks_server = any(
         values(request.fields, name) for name in ("If-Match", "If-Unmodified-Since", "Upgrade")
     )
@@ -244,10 +244,8 @@ def initial_age(now: float, answer: Answer) -> int:
     """RFC 9111 section 4.2.3, with a response that took no time."""
     text = first(answer.fields, "Age")
     age = seconds_of(text.strip()) if text is not None else 0
-    if age is None:
-        age = 0  # section 5.1: an invalid one is ignored
     date = date_read(first(answer.fields, "Date"))
-    return max(age, 0 if date is None else int(now) - date)
+    return max(age or 0, 0 if date is None else int(now) - date)
 
 
 def freshened(now: float, stored: Stored, answer: Answer) -> Stored:

@@ -2,7 +2,7 @@
 becomes of them when the leader leaves, its worker dies, or the entry is flushed meanwhile.
 
 A gate (tests/endtoend/serving.py) holds the application where the test wants it; look() makes sure
-that the core has read what was sent before.
+that the core has read what was sent before (with several loops: most of it; no test hangs on it).
 """
 
 import os
@@ -19,9 +19,11 @@ FRESH = "max-age=1000"
 Gates = Callable[[], Gate]
 
 
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    options = ("--workers", "1", "--threads", "8", "--loops", "1", "--cache", "rfc9111")
+@pytest.fixture(scope="module", params=["1", "3"], ids=["one loop", "three loops"])
+def shared(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Site]:
+    options = ("--workers", "1", "--threads", "8", "--loops", request.param, "--cache", "rfc9111")
     folder = tmp_path_factory.mktemp("collapsing")
     yield from site_of(folder, *options, "--cache-max-entry", "8M")
 
@@ -58,7 +60,7 @@ def texts(clients: list[Client]) -> list[str]:
 @pytest.mark.parametrize("count", [1000])
 def test_a_thundering_herd_runs_the_application_once(site: Site, gates: Gates, count: int) -> None:
     gate = gates()
-    name, leader = led(site, gate, reply(FRESH, gate=gate.path))
+    name, leader = led(site, gate, reply(FRESH, gate=gate.path), reply(FRESH))
     herd = sent(site, name, count=count - 1)
     assert all(client.is_quiet() for client in herd)
     gate.open()
@@ -68,7 +70,8 @@ def test_a_thundering_herd_runs_the_application_once(site: Site, gates: Gates, c
 
 def test_a_herd_without_a_length(site: Site, gates: Gates) -> None:
     gate = gates()
-    name, leader = led(site, gate, reply(FRESH, gate=gate.path, chunked=True))
+    answer = reply(FRESH, chunked=True)
+    name, leader = led(site, gate, {**answer, "gate": gate.path}, answer)
     herd = sent(site, name, count=50)
     gate.open()
     assert texts([leader, *herd]) == [f"/{name} v1"] * 51
@@ -238,12 +241,60 @@ def test_all_leave(site: Site, gates: Gates) -> None:
     assert site.server.ask(f"/{name}").text in (f"/{name} v1", f"/{name} v2")
 
 
+def test_who_waits_too_long_is_refused(tmp_path: Any, gates: Gates) -> None:
+    """As in the request queue: the leader runs on, and what comes of it is stored."""
+    options = (*ONE_OF_EACH, "--cache", "rfc9111", "--queue-timeout", "1")
+    with serve(tmp_path, *options) as server:
+        site, gate = Site(server, Origin(tmp_path)), gates()
+        name = site.origin.new_name()
+        site.origin.script(name, reply(FRESH, "Age: 2000", 'ETag: "a"'),
+                           reply(FRESH, gate=gate.path))  # fmt: skip
+        assert server.ask(f"/{name}").text == f"/{name} v1"
+        (leader,) = sent(site, name)
+        assert gate.enter() == "2"
+        waiters = sent(site, name, count=3)
+        assert [client.response().status for client in waiters] == [503] * 3
+        gate.open()
+        assert leader.response().text == f"/{name} v2"
+        assert server.ask(f"/{name}").text == f"/{name} v2"
+        assert site.origin.count(name) == 2
+
+
+def test_what_was_made_for_one_client_is_nobody_elses(site: Site, gates: Gates) -> None:
+    """A page that cannot be shared, and the client whose cookie it was made for has gone."""
+    gate = gates()
+    name = site.origin.new_name()
+    site.origin.script(name, reply("private", gate=gate.path), reply("private"))
+    (leader,) = sent(site, name, "Cookie: user=a")
+    assert gate.enter() == "1"
+    (other,) = sent(site, name, "Cookie: user=b")
+    leader.reset()
+    site.server.look()
+    gate.open()
+    assert other.response().text == f"/{name} v2"
+
+
+def test_a_cookie_makes_nobody_wait_by_default(tmp_path: Any, gates: Gates) -> None:
+    """A page of which nothing is known, for clients that are known: side by side."""
+    with serve(tmp_path, *ONE_OF_EACH, "--cache", "public") as server:
+        site, gate = Site(server, Origin(tmp_path)), gates()
+        name = site.origin.new_name()
+        site.origin.script(name, reply(gate=gate.path))
+        clients = sent(site, name, "Cookie: user=a") + sent(site, name, "Cookie: user=b")
+        assert {gate.enter(), gate.enter()} == {"1", "2"}
+        for _ in clients:
+            gate.open()
+        assert sorted(texts(clients)) == [f"/{name} v1", f"/{name} v2"]
+
+
 # --- workers that die
 
 
-@pytest.fixture(scope="module")
-def mortal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    options = ("--workers", "2", "--threads", "4", "--loops", "1", "--cache", "rfc9111")
+@pytest.fixture(scope="module", params=["1", "3"], ids=["one loop", "three loops"])
+def mortal(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Site]:
+    options = ("--workers", "2", "--threads", "4", "--loops", request.param, "--cache", "rfc9111")
     folder = tmp_path_factory.mktemp("mortal")
     yield from site_of(folder, *options, "--rapid-fail", "off", "--cache-max-entry", "8M")
 

@@ -83,9 +83,7 @@ def test_a_stale_answer_that_closes(site: Site) -> None:
 
 
 @pytest.mark.parametrize("method", ["POST", "DELETE"])
-def test_an_unsafe_request_counts_without_its_client(
-    site: Site, gates: Gates, method: str
-) -> None:
+def test_an_unsafe_request_counts_without_its_client(site: Site, gates: Gates, method: str) -> None:
     gate = gates()
     name = site.origin.new_name()
     changed = reply("no-store", methods={method: {"gate": gate.path, "content": "changed"}})
@@ -161,7 +159,6 @@ def test_a_head_does_not_outgrow_its_room(site: Site) -> None:
     site.origin.script(name, first)
     for _ in range(3):
         assert site.server.ask(f"/{name}").text == f"/{name} v1"
-
 
 
 def test_a_half_closed_client_does_not_wait_for_ever(site: Site, gates: Gates) -> None:

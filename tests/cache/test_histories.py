@@ -246,10 +246,10 @@ def fits(outcome: Outcome, response: Response, seen: list[Seen]) -> bool:
 
 
 class Player:
-    def __init__(self, site: Site, varies: bool) -> None:
+    def __init__(self, site: Site, varies: bool, mode: str) -> None:
         self.world = World(site, varies)
         self.site = site
-        self.caches = {Cache("rfc9111")}
+        self.caches = {Cache(mode)}
         self.told: list[str] = []
 
     def play(self, step: Any) -> None:
@@ -296,8 +296,8 @@ class Player:
         )
 
 
-def play(site: Site, varies: bool, history: list[Any]) -> None:
-    player = Player(site, varies)
+def play(site: Site, varies: bool, history: list[Any], mode: str = "rfc9111") -> None:
+    player = Player(site, varies, mode)
     for step in history:
         player.play(step)
 
@@ -311,9 +311,23 @@ def test_histories(ordered: Site, varies: bool, history: list[Any]) -> None:
     play(ordered, varies, history)
 
 
+@settings(max_examples=100, suppress_health_check=RELAXED, deadline=None)
+@given(varies=st.booleans(), history=histories)
+def test_histories_by_default(ordered_public: Site, varies: bool, history: list[Any]) -> None:
+    play(ordered_public, varies, history, "public")
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @settings(max_examples=5000, suppress_health_check=RELAXED, deadline=None)
 @given(varies=st.booleans(), history=histories)
 def test_many_histories(ordered: Site, varies: bool, history: list[Any]) -> None:
     play(ordered, varies, history)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@settings(max_examples=5000, suppress_health_check=RELAXED, deadline=None)
+@given(varies=st.booleans(), history=histories)
+def test_many_histories_by_default(ordered_public: Site, varies: bool, history: list[Any]) -> None:
+    play(ordered_public, varies, history, "public")

@@ -17,6 +17,7 @@ import psutil
 from wire import PATIENCE_SECONDS, Client, Response
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+SERVED = Path(os.environ.get("KERNELQ_TEST_ROOT", ROOT))  # maybe a sanitizer's build
 APPS = ROOT / "tests" / "apps"
 
 
@@ -90,7 +91,7 @@ class Server:
         self.process = subprocess.Popen(
             [*before, sys.executable, "-m", "kernelq", application, *bindings, *count, *arguments],
             cwd=folder,
-            env={**os.environ, "PYTHONPATH": str(ROOT), **(environment or {})},
+            env={**os.environ, "PYTHONPATH": str(SERVED), **(environment or {})},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

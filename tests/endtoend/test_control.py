@@ -274,6 +274,24 @@ def test_list_shows_what_a_flush_would_take(site: Site) -> None:
     assert all(entry["lifetime"] == 600 for entry in answer["entries"])
 
 
+def test_counters_bear_the_names_of_their_model(site: Site) -> None:
+    def counted() -> dict[str, int]:
+        status, out, err = command("counters", "--control", str(site.path))
+        assert (status, err) == (0, "")
+        rows = [line.split() for line in out.splitlines()]
+        return {name: int(number.replace(",", "")) for name, number in rows}
+
+    before = counted()
+    site.get("/counted")
+    site.get("/counted")
+    site.get("/counted")
+    after = counted()
+    grown = {name: after[name] - before[name] for name in after}
+    assert (grown["UriCacheMisses"], grown["UriCacheHits"], grown["TotalUrisCached"]) == (1, 2, 1)
+    answer = json.loads(command("counters", "--json", "--control", str(site.path))[1])
+    assert answer["counters"]["cache_uris_now"] == after["CurrentUrisCached"]
+
+
 def test_no_more_is_listed_than_an_answer_holds(site: Site) -> None:
     with site.server.connect() as client:
         for number in range(1100):

@@ -31,8 +31,8 @@ def test_storm(name: str) -> None:
     most, content, kinds = STORMS[name]
     counts = cache_storm(SECONDS, most, content, kinds, seed=os.getpid())
     assert {word: counts[word] for word in WRONG} == dict.fromkeys(WRONG, 0)
-    assert counts["found"] > 100
-    assert counts["filled"] > 100
+    assert counts["found"] > 10  # ThreadSanitizer is slow
+    assert counts["filled"] > 10
     assert counts["epochs"] > 10
     if KEYS in kinds or PREFIXES in kinds or GROUPS in kinds:
         assert counts["changes"] > 10

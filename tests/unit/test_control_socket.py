@@ -54,6 +54,9 @@ class FakeCache:
             raise ValueError(f"found {prefix!r}, allowed is an absolute URL")
         return 7
 
+    def stats(self) -> dict[str, int]:
+        return {"cache_hits": 3, "requests": 5}
+
     def cache_flush_group(self, origin: str, name: str) -> None:
         self.calls.append(("group", origin, name))
         if name == "broken":
@@ -156,7 +159,10 @@ def test_every_command_with_its_arguments(served: Served) -> None:
         (b"[" * 60000, "that is no JSON"),
         (b"[]", 'allowed is {"do": "...", ...}'),
         (b'{"do": 5}', 'allowed is {"do": "...", ...}'),
-        (b'{"do": "stop"}', "allowed is cache.flush, cache.flush_group, cache.list, cache.show"),
+        (
+            b'{"do": "stop"}',
+            "allowed is cache.counters, cache.flush, cache.flush_group, cache.list, cache.show",
+        ),
         (b'{"do": "cache.flush"}', "prefix: found None, allowed is a value of type str"),
         (b'{"do": "cache.list", "most": true}', "most: found True, allowed is a value of type int"),
         (b'{"do": "cache.list", "most": 0}', "most: found none, allowed is a number from 1"),
@@ -448,8 +454,8 @@ def test_flush(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        ([], "cache: the following arguments are required: list|show|flush"),
-        (["empty"], "cache: argument list|show|flush: invalid choice: 'empty'"),
+        ([], "cache: the following arguments are required: list|show|counters|flush"),
+        (["empty"], "cache: argument list|show|counters|flush: invalid choice: 'empty'"),
         (["show"], "cache: the following arguments are required: URL"),
         (["flush"], "cache flush: allowed is either PREFIX or --group NAME"),
         (["flush", "x", "--group", "g"], "cache flush: allowed is either PREFIX or --group NAME"),
