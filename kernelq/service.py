@@ -270,10 +270,10 @@ class Service:
 
     def _begin_finish(self) -> None:
         seconds = self._settings.graceful_timeout_ns / SECOND
-        self.log(log.INFO, f"stopping: requests may finish within {seconds:g} s")
         self._phase = Phase.FINISHING
         self._phase_deadline = time.monotonic_ns() + self._settings.graceful_timeout_ns
-        self._core.begin_shutdown()
+        self._core.begin_shutdown()  # first: whoever reads the line may rely on it
+        self.log(log.INFO, f"stopping: requests may finish within {seconds:g} s")
 
     def _order_stop_now(self) -> None:
         if self._phase in (Phase.LAST_ANSWERS, Phase.OVER):

@@ -283,12 +283,17 @@ cdef void cache_ask(Loop *loop, Exchange *exchange, uint32_t vary_bytes) noexcep
         arrivals_push(loop, fill.maker)
         return
     if not exchange.conn.has_fin:
-        conn_start_timer(loop, exchange.conn, WAITING_NS)
+        conn_start_timer(loop, exchange.conn, waiting_patience_ns(loop))
     atomic.tally(&loop.counters[COUNT_CACHE_COLLAPSED], 1)
     exchange.cache_word = CACHED_COLLAPSED
     if state == FILL_STORING:
         # Alone: who waits beside it may be being looked at just now (fill_run_side).
         waiting_on_storing(loop, fill, exchange)
+
+
+cdef inline uint64_t waiting_patience_ns(const Loop *loop) noexcept nogil:
+    cdef uint64_t limit = loop.core.settings.queue_timeout_ns
+    return limit if 0 < limit < WAITING_NS else <uint64_t> WAITING_NS
 
 
 cdef bint store_answers(Loop *loop, const Exchange *exchange, const FieldView *view,
@@ -494,8 +499,10 @@ cdef void waiting_on_timer(Loop *loop, Exchange *exchange) noexcept nogil:
     if limit and loop.now_ns >= exchange.queued_ns + limit:
         exchange_refuse(loop, exchange, REASON_TIMER_REQUEST_QUEUE)
         return
-    if loop.now_ns < exchange.queued_ns + WAITING_NS:  # it was a probe's (conn_on_half_close)
-        conn_start_timer(loop, exchange.conn, exchange.queued_ns + WAITING_NS - loop.now_ns)
+    # It may have been a probe's (conn_on_half_close).
+    if loop.now_ns < exchange.queued_ns + waiting_patience_ns(loop):
+        conn_start_timer(loop, exchange.conn,
+                         exchange.queued_ns + waiting_patience_ns(loop) - loop.now_ns)
         return
     pthread_mutex_lock(&bucket.lock)
     is_known = fill.stale != NULL or fill.entry != NULL
