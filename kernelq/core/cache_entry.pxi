@@ -64,13 +64,8 @@ cdef bint line_is_own(const FieldView *view, uint32_t index) noexcept nogil:
             and directive_names_field(view, name))
 
 
-cdef bint view_has(const FieldView *view, const char *name, uint32_t bytes) noexcept nogil:
-    cdef uint32_t index
-    for index in range(view.count):
-        if span_is_nocase(span_of(view.at + view.lines[index].name_at,
-                                  view.lines[index].name_bytes), name, bytes):
-            return True
-    return False
+cdef inline bint view_has(const FieldView *view, const char *name, uint32_t bytes) noexcept nogil:
+    return view_names(view, span_of(name, bytes))
 
 
 cdef Entry *entry_make(Loop *loop, const Exchange *exchange, const ResponseRecord *record,
@@ -264,16 +259,9 @@ cdef uint8_t *lines_merged(uint8_t *at, const FieldView *old, const FieldView *n
 
 
 cdef bint view_names(const FieldView *view, Span name) noexcept nogil:
-    cdef uint32_t index, at
-    cdef const uint8_t *other
+    cdef uint32_t index
     for index in range(view.count):
-        if view.lines[index].name_bytes != name.bytes:
-            continue
-        other = view.at + view.lines[index].name_at
-        at = 0
-        while at < name.bytes and byte_lower(other[at]) == byte_lower(name.at[at]):
-            at += 1
-        if at == name.bytes:
+        if spans_are_nocase(view_name(view, index), name):
             return True
     return False
 

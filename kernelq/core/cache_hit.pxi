@@ -690,20 +690,14 @@ cdef bint body_send(Loop *loop, Exchange *exchange, const uint8_t *at,
                     uint64_t bytes) noexcept nogil:
     # False: the connection is done for.
     cdef Conn *conn = exchange.conn
-    cdef iovec parts[3]
-    cdef uint8_t frame[24]
+    cdef iovec part
     cdef ssize_t sent
     if exchange.framing == FRAMING_CHUNKED:
-        bytes = min(bytes, <uint64_t> SCRATCH_BYTES)
-        parts[0].iov_base = frame
-        parts[0].iov_len = text_put(hex_put(frame, bytes), b"\r\n", 2) - frame
-        parts[1].iov_base = <void *> at
-        parts[1].iov_len = bytes
-        parts[2].iov_base = <void *> <const char *> b"\r\n"
-        parts[2].iov_len = 2
-        exchange.body_at += bytes
-        loop.turn_bytes += bytes
-        conn_send(loop, conn, parts, 3)
+        part.iov_base = <void *> at
+        part.iov_len = min(bytes, <uint64_t> SCRATCH_BYTES)
+        exchange.body_at += part.iov_len
+        loop.turn_bytes += part.iov_len
+        reader_put(loop, exchange, &part)
         return not conn.is_broken
     sent = linux.send(conn.fd, at, min(bytes, <uint64_t> FILE_BYTES_PER_CALL),
                       MSG_DONTWAIT | MSG_NOSIGNAL)
