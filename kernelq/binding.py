@@ -42,6 +42,21 @@ class Binding:
 
 
 @dataclass(frozen=True, slots=True)
+class SiteBinding:
+    """Where a site answers: an endpoint, and the host names asked for there (HTTP.sys UrlPrefix).
+
+    host: "+" every host, before all others; a name; "*.name" any one label before a name; "" what
+    no other binding wants.
+    """
+
+    endpoint: Binding
+    host: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.endpoint}:{self.host}"
+
+
+@dataclass(frozen=True, slots=True)
 class Listener:
     """An open listening socket, how to name it to the user, and the socket file to remove at the
     end.
