@@ -155,6 +155,18 @@ def _open(binding: Binding, owner: tuple[int, int] | None, umask: int) -> list[L
         raise StartError(f"cannot listen on {binding}: {explain(binding, found)}") from None
 
 
+def listener_of(sock: socket.socket) -> Listener:
+    """A listening socket that somebody else has opened, with its file if it has one."""
+    if sock.family != socket.AF_UNIX:
+        return Listener(sock, _url(sock))
+    path = os.fsdecode(sock.getsockname())
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return Listener(sock, _url(sock))  # an abstract name, or a file that is gone
+    return Listener(sock, _url(sock), path, (found.st_dev, found.st_ino))
+
+
 def _open_tcp(binding: Binding) -> list[Listener]:
     if binding.host == "*":
         return [_open_everywhere(binding.port)]
