@@ -73,6 +73,11 @@ def _stands_at(listener: Listener, binding: Binding) -> bool:
     return host == binding.host or (binding.host == "*" and host in ("::", "0.0.0.0"))
 
 
+def close_endpoints(endpoints: Iterable[Endpoint]) -> None:
+    """Close them, and remove their socket files."""
+    close_listeners([endpoint.listener for endpoint in endpoints])
+
+
 def close_unused(given: Given) -> None:
     """What nobody asked for."""
     for name, listeners in given.items():

@@ -15,13 +15,16 @@ class ToSpawner(IntEnum):
     START = 1  # pool, worker, generation; descriptors: the channel's, then the control link
     SIGNAL = 2  # worker, signal
     RETIRE = 3  # pool, generation: no more starts of it
-    ORPHAN = 4  # worker: stop it, and leave it to a debugger
+    ACTION = 4  # pool, kind, pid: run the pool's action program of that kind for that process
     SUSPEND = 5  # worker: give its memory back
     THROTTLE = 6  # pool, 1 or 0: hold its workers to their CPU limit, or let them go
-    ACTION = 7  # pool, index in ACTIONS, a worker's pid or 0: run the settings' program
 
 
-ACTIONS = ("rapid_fail", "orphan")
+class ActionKind(IntEnum):
+    """Which of a pool's programs ACTION means."""
+
+    RAPID_FAIL = 1  # rapid_fail.action
+    ORPHAN = 2  # orphan_action
 
 
 class FromSpawner(IntEnum):

@@ -87,13 +87,11 @@ def launch_of(pool: PoolSettings) -> tuple[object, ...]:
 
 def what_waits(before: ServerSettings, after: ServerSettings) -> list[str]:
     """What a reload cannot change, in words: a line for each setting that differs."""
-    pairs = [("server.", before, after, _FIXED), ("server.", before.core, after.core, None)]
-    names: list[str] = []
-    for prefix, old, new, wanted in pairs:
-        for name in wanted or [field.name for field in fields(old)]:
-            if not name.endswith("_fd") and getattr(old, name) != getattr(new, name):
-                names.append(prefix + name.removesuffix("_ns"))
-    return [f"{name} is changed by the next start or `kernelq upgrade` only" for name in names]
+    every = [field.name for field in fields(before.core) if not field.name.endswith("_fd")]
+    names = [name for name in _FIXED if getattr(before, name) != getattr(after, name)]
+    names += [name for name in every if getattr(before.core, name) != getattr(after.core, name)]
+    end = "is changed by the next start or by `kernelq upgrade` only"
+    return [f"server.{name.removesuffix('_ns')} {end}" for name in names]
 
 
 _FIXED = (

@@ -12,7 +12,7 @@ Rule: whatever happens, each pool ends up with either its old or its new setting
 lost in between.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from kernelq import log
@@ -156,10 +156,7 @@ class Reload:
     # What it is about.
 
     def pools_changed(self) -> Difference:
-        return _difference(
-            {name: pool for name, pool in self._old.items()},
-            {name: pool for name, pool in self._new.items()},
-        )
+        return _difference(self._old, self._new)
 
     def sites_changed(self) -> Difference:
         return _difference(
@@ -168,7 +165,7 @@ class Reload:
         )
 
 
-def _difference(before: dict[str, object], after: dict[str, object]) -> Difference:
+def _difference(before: Mapping[str, object], after: Mapping[str, object]) -> Difference:
     both = before.keys() & after.keys()
     return Difference(
         added=sorted(after.keys() - before.keys()),

@@ -1,13 +1,17 @@
-"""What a start has found out and opened, for the main process to run with."""
+"""A start: what it has found out and opened, for the main process to run with."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import os
+from collections.abc import Callable, Mapping, MutableMapping
+from dataclasses import dataclass, field, replace
 
-from kernelq.binding import Listener
+from kernelq.binding import Binding, Listener, SiteBinding, open_bindings, take_passed_bindings
 from kernelq.config import ServerSettings
-from kernelq.endpoints import Endpoint, Given
+from kernelq.control_socket import open_control
+from kernelq.endpoints import Endpoint, Given, close_endpoints, open_endpoints
+from kernelq.errors import StartError
 from kernelq.identity import Identity
 from kernelq.notify import Notifier
+from kernelq.sites import endpoints_of
 
 
 @dataclass(slots=True)
@@ -24,4 +28,67 @@ class Start:
     # How to start the same again, for an upgrade: before anything was changed.
     command: tuple[str, ...] = ()
     directory: str = "."
-    environment: dict[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+def take_passed(environment: MutableMapping[str, str]) -> Given:
+    """The sockets that systemd has opened for this process; their variables are used up. StartError
+    when one is no listening socket.
+    """
+    given: Given = {}
+    for binding in take_passed_bindings(environment):
+        given[str(binding)] = open_bindings([binding], None, -1)
+    return given
+
+
+def with_passed(settings: ServerSettings, given: Given, has_binding: bool) -> ServerSettings:
+    """A command line's only site is bound to every socket that was passed; and to those that it
+    names, but not to the default.
+    """
+    names = [name for name in given if name.startswith("fd://")]
+    if settings.config_file or not names:
+        return settings
+    passed = [Binding("fd", descriptor=int(name.removeprefix("fd://"))) for name in names]
+    site = settings.sites[0]
+    named = site.bindings if has_binding else ()
+    bindings = (*(SiteBinding(binding) for binding in passed), *named)
+    return replace(settings, sites=(replace(site, bindings=bindings),))
+
+
+def open_start(
+    settings: ServerSettings,
+    load: Callable[[], ServerSettings],
+    identity: Identity,
+    given: Given,
+    control: Listener | None,
+    command: tuple[str, ...],
+    environment: Mapping[str, str],
+) -> Start:
+    """Open every socket while it is still allowed. StartError, with nothing new left open.
+
+    control: the control socket, if somebody else has opened it; environment: as the process was
+    given it.
+    """
+    wanted = endpoints_of(settings.sites)
+    endpoints = open_endpoints(wanted, given, identity.owner, settings.umask)
+    if control is None:
+        try:
+            listeners = [endpoint.listener for endpoint in endpoints]
+            control = open_control(
+                settings.control, listeners, identity.owner, settings.control_readers
+            )
+        except StartError:
+            close_endpoints(endpoints)
+            raise
+    return Start(
+        settings,
+        load,
+        endpoints,
+        control,
+        identity,
+        Notifier(os.environ),
+        given,
+        command,
+        os.getcwd(),
+        environment,
+    )

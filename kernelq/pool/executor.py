@@ -11,6 +11,7 @@ the plan retires it.
 """
 
 import os
+import signal
 import time
 from collections import deque
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from typing import Any, Protocol
 from kernelq import log, sealed
 from kernelq.config import CorePoolSettings, PoolSettings
 from kernelq.desk import Pending
-from kernelq.letters import ACTIONS, Control, FromSpawner, ToSpawner
+from kernelq.letters import ActionKind, Control, FromSpawner, ToSpawner
 from kernelq.link import Link, Message, link_pair
 from kernelq.pool import plan
 from kernelq.pool.events import EVENTS
@@ -43,6 +44,7 @@ class Core(Protocol):
     def worker_attach(self, worker: int, pid: int, pidfd: int) -> None: ...
     def worker_quota(self, worker: int, requests: int) -> None: ...
     def worker_drain(self, worker: int) -> None: ...
+    def worker_abandon(self, worker: int) -> None: ...
     def worker_abort(self, worker: int) -> None: ...
     def worker_forget(self, worker: int) -> None: ...
     def worker_info(self, worker: int) -> dict[str, Any]: ...
@@ -306,7 +308,8 @@ class PoolExecutor:
         member = self._members[action.worker]
         if member.control is not None:
             member.control.try_send(Control.STACKS)
-        self._tell_spawner(ToSpawner.ORPHAN, member.number)
+        self._tell_spawner(ToSpawner.SIGNAL, member.number, signal.SIGSTOP)
+        self._core.worker_abandon(member.number)
 
     def _do_suspend(self, action: Action) -> None:
         self._tell_spawner(ToSpawner.SUSPEND, self._members[action.worker].number)
@@ -341,7 +344,7 @@ class PoolExecutor:
     def _do_run(self, action: Action) -> None:
         member = self._members.get(action.worker)
         pid = 0 if member is None else member.pid
-        self._tell_spawner(ToSpawner.ACTION, self.settings.index, ACTIONS.index(action.text), pid)
+        self._tell_spawner(ToSpawner.ACTION, self.settings.index, _PROGRAMS[action.text], pid)
 
     def _do_throttle(self, action: Action) -> None:
         self._throttle(action.number == 1)
@@ -493,5 +496,6 @@ _KINDS = {
     "distrusted": Kind.DISTRUSTED,
     "quota": Kind.REQUESTS_LIMIT,
 }
+_PROGRAMS = {"rapid_fail": ActionKind.RAPID_FAIL, "orphan": ActionKind.ORPHAN}
 _RECYCLES = frozenset((5074, 5075, 5076, 5077, 5078, 5079, 5080, 5117))
 _FAILURES = frozenset((5009, 5010, 5011, 5012, 5127))

@@ -1,11 +1,13 @@
 """A worker process as the executor knows it, and its death in words."""
 
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from kernelq.desk import Pending
-from kernelq.link import Link
 from kernelq.status import describe_status
+
+if TYPE_CHECKING:
+    from kernelq.desk import Pending
+    from kernelq.link import Link
 
 REQUESTS_SHOWN_MAX = 8
 STATUS_UNKNOWN = -1
