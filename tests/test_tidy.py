@@ -38,7 +38,7 @@ LAYERS = (
     {"layout", "reason", "span", "scan", "spin", "status", "settings", "fields"},
     {"ring", "timer", "http1", "target", "forwarded"},
     {"cache_rules"},
-    {"cache_store"},
+    {"cache_store", "route"},
     {"kinds"},
     {"state", "link"},
 )
