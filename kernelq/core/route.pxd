@@ -27,10 +27,9 @@
 #     depends on the length of the host (at most ROUTE_NAME_MAX) and on the scope's deepest prefix,
 #     not on how many routes there are.
 #  3. Hosts are compared in lower case, without port and without one dot at the end. An IPv6 literal
-#     in brackets is compared as an address, however it is written; one that is no IPv6 address
-#     (IPvFuture), and an IPv4 address, as text. Escapes in hosts are not decoded: such a host is
-#     nobody's name. A host that is empty or longer than ROUTE_NAME_MAX has no name: wildcards "+"
-#     and "" alone.
+#     in brackets is compared as an address, however it is written; an IPv4 address as text. Escapes
+#     in hosts are not decoded: such a host is nobody's name. A host that is empty, longer than
+#     ROUTE_NAME_MAX or an IPvFuture literal has no name: "+" and "" alone match.
 #  4. Paths are compared byte by byte with the decoded, normalised path, which is what the
 #     application sees. A path that does not begin with "/" ("*" of OPTIONS, or empty) is matched by
 #     the prefix "/" alone.
@@ -144,6 +143,7 @@ ctypedef struct RouteListener:
     uint32_t strong                # scope of ROUTE_STRONG; ROUTE_NONE
     uint32_t weak                  # scope of ROUTE_WEAK; ROUTE_NONE
     uint8_t kinds                  # bit for each kind that it has
+    uint8_t deep                   # bit for each kind that has prefixes other than "/"
     uint8_t needs                  # ROUTE_NEEDS_*
 
 ctypedef struct RouteSlot:
@@ -173,14 +173,14 @@ ctypedef struct Routes:
 ctypedef struct RouteHost:         # a host, ready to be compared
     uint32_t bytes                 # 0: no name
     uint32_t label_bytes           # of its first label with the dot; 0: one label, or an address
-    uint8_t name[256]
+    uint8_t name[256]              # an IPv6 address: "[" and its 16 bytes
 
 ctypedef struct RoutePath:         # a path and its hashes up to segment boundaries
     Span text
-    SipState state                 # of all whole words before hashed
-    uint32_t hashed                # bytes, a multiple of 8
-    uint32_t at                    # where the next boundary is looked for
-    uint32_t count                 # boundaries known
+    SipState state                 # of the whole words before hashed
+    size_t hashed                  # bytes, a multiple of 8
+    size_t at                      # where the next boundary is looked for
+    uint32_t count                 # of boundaries that are known
     uint32_t ends[64]              # ROUTE_DEPTH_MAX
     uint64_t hashes[64]
 
