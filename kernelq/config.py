@@ -269,7 +269,7 @@ def _pool_settings(
 def _core_settings(values: dict[str, Any], processors: int) -> CoreSettings:
     frequent_hits, frequent_ns = values["cache_frequent_hits"]
     return CoreSettings(
-        loops=values["loops"] or (1 if processors < 4 else processors // 4),
+        loops=values["loops"] or cpus.count_loops(processors),
         idle_timeout_ns=values["idle_timeout"],
         header_timeout_ns=values["header_timeout"],
         entity_timeout_ns=values["entity_timeout"],
