@@ -31,7 +31,7 @@ class FromSpawner(IntEnum):
     """Spawner to service."""
 
     STARTED = 11  # worker, pid; descriptor: its pidfd
-    FAILED = 12  # worker; text: why, when the application refused to load
+    FAILED = 12  # worker; text: why, when it could not be made or refused to load the application
     DIED = 13  # worker, wait status, largest resident size in KiB, CPU time in microseconds
 
 
@@ -101,19 +101,30 @@ class Heir(IntEnum):
     YOURS = 83  # the old one has let go of the control socket
 
 
-SIGNALS_FOR_WORKERS = (6, 9, 15)  # ABRT, KILL, TERM: all that a spawner will send for others
+# ABRT, KILL, TERM, STOP (an orphan, left for a debugger): all that a spawner will send for others.
+SIGNALS_FOR_WORKERS = (6, 9, 15, 19)
 
 EXIT_REFUSED = 81  # a worker that could not load its application
 EXIT_ORPHANED = 82  # a worker whose spawner had died
+EXIT_NOT_MADE = 83  # a process that could not become what it shall be; nothing of it has run
 
 
 def pack_settings(pool: Any) -> str:
     """A pool's settings, as the letter carries them."""
     import json
 
-    names = ("name", "application", "directory", "workers", "threads", "umask", "inspectable")
-    words: dict[str, object] = {name: getattr(pool, name) for name in (*names, "log_level")}
-    words["multiprocess"] = pool.workers > 1
+    first = pool.applications[0]
+    words = {
+        "name": pool.name,
+        "application": first.app,
+        "directory": first.directory,
+        "workers": pool.max_processes,
+        "threads": pool.core.threads,
+        "umask": pool.process.umask,
+        "inspectable": pool.process.inspectable,
+        "log_level": pool.log_level,
+        "multiprocess": pool.max_processes > 1,
+    }
     return json.dumps(words)
 
 
