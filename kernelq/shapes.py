@@ -4,7 +4,7 @@ Times are ISO 8601 in UTC with milliseconds (2026-11-22T02:10:11.123Z); duration
 unit is the end of the name. A number that is not known is -1, a text that is not known is "".
 """
 
-from typing import Any, TypedDict
+from typing import TypedDict
 
 PAGE = 1000  # pools, sites or requests of one answer
 
@@ -245,6 +245,7 @@ class CacheEntry(TypedDict, total=False):
     key: str  # its URL
     status: int
     bytes: int  # of memory, with all overhead
+    content: int  # bytes
     age: int  # seconds
     lifetime: int  # seconds; older is stale
     varies: bool

@@ -12,9 +12,10 @@ from collections import deque
 from collections.abc import Callable, Iterable
 
 from kernelq import log
-from kernelq.shapes import Event
+from kernelq.shapes import Event, Missed
 
 EVENTS_KEPT = 1000
+BACKLOG_MAX = 1000  # events for a follower who does not take them
 
 Subscriber = Callable[[Event], None]
 
@@ -79,13 +80,17 @@ class Journal:
         with self._lock:
             return self._last_of_pool.get(pool)
 
-    def subscribe(self, subscriber: Subscriber, since: int, most: int) -> list[Event]:
-        """As read(), and have every event after those told."""
+    def follow(
+        self, wake: Callable[[], None], since: int = 0, most: int = EVENTS_KEPT
+    ) -> tuple[list[Event], "Follower"]:
+        """As read(), and whoever takes all later ones; wake is called when there are some."""
+        follower = Follower(self, wake)
         with self._lock:
-            self._subscribers.append(subscriber)
-            return self._read(since, most)
+            self._subscribers.append(follower.put)
+            return self._read(since, most), follower
 
     def unsubscribe(self, subscriber: Subscriber) -> None:
+        """After this the subscriber is not called any more."""
         with self._lock:
             if subscriber in self._subscribers:
                 self._subscribers.remove(subscriber)
@@ -103,3 +108,36 @@ class Journal:
         # Serials rise by one, so what is wanted stands at the end.
         count = min(self._last - since, most, len(self._events))
         return list(self._events)[len(self._events) - count :] if count > 0 else []
+
+
+class Follower:
+    """The events that somebody has yet to take: the newest BACKLOG_MAX, and how many were dropped
+    before them.
+    """
+
+    def __init__(self, journal: Journal, wake: Callable[[], None]) -> None:
+        self._journal = journal
+        self._wake = wake
+        self._lock = threading.Lock()
+        self._events: deque[Event] = deque()
+        self._missed = 0
+
+    def put(self, event: Event) -> None:
+        with self._lock:
+            if len(self._events) >= BACKLOG_MAX:
+                self._events.popleft()
+                self._missed += 1
+            self._events.append(event)
+        self._wake()
+
+    def take(self) -> list[Event | Missed]:
+        """What has come since the last call."""
+        with self._lock:
+            taken: list[Event | Missed] = [Missed(missed=self._missed)] if self._missed else []
+            taken += self._events
+            self._events.clear()
+            self._missed = 0
+        return taken
+
+    def close(self) -> None:
+        self._journal.unsubscribe(self.put)
