@@ -161,7 +161,7 @@ class Worker:
     generation: int
     state: State
     deadline: int = 0  # of its state; 0: none
-    recycle_at: int = 0  # its time limit; 0: none
+    ready_at: int = 0  # when it became READY; its time limit counts from here
     is_due: bool = False  # to be recycled
     is_recycled: bool = False  # it leaves because it was due
     is_late: bool = False  # it leaves because of a request beyond its time limit
