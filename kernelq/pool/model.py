@@ -9,7 +9,9 @@ from enum import Enum, IntEnum, auto
 from kernelq.pool.tally import Tally
 from kernelq.units import MINUTE, MS, SECOND
 
-ORPHANS_MAX = 4  # stopped processes that a pool leaves to a debugger at a time; each keeps its memory
+ORPHANS_MAX = (
+    4  # stopped processes that a pool leaves to a debugger at a time; each keeps its memory
+)
 
 
 class State(Enum):
