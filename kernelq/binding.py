@@ -12,7 +12,7 @@ import errno
 import os
 import socket
 import stat
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass
 
 from kernelq.errors import StartError
@@ -119,7 +119,7 @@ def close_listeners(listeners: Sequence[Listener]) -> None:
         listener.remove_socket_file()
 
 
-def take_passed_bindings(environment: dict[str, str]) -> list[Binding]:
+def take_passed_bindings(environment: MutableMapping[str, str]) -> list[Binding]:
     """The sockets that systemd has opened for this process; their variables are used up."""
     count = environment.pop("LISTEN_FDS", "")
     owner = environment.pop("LISTEN_PID", "")

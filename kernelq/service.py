@@ -20,11 +20,12 @@ from enum import Enum, auto
 from kernelq import linux, log, notify
 from kernelq.binding import Listener
 from kernelq.config import ServerSettings
+from kernelq.control_commands import cache_commands, journal_commands, manager_commands
 from kernelq.control_server import ControlServer
 from kernelq.desk import Desk
 from kernelq.endpoints import Endpoint, lend
 from kernelq.errors import FAILED, StartError
-from kernelq.identity import Identity
+from kernelq.identity import Identity, find_readers
 from kernelq.letters import FromService, ToService
 from kernelq.link import Link, link_from
 from kernelq.managed import manager_table
@@ -151,14 +152,13 @@ class Service:
 
     def _make_control(self, listener: Listener) -> None:
         self._control_socket = listener
-        self._control = ControlServer(
-            listener.socket,
-            self.core,
-            self.desk,
-            self.journal,
-            self.log,
-            readers=self.settings.control_readers,
-        )
+        commands = {
+            **cache_commands(self.core),
+            **journal_commands(self.journal),
+            **manager_commands(self.desk),
+        }
+        readers = find_readers(self.settings.control_readers)
+        self._control = ControlServer(listener.socket, commands, self.log, readers=readers)
 
     # What the pools ask of their owner.
 
@@ -278,7 +278,8 @@ class Service:
                 parcel = self._configuring.add(message)
                 if parcel is not None:
                     # From the process that made us, which is ourselves, with more rights.
-                    self.manager.begin_reload(*pickle.loads(parcel[0]), parcel[1])
+                    settings, names, notes = pickle.loads(parcel[0])
+                    self.manager.begin_reload(settings, names, notes, parcel[1])
             case ToService.REFUSED:
                 self.manager.refuse_reload(message.text)
             case ToService.REOPEN:

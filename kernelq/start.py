@@ -9,7 +9,7 @@ from kernelq.config import ServerSettings
 from kernelq.control_socket import open_control
 from kernelq.endpoints import Endpoint, Given, close_endpoints, open_endpoints
 from kernelq.errors import StartError
-from kernelq.identity import Identity
+from kernelq.identity import Identity, find_readers
 from kernelq.notify import Notifier
 from kernelq.sites import endpoints_of
 
@@ -74,9 +74,8 @@ def open_start(
     if control is None:
         try:
             listeners = [endpoint.listener for endpoint in endpoints]
-            control = open_control(
-                settings.control, listeners, identity.owner, settings.control_readers
-            )
+            readers = find_readers(settings.control_readers)
+            control = open_control(settings.control, listeners, identity.owner, readers)
         except StartError:
             close_endpoints(endpoints)
             raise

@@ -26,7 +26,7 @@ from kernelq.pool import plan
 from kernelq.pool.events import EVENTS
 from kernelq.pool.limits import limits_of, requests_limit
 from kernelq.pool.member import STATUS_UNKNOWN, Member, describe_death
-from kernelq.pool.model import Action, Do, Event, Kind, Phase, State
+from kernelq.pool.model import Action, Do, Event, Kind, Phase, State, Worker
 from kernelq.pool.watch import Watch
 
 
@@ -120,6 +120,10 @@ class PoolExecutor:
         return self.state.newest_generation
 
     @property
+    def is_gone(self) -> bool:
+        return self.state.phase is Phase.GONE
+
+    @property
     def is_buried(self) -> bool:
         """Whether no process is left, nor a line about one to be written."""
         return not self._by_number
@@ -182,7 +186,7 @@ class PoolExecutor:
                 return member
         return self._by_number.get(worker)
 
-    def state_of(self, member: Member) -> plan.Worker | None:
+    def state_of(self, member: Member) -> Worker | None:
         return plan.find_worker(self.state, member.key)
 
     def ask_stacks(self, member: Member) -> Pending[Any]:
@@ -447,8 +451,7 @@ class PoolExecutor:
         return [member for key, member in self._members.items() if key in keys]
 
     def _plan_tick(self) -> None:
-        is_over = self.state.phase is Phase.GONE
-        times = [plan.next_deadline(self.state), None if is_over else self.watch.next_at]
+        times = [plan.next_deadline(self.state), None if self.is_gone else self.watch.next_at]
         self.deadline = min((at for at in times if at is not None), default=None)
 
     def _on_control(self, member: Member) -> None:

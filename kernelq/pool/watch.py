@@ -44,7 +44,8 @@ class Watch:
         self._times: dict[str, int] = {}
         self._scheduled = 0.0  # the next clock time of the schedule, by the wall clock
         self._idle_since = 0
-        self._cpu_used: dict[int, int] = {}  # by worker: when its window began, or it did
+        self._cpu_base: dict[int, int] = {}  # by worker: spent before the window
+        self._cpu_used: dict[int, int] = {}  # spent within it
         self._cpu_gone = 0  # of workers that ended within the window
         self._cpu_window_ends = 0
         self._is_over_cpu = False
@@ -128,7 +129,7 @@ class Watch:
                 del self._cpu_used[key]
         if now >= self._cpu_window_ends:
             self._begin_window(now)
-            self._cpu_base = used
+            self._cpu_base.update(used)
             events.append(Event(Kind.CPU_INTERVAL))
             return now + self._cpu_every()
         self._cpu_used = {key: spent - self._cpu_base.get(key, 0) for key, spent in used.items()}
@@ -154,7 +155,7 @@ class Watch:
 
     def _begin_window(self, now: int) -> None:
         self._cpu_window_ends = now + self._settings.cpu.interval_ns
-        self._cpu_base: dict[int, int] = {}
+        self._cpu_base = {}
         self._cpu_used = {}
         self._cpu_gone = 0
         self._is_over_cpu = False
