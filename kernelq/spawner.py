@@ -13,9 +13,10 @@ the workers that a zygote forked; waiting works for them as for its own children
 
 import contextlib
 import os
+import pickle
 import selectors
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from kernelq import launch, linux, log
 from kernelq.config import PoolSettings
@@ -25,11 +26,13 @@ from kernelq.letters import (
     FromSpawner,
     FromZygote,
     ToSpawner,
+    ToTable,
     ToWorker,
     ToZygote,
     pack_settings,
 )
 from kernelq.link import Link, Message, link_pair
+from kernelq.parcel import Receiver
 from kernelq.signals import SignalQueue
 from kernelq.status import describe_status
 from kernelq.tmp_folders import TmpFolders
@@ -42,6 +45,8 @@ _IGNORED = (
     signal.SIGUSR1,
     signal.SIGUSR2,
 )
+
+OVERLAPPING = 2  # processes of a pool beyond its workers and as many that are leaving
 
 
 class Child:
@@ -90,12 +95,13 @@ class Zygote:
 class Spawner:
     """The spawner's state and its loop."""
 
-    def __init__(self, pools: Sequence[PoolSettings], service: Link) -> None:
-        self._pools = tuple(pools)
-        self._launches: list[launch.Launch | None] = [None] * len(self._pools)
+    def __init__(self, pools: Mapping[int, PoolSettings], service: Link, table: Link) -> None:
+        self._pools = dict(pools)
+        self._launches: dict[int, launch.Launch] = {}
         self._tmp_folders = TmpFolders()
-        self._settings = [pack_settings(pool) for pool in pools]
         self._service = service
+        self._table = table
+        self._new_table = Receiver()
         self._children: dict[int, Child] = {}  # by worker
         self._workers: dict[int, int] = {}  # worker by pid
         self._zygotes: dict[int, Zygote] = {}  # by pid
@@ -111,12 +117,31 @@ class Spawner:
         self._tmp_folders.sweep()
         self._selector.register(self._service, selectors.EVENT_READ, self._on_service)
         self._selector.register(self._signals, selectors.EVENT_READ, self._on_signals)
+        self._selector.register(self._table, selectors.EVENT_READ, self._on_table)
         while self._is_serving:
             for key, _ in self._selector.select():
                 if self._selector.get_map().get(key.fd) is key:  # not ended in this very turn
                     key.data()
         self._end_all()
         return self._status
+
+    def _on_table(self) -> None:
+        """The main process, of which this one is a fork, has read its configuration again."""
+        message = self._table.receive()
+        if message is None:
+            self._selector.unregister(self._table)  # it has died; the service's end follows
+            return
+        parcel = self._new_table.add(message) if message.kind == ToTable.POOLS else None
+        message.close_descriptors()
+        if parcel is None:
+            return
+        used = {child.pool for child in self._children.values()}
+        used.update(zygote.pool for zygote in self._zygotes.values())
+        kept = {index: pool for index, pool in self._pools.items() if index in used}
+        self._pools = {**kept, **pickle.loads(parcel[0])}
+        self._launches = {
+            index: plan for index, plan in self._launches.items() if index in self._pools
+        }
 
     # What the service asks.
 
@@ -148,10 +173,10 @@ class Spawner:
                 log.error(f"spawner: refused {message.kind} {message.numbers}")
 
     def _may_start(self, pool: int, worker: int) -> bool:
-        if not 0 <= pool < len(self._pools) or worker in self._children:
+        if pool not in self._pools or worker in self._children:
             return False
         living = sum(child.pool == pool for child in self._children.values())
-        return living < 2 * self._pools[pool].max_processes
+        return living < 2 * self._pools[pool].max_processes + OVERLAPPING
 
     def _start(self, pool: int, worker: int, generation: int, message: Message) -> None:
         ours, theirs = link_pair()
@@ -202,7 +227,7 @@ class Spawner:
         self._tell(FromSpawner.STARTED, worker, pid, descriptors=[pidfd])
         os.close(pidfd)
         try:
-            settings = self._settings[child.pool]
+            settings = pack_settings(self._pools[child.pool])
             numbers = (worker, self._pid)
             child.link.send(ToWorker.LETTER, *numbers, text=settings, descriptors=child.descriptors)
         except ConnectionError:
@@ -261,7 +286,7 @@ class Spawner:
         self._watch(ours.fileno(), lambda: self._on_zygote(zygote))
         self._watch(report, lambda: self._on_zygote_report(zygote))
         with contextlib.suppress(ConnectionError):
-            ours.send(ToWorker.LETTER, 0, self._pid, text=self._settings[pool])
+            ours.send(ToWorker.LETTER, 0, self._pid, text=pack_settings(self._pools[pool]))
         return zygote
 
     def _on_zygote_report(self, zygote: Zygote) -> None:
@@ -367,7 +392,7 @@ class Spawner:
         """A new process of the pool that runs `module`'s main with the link: its pid, its report,
         and its temporary folder. StartError, OSError: there is none.
         """
-        plan = self._launches[pool]
+        plan = self._launches.get(pool)
         if plan is None:  # looked up at the first start; a failure is looked up again
             plan = self._launches[pool] = launch.prepare(self._pools[pool])
             for level, text in plan.notes:
@@ -394,7 +419,7 @@ class Spawner:
         self._tmp_folders.close()
 
 
-def run(pools: Sequence[PoolSettings], service: Link) -> int:
-    """The spawner process's life."""
+def run(pools: Mapping[int, PoolSettings], service: Link, table: Link) -> int:
+    """The spawner process's life: pools by index, which the main process may replace later."""
     linux.name_process("kernelq-spawner")
-    return Spawner(pools, service).run()
+    return Spawner(pools, service, table).run()

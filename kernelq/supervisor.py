@@ -150,11 +150,8 @@ class Supervisor:
         ours, theirs = link_pair()
         self._spawner_link, table = link_pair()
         pools = dict(self._tables)
-        cgroup_root = self._settings.cgroup_root
         keep = [theirs.fileno(), table.fileno()]
-        self._spawner_pid = fork_process(
-            lambda: spawner.run(pools, theirs, table, cgroup_root), keep
-        )
+        self._spawner_pid = fork_process(lambda: spawner.run(pools, theirs, table), keep)
         self._spawner_started_ns = time.monotonic_ns()
         theirs.close()
         table.close()
