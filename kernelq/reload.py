@@ -17,12 +17,13 @@ from typing import Protocol
 
 from kernelq import log
 from kernelq.binding import listener_of
-from kernelq.config import PoolSettings, ServerSettings, SiteSettings
+from kernelq.config import PoolSettings, ServerSettings
 from kernelq.pool.executor import PoolExecutor
 from kernelq.pool.model import Event, Kind
 from kernelq.pools import Pools
 from kernelq.routing import Routing
 from kernelq.shapes import Difference
+from kernelq.sites import find_sockets
 
 
 class Owner(Protocol):
@@ -125,7 +126,7 @@ class Reload:
                 pool.configure(settings)
         removed = [self._pools.find(name) for name in self._old if name not in self._new]
         self._routing.publish(self.after)
-        wanted = self._endpoints(self.after.sites)
+        wanted = {str(one) for one in find_sockets(self.after.sites)}
         self._routing.remove_listeners(self._routing.endpoint_names() - wanted)
         for gone in removed:
             if gone is not None:
@@ -146,12 +147,6 @@ class Reload:
             if pool.settings != old:
                 pool.configure(old)
         self._owner.on_reload_failed(self, text)
-
-    @staticmethod
-    def _endpoints(sites: Sequence[SiteSettings]) -> set[str]:
-        from kernelq.sites import endpoints_of
-
-        return {str(one) for one in endpoints_of(sites)}
 
     # What it is about.
 

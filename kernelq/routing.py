@@ -6,7 +6,7 @@ from typing import Any, Protocol
 from kernelq.binding import Listener
 from kernelq.config import ApplicationSettings, ServerSettings
 from kernelq.pools import Pools
-from kernelq.sites import routes_of
+from kernelq.sites import make_routes
 
 
 class Core(Protocol):
@@ -81,7 +81,7 @@ class Routing:
         def target(one: ApplicationSettings) -> tuple[int, int]:
             return pool_numbers[one.pool], self._generations[one.number]
 
-        self._core.set_routes(routes_of(settings.sites, self.numbers(), target, self._stopped))
+        self._core.set_routes(make_routes(settings.sites, self.numbers(), target, self._stopped))
 
     def enable_site(self, name: str, is_enabled: bool) -> None:
         """Start or stop a site: who asks for a stopped one gets 503 Disabled."""

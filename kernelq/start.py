@@ -11,7 +11,7 @@ from kernelq.endpoints import Endpoint, Given, close_endpoints, open_endpoints
 from kernelq.errors import StartError
 from kernelq.identity import Identity, find_readers
 from kernelq.notify import Notifier
-from kernelq.sites import endpoints_of
+from kernelq.sites import find_sockets
 
 
 @dataclass(slots=True)
@@ -69,7 +69,7 @@ def open_start(
     control: the control socket, if somebody else has opened it; environment: as the process was
     given it.
     """
-    wanted = endpoints_of(settings.sites)
+    wanted = find_sockets(settings.sites)
     endpoints = open_endpoints(wanted, given, identity.owner, settings.umask)
     if control is None:
         try:

@@ -42,7 +42,7 @@ from kernelq.processes import (
     write_pid_file,
 )
 from kernelq.signals import SignalQueue
-from kernelq.sites import endpoints_of
+from kernelq.sites import find_sockets
 from kernelq.start import Start
 from kernelq.status import describe_status, exit_code
 from kernelq.upgrade import Heiress, Predecessor
@@ -258,7 +258,7 @@ class Supervisor:
 
     def _open_new(self, settings: ServerSettings) -> list[Endpoint]:
         known = {one.name for one in self._endpoints}
-        wanted = [one for one in endpoints_of(settings.sites) if str(one) not in known]
+        wanted = [one for one in find_sockets(settings.sites) if str(one) not in known]
         owner = self._start.identity.owner
         return open_endpoints(wanted, {}, owner, settings.umask)
 
@@ -268,7 +268,7 @@ class Supervisor:
         settings, opened = self._reload
         self._reload = None
         if is_new:
-            wanted = {str(one) for one in endpoints_of(settings.sites)}
+            wanted = {str(one) for one in find_sockets(settings.sites)}
             everything = [*self._endpoints, *opened]
             self._endpoints = [one for one in everything if one.name in wanted]
             gone = [one for one in everything if one.name not in wanted]
