@@ -80,6 +80,7 @@ class Kind(Enum):
     # What follows from an event inside the plan; nobody else sends them.
     SERVES = auto()  # a worker is ready, and none was
     SERVES_NO_MORE = auto()  # no worker is ready, and one was
+    UNSTARTABLE = auto()  # an always running pool failed at its first start
     EMPTY = auto()  # no process is left
 
 
@@ -201,3 +202,4 @@ class Pool:
     is_throttled: bool = False
     told_state: str = "online"  # what the core was told last
     was_ready: bool = False  # some worker has been READY
+    verdict: str = ""  # why it cannot be started

@@ -5,7 +5,7 @@ from dataclasses import replace
 from kernelq.pool.generations import adopt_pending
 from kernelq.pool.model import Do, Kind, Phase, Pool, State
 from kernelq.pool.rapid_fail import clear_tallies, try_again
-from kernelq.pool.steps import SIGKILL, Turn, drain, floor, kill, put
+from kernelq.pool.steps import SIGKILL, Turn, drain, floor, kill, kill_starting, put
 
 
 def start(pool: Pool, turn: Turn) -> Pool:
@@ -90,6 +90,14 @@ def release_cpu(pool: Pool, turn: Turn) -> Pool:
         return pool
     turn.report(6070)
     return start(pool, turn)
+
+
+def give_up(pool: Pool, turn: Turn) -> Pool:
+    """UNSTARTABLE."""
+    turn.report(5059, text=pool.verdict)
+    turn.do(Do.GIVE_UP, text=pool.verdict)
+    pool = replace(pool, phase=Phase.SHUTDOWN_PENDING, target=0, candidate=-1, waiting=-1)
+    return kill_starting(pool, turn)
 
 
 def serve(pool: Pool, turn: Turn) -> Pool:

@@ -21,7 +21,7 @@ from kernelq.pool.model import Action, Do, Event, Kind, Limits, Phase, Pool, Wor
 from kernelq.pool.rapid_fail import CRASH_WINDOW_NS
 from kernelq.pool.recycling import early, next_turnover, time_limit, turn_over
 from kernelq.pool.size import await_demand, fill, measure, missing, shed, start_candidate
-from kernelq.pool.steps import NOBODY, Turn, is_up, kill_starting, ready, room, staying
+from kernelq.pool.steps import NOBODY, Turn, is_up, ready, room, staying
 from kernelq.pool.table import TABLE, Place
 from kernelq.pool.tally import Tally
 
@@ -88,6 +88,8 @@ def _deadline(pool: Pool, worker: Worker) -> int:
 
 
 def _settle(pool: Pool, turn: Turn) -> Pool:
+    if pool.verdict:
+        pool = _take(pool, pool.phase, NOBODY, turn, Kind.UNSTARTABLE)
     if is_up(pool):
         if pool.waiting >= 0 and not staying(pool):
             pool = adopt_pending(pool, turn)  # no recycle will come
@@ -97,8 +99,6 @@ def _settle(pool: Pool, turn: Turn) -> Pool:
         pool = turn_over(pool, turn)
         serves = Kind.SERVES if ready(pool) else Kind.SERVES_NO_MORE
         pool = _take(pool, pool.phase, NOBODY, turn, serves)
-    elif pool.phase is Phase.SHUTDOWN_PENDING:
-        pool = kill_starting(pool, turn)  # given up while others were starting
     if not pool.workers:
         pool = _take(pool, pool.phase, NOBODY, turn, Kind.EMPTY)
     return await_demand(measure(_announce(pool, turn), turn), turn)

@@ -8,7 +8,7 @@ the pool's: its failure is reported and counts for nothing here.
 from dataclasses import replace
 
 from kernelq.pool.generations import fail_candidate
-from kernelq.pool.model import Do, Phase, Pool, State, Worker
+from kernelq.pool.model import Do, Pool, State, Worker
 from kernelq.pool.recycling import fail_overlap
 from kernelq.pool.steps import BACKOFF_MOST_NS, Turn, backoff, lower_target, staying
 from kernelq.units import SECOND
@@ -30,7 +30,7 @@ def count_loss(pool: Pool, worker: Worker, turn: Turn) -> Pool:
         return _count_failure(pool, turn) if pool.limits.rapid_fail_counts == "all" else pool
     if worker.refusal:
         if _may_give_up(pool):
-            return _give_up(pool, worker.refusal, turn)
+            return replace(pool, verdict=worker.refusal)
         turn.report(6022, worker.key, worker.refusal)
     return _count_failure(_delay_after_hopeless(pool, turn), turn)
 
@@ -94,7 +94,7 @@ def _count_failure(pool: Pool, turn: Turn) -> Pool:
     seconds = limits.rapid_fail_ns / SECOND
     text = f"rapid-fail protection: {count} {what} of workers within {seconds:g} s"
     if _may_give_up(pool):
-        return _give_up(pool, f"{text}, and none was ever ready", turn)
+        return replace(pool, verdict=f"{text}, and none was ever ready")
     text += f"; no more starts but one try every {seconds:g} s and at reload (SIGHUP)"
     turn.report(5002, text=text)
     turn.do(Do.RUN, text="rapid_fail")
@@ -104,9 +104,3 @@ def _count_failure(pool: Pool, turn: Turn) -> Pool:
 def _may_give_up(pool: Pool) -> bool:
     limits = pool.limits
     return limits.gives_up and limits.is_always_running and not pool.was_ready
-
-
-def _give_up(pool: Pool, text: str, turn: Turn) -> Pool:
-    turn.report(5059, text=text)
-    turn.do(Do.GIVE_UP, text=text)
-    return replace(pool, phase=Phase.SHUTDOWN_PENDING, candidate=-1, waiting=-1)

@@ -33,7 +33,7 @@ BUSY = (*UP, DISABLING, SHUTDOWN, DELETE)  # may have processes
 
 DRAINS = 6023
 GENERATION = (6051,)  # a new generation is adopted
-LOSS = (5002, 5059, 5093, 6022, 6052)
+LOSS = (5002, 5093, 6022, 6052)
 
 _Rows = dict[tuple[Place, Kind], Row]
 
@@ -94,6 +94,8 @@ _POOL: tuple[tuple[tuple[Place, ...], Kind, Row], ...] = (
     (UP, Kind.CPU_INTERVAL, Row(phases.release_cpu, (), (6070,), "not throttled any more")),
     (STOPPED, Kind.CPU_INTERVAL, Row(
         phases.release_cpu, (INITIALIZED,), (6001, 6070), "starts, if CPU_LIMIT had stopped it")),
+    ((INITIALIZED,), Kind.UNSTARTABLE, Row(
+        phases.give_up, (SHUTDOWN,), (5059,), "every process is killed")),
     ((INITIALIZED,), Kind.SERVES, Row(phases.serve, (RUNNING,), (6009,), "")),
     ((RUNNING,), Kind.SERVES_NO_MORE, Row(phases.serve_no_more, (INITIALIZED,), (6010,), "")),
     ((DISABLING,), Kind.EMPTY, Row(phases.be_disabled, (DISABLED,), (6003,), "")),
