@@ -310,6 +310,7 @@ class PoolExecutor:
         # Its stacks first, if it can still tell them; then it is stopped, and what it had in hand
         # is treated as after a death.
         member = self._members[action.worker]
+        member.is_orphan = True
         if member.control is not None:
             member.control.try_send(Control.STACKS)
         self._tell_spawner(ToSpawner.SIGNAL, member.number, signal.SIGSTOP)
@@ -364,6 +365,9 @@ class PoolExecutor:
             self.failures += 1
         member = self._members.get(action.worker)
         number, pid = (-1, 0) if member is None else (member.number, member.pid)
+        if action.number == DIED_UNEXPECTEDLY and member is not None and number >= 0:
+            member.death_event = action.number  # said with how it died (_bury)
+            return
         event = EVENTS[action.number]
         name = f"pool {self.name}:" if member is None else self._name(member)
         self._host.report(action.number, action.text, self.name, number, pid)
@@ -414,9 +418,10 @@ class PoolExecutor:
         member.is_expected = self._is_leaving(member)
         self._core.worker_forget(member.number)
         self._release(member)
+        if not member.is_orphan:  # else the process is still there
+            self.apply(Event(Kind.DIED, member.key))
+            self._forget(member)
         self._bury(member)
-        self.apply(Event(Kind.DIED, member.key))
-        self._forget(member)
 
     def _bury(self, member: Member) -> None:
         """Write the death into the log, once both sides of it are known."""
@@ -424,7 +429,14 @@ class PoolExecutor:
             return
         self._unlist(member)
         level = log.INFO if member.is_expected else log.WARNING
-        self._host.log(level, f"{self._name(member)} {describe_death(member)}")
+        text = describe_death(member)
+        event = f" (event {member.death_event})" if member.death_event else ""
+        self._host.log(level, f"{self._name(member)} {text}{event}")
+        if member.death_event:
+            self._host.report(member.death_event, text, self.name, member.number, member.pid)
+        if member.is_orphan:
+            self.apply(Event(Kind.DIED, member.key))
+            self._forget(member)
 
     def _unlist(self, member: Member) -> None:
         del self._by_number[member.number]
@@ -499,6 +511,7 @@ _KINDS = {
     "distrusted": Kind.DISTRUSTED,
     "quota": Kind.REQUESTS_LIMIT,
 }
+DIED_UNEXPECTEDLY = 5009
 _PROGRAMS = {"rapid_fail": ActionKind.RAPID_FAIL, "orphan": ActionKind.ORPHAN}
 _RECYCLES = frozenset((5074, 5075, 5076, 5077, 5078, 5079, 5080, 5117))
 _FAILURES = frozenset((5009, 5010, 5011, 5012, 5127))

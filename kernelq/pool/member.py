@@ -20,9 +20,11 @@ class Member:
 
     __slots__ = (
         "control",
+        "death_event",
         "generation",
         "info",
         "is_expected",
+        "is_orphan",
         "key",
         "number",
         "pid",
@@ -41,6 +43,8 @@ class Member:
         self.status: tuple[int, int] | None = None  # wait status, largest resident size in KiB
         self.info: dict[str, Any] | None = None
         self.is_expected = False
+        self.death_event = 0  # what the plan reports of its death
+        self.is_orphan = False  # stopped, and left to a debugger
         self.stacks: list[Pending[Any]] = []  # who waits for them
 
 
