@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable
-
 from typing import TYPE_CHECKING, Any
 
 from kernelq.config import CorePoolSettings
