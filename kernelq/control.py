@@ -149,7 +149,7 @@ class Client:
         yield from past["events"]
         for line in coming:
             if "serial" in line:
-                yield cast("Event", line)
+                yield line
 
     def follow(self, since: int = 0) -> tuple[Events, Iterator[Event | Missed]]:
         """The past events with what tells this journal from another, and those that come."""
