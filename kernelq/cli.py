@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from kernelq import __version__, control, linux, log
+from kernelq import __version__, linux, log
 from kernelq.binding import Binding, close_listeners, open_bindings, take_passed_bindings
 from kernelq.config import ServerSettings, make_settings
 from kernelq.control_socket import open_control
@@ -14,6 +14,7 @@ from kernelq.errors import OptionError, StartError
 from kernelq.identity import Identity, find_identity, require_interpreter
 from kernelq.notify import Notifier
 from kernelq.options import OPTIONS, Option, default_values, parse_option
+from kernelq.subjects import SUBJECTS, overview
 
 _DESCRIPTION = """\
 Serve a WSGI application (PEP 3333) from worker processes whose death no client notices.
@@ -22,7 +23,8 @@ Serve a WSGI application (PEP 3333) from worker processes whose death no client 
   kernelq project.wsgi:application --bind 0.0.0.0:8080 --workers 4
   kernelq 'shop:make_app("test")'              call a factory, with literal arguments
   kernelq                                      without an application: a page shows how it works
-  kernelq cache list|show|counters|flush       what a running server has in its response cache
+
+commands that talk to a running server (each has its own --help):
 """
 
 _EPILOG = """\
@@ -46,7 +48,7 @@ def make_parser() -> argparse.ArgumentParser:
     """The parser that the table of options describes. Values stay text."""
     parser = _Parser(
         prog="kernelq",
-        description=_DESCRIPTION,
+        description=_DESCRIPTION + overview(),
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -146,8 +148,10 @@ def start(settings: ServerSettings, identity: Identity) -> int:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; gives the status to end with."""
     words = sys.argv[1:] if arguments is None else arguments
-    if words and words[0] in control.SUBJECTS:
-        return control.main(words)
+    if words and words[0] in SUBJECTS:
+        from kernelq import commands
+
+        return commands.main(words)
     try:
         settings, has_binding = read_command(words)
         log.set_threshold(settings.log_level)

@@ -4,7 +4,7 @@ Times are ISO 8601 in UTC with milliseconds (2026-11-22T02:10:11.123Z); duration
 unit is the end of the name. A number that is not known is -1, a text that is not known is "".
 """
 
-from typing import TypedDict
+from typing import TypedDict, final
 
 PAGE = 1000  # pools, sites or requests of one answer
 
@@ -36,6 +36,7 @@ class Status(TypedDict):
     sites: int
 
 
+@final
 class Event(TypedDict):
     """One event of docs/events.md that has happened."""
 
@@ -233,6 +234,7 @@ class Events(TypedDict):
     journal: str  # serials of another journal are others: ask from 0 again
 
 
+@final
 class Missed(TypedDict):
     """Instead of events that were dropped, because this client did not read fast enough."""
 
