@@ -25,6 +25,7 @@ LONG_FILES: dict[str, int] = {}
 PYTHON_PARTS = {
     "cache_doors.pxi",
     "doors.pxi",
+    "route_doors.pxi",
     "worker_channel.pxi",
     "worker_environ.pxi",
     "worker_input.pxi",
@@ -38,7 +39,7 @@ LAYERS = (
     {"layout", "reason", "span", "scan", "spin", "status", "settings", "fields"},
     {"ring", "timer", "http1", "target", "forwarded"},
     {"cache_rules"},
-    {"cache_store"},
+    {"cache_store", "route"},
     {"kinds"},
     {"state", "link"},
 )
