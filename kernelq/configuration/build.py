@@ -15,8 +15,8 @@ from kernelq.configuration.read import Document, Reader
 from kernelq.configuration.sites import Sites
 
 # What [defaults.pool] may say and a host process of iis5 mode does not do.
-_TABLES_NOT_OF_HOSTS = ("pool.recycling", "pool.rapid_fail")
-_KEYS_NOT_OF_HOSTS = (
+TABLES_NOT_OF_HOSTS = ("pool.recycling", "pool.rapid_fail", "pool.cpu")
+KEYS_NOT_OF_HOSTS = (
     "auto_start",
     "start_mode",
     "min_processes",
@@ -63,10 +63,10 @@ def _host_everything(
     """IIS 5.0 isolation mode: host processes in place of the pools."""
     for pool in document.pools:
         reader.note(pool.own.path, f"this pool is not used: {_IIS5}")
-    for name in _TABLES_NOT_OF_HOSTS:
+    for name in TABLES_NOT_OF_HOSTS:
         if document.defaults.parts[name].origins:
             reader.note(document.defaults.parts[name].path, f"has no effect: {_IIS5}")
-    for name in _KEYS_NOT_OF_HOSTS:
+    for name in KEYS_NOT_OF_HOSTS:
         if name in document.defaults.own.origins:
             reader.note(document.defaults.own.path_of(name), f"has no effect: {_IIS5}")
     template = pool_settings(implied_pool(document), (), settings, reader.base)

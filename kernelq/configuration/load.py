@@ -30,6 +30,13 @@ class Configuration:
     def line_of(self, path: Path) -> int:
         return self._source.line_of(path)
 
+    def raw(self, path: Path) -> Any:
+        """What the file says there."""
+        value: Any = self._source.tables
+        for step in path:
+            value = value[step]
+        return value
+
 
 @dataclass(slots=True)
 class _Source:

@@ -145,9 +145,9 @@ def pool_settings(
     core = gather(parts, "core.")
     is_needed = is_kept and own["auto_start"]
     process = gather(parts, "process.")
-    if "user" not in process:
+    if not process.get("user"):
         process["user"] = server.user
-        process.setdefault("group", server.group)
+        process["group"] = process.get("group") or server.group
     process.setdefault("umask", server.umask)
     return PoolSettings(
         core=CorePoolSettings(name=own["name"], is_needed=is_needed, **core),

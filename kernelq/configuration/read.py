@@ -30,6 +30,7 @@ class Checked:
     path: Path
     values: dict[str, Any]
     origins: dict[str, Path] = field(default_factory=dict)
+    entries: dict[str, dict[str, Path]] = field(default_factory=dict)  # of tables of free names
 
     def path_of(self, name: str) -> Path:
         return self.origins.get(name, self.path)
@@ -209,7 +210,10 @@ class Reader:
         inner: tuple[str, ...] = (),
     ) -> Checked:
         values = dict(common.values if common else default_values(section))
-        made = Checked(section, path, values, dict(common.origins) if common else {})
+        made = Checked(section, path, values)
+        if common:
+            made.origins.update(common.origins)
+            made.entries.update(common.entries)
         keys = self._keys[section.name]
         for name, value in raw.items():
             key = keys.get(name)
@@ -222,8 +226,10 @@ class Reader:
             read = self._value(key.kind, value, place)
             if read is _WRONG:
                 continue
-            if key.kind.entry is not None and common:
+            if key.kind.entry is not None and isinstance(value, dict):
                 read = _merged(values[name], read)
+                own = {one: (*place, one) for one in value}
+                made.entries[name] = {**made.entries.get(name, {}), **own}
             values[name] = read
         if path[0] != table.DEFAULTS:
             for key in section.keys:
@@ -352,4 +358,4 @@ def _heading(section: Section) -> str:
 
 def _merged(common: tuple[Any, ...], own: tuple[Any, ...]) -> tuple[Any, ...]:
     """Entries of a table, the own ones in place of those of the same name."""
-    return tuple({entry[0]: entry for entry in (*(common or ()), *own)}.values())
+    return tuple({entry[0]: entry for entry in (*common, *own)}.values())

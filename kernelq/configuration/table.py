@@ -270,10 +270,10 @@ PROCESS = Section("pool.process", "What a worker process is before its first lin
         "another interpreter, such as a virtual environment's; kernelq must be installed there. "
         "Empty: the one that runs kernelq", "process.python",
         example='"/srv/shop/.venv/bin/python"'),
-    Key("user", kinds.text(), "", "user (name or number) that runs the applications",
+    Key("user", kinds.text(True), "", "user (name or number) that runs the applications",
         "process.user", iis="AppPoolIdentityType, WAMUserName", otherwise="that of [server]",
         example='"shop"'),
-    Key("group", kinds.text(), "", "its group", "process.group",
+    Key("group", kinds.text(True), "", "its group", "process.group",
         otherwise="the user's own, or that of [server] with its user", example='"shop"'),
     Key("groups", kinds.list_of(kinds.text()), "", "supplementary groups, in place of those that "
         "the user has", "process.groups", otherwise="those of the user", example='["media"]'),
