@@ -5,19 +5,22 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, NoReturn
 
 from kernelq import __version__, config_command, linux, log
-from kernelq.binding import Binding, close_listeners, open_bindings, take_passed_bindings
+from kernelq.binding import Binding, take_passed_bindings
 from kernelq.config import ServerSettings, make_settings
 from kernelq.configuration import ConfigurationErrors, load
 from kernelq.configuration.table import key_of_option
-from kernelq.control_socket import open_control
+from kernelq.endpoints import Given
 from kernelq.errors import BAD_OPTION, OptionError, StartError
-from kernelq.identity import Identity, find_identity, require_interpreter
-from kernelq.notify import Notifier
+from kernelq.identity import find_identity, require_interpreter
 from kernelq.options import OPTIONS, Option, default_values, parse_option
+from kernelq.sites import find_sockets
+from kernelq.start import open_passed, open_start, passed_names
 from kernelq.subjects import SUBJECTS, overview
+from kernelq.upgrade import Origin, find_origin
 
 _DESCRIPTION = """\
 Serve WSGI applications (PEP 3333) from worker processes whose death no client notices.
@@ -148,28 +151,18 @@ def check(settings: ServerSettings) -> int:
     return 0
 
 
-def start(settings: ServerSettings, identity: Identity) -> int:
+def start(settings: ServerSettings, arguments: Sequence[str], given: Given, origin: Origin) -> int:
     """Open the sockets while it is still allowed, then run."""
     from kernelq.supervisor import supervise
 
     _require_descriptors(settings)
     if os.geteuid() == 0 and not all(pool.process.user for pool in settings.pools):
         log.warning("running the application as root: --user NAME is advised")
-    endpoints = list_endpoints(settings)
-    listeners = open_bindings(endpoints, identity.owner, settings.umask)
-    try:
-        control_listener = open_control(settings.control, listeners, identity.owner)
-    except StartError:
-        close_listeners(listeners)
-        raise
-    notifier = Notifier(os.environ)  # type: ignore[arg-type]
-    return supervise(settings, listeners, control_listener, identity, notifier)
-
-
-def list_endpoints(settings: ServerSettings) -> list[Binding]:
-    """Where to listen: each endpoint once, however many sites answer there."""
-    bindings = (binding for site in settings.sites for binding in site.bindings)
-    return list(dict.fromkeys(binding.endpoint for binding in bindings))
+    identity = find_identity(settings.user, settings.group)
+    require_interpreter(identity)
+    passed = passed_names(given)
+    load = partial(read_command, arguments, passed)
+    return supervise(open_start(settings, load, identity, given, origin))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -184,13 +177,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return config_command.main(words[1:])
         if words and words[0] == "check":
             words = [*words[1:], "--check"]
-        passed = take_passed_bindings(os.environ)  # type: ignore[arg-type]
+        origin = find_origin(os.environ)
+        passed = take_passed_bindings(os.environ) or passed_names(origin.given)
         settings = read_command(words, passed)
         log.set_threshold(settings.log_level)
         linux.check_kernel()
-        identity = find_identity(settings.user, settings.group)
-        require_interpreter(identity)
-        return check(settings) if settings.check else start(settings, identity)
+        if settings.check:
+            return check(settings)
+        given = origin.given or open_passed(passed)
+        return start(settings, words, given, origin)
     except ConfigurationErrors as found:
         return config_command.complain(found)
     except StartError as found:
@@ -206,7 +201,7 @@ def _require_descriptors(settings: ServerSettings) -> None:
     core = settings.core
     per_worker = 6 + 3 * core.loops  # channel, control link, pidfds
     workers = sum(pool.max_processes for pool in settings.pools)
-    own = 64 + 8 * core.loops + len(list_endpoints(settings)) + 2 * workers * per_worker
+    own = 64 + 8 * core.loops + len(find_sockets(settings.sites)) + 2 * workers * per_worker
     linux.require_descriptors(own + max(core.max_connections, 64))
 
 

@@ -1,10 +1,10 @@
 """A start: what it has found out and opened, for the main process to run with."""
 
 import os
-from collections.abc import Callable, Mapping, MutableMapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
-from kernelq.binding import Binding, Listener, SiteBinding, open_bindings, take_passed_bindings
+from kernelq.binding import Binding, Listener, open_bindings
 from kernelq.config import ServerSettings
 from kernelq.control_socket import open_control
 from kernelq.endpoints import Endpoint, Given, close_endpoints, open_endpoints
@@ -12,6 +12,7 @@ from kernelq.errors import StartError
 from kernelq.identity import Identity, find_readers
 from kernelq.notify import Notifier
 from kernelq.sites import find_sockets
+from kernelq.upgrade import Origin
 
 
 @dataclass(slots=True)
@@ -24,35 +25,21 @@ class Start:
     control: Listener | None
     identity: Identity
     notifier: Notifier
-    given: Given = field(default_factory=dict)  # sockets that were passed and that nobody wants
-    # How to start the same again, for an upgrade: before anything was changed.
-    command: tuple[str, ...] = ()
-    directory: str = "."
-    environment: Mapping[str, str] = field(default_factory=dict)
+    given: Given  # sockets that were passed and that nobody wants
+    origin: Origin
 
 
-def take_passed(environment: MutableMapping[str, str]) -> Given:
-    """The sockets that systemd has opened for this process; their variables are used up. StartError
-    when one is no listening socket.
+def open_passed(passed: Iterable[Binding]) -> Given:
+    """Sockets that systemd has opened for this process, by name. StartError when one is no listening
+    socket.
     """
-    given: Given = {}
-    for binding in take_passed_bindings(environment):
-        given[str(binding)] = open_bindings([binding], None, -1)
-    return given
+    return {str(binding): open_bindings([binding], None, -1) for binding in passed}
 
 
-def with_passed(settings: ServerSettings, given: Given, has_binding: bool) -> ServerSettings:
-    """A command line's only site is bound to every socket that was passed; and to those that it
-    names, but not to the default.
-    """
-    names = [name for name in given if name.startswith("fd://")]
-    if settings.config_file or not names:
-        return settings
-    passed = [Binding("fd", descriptor=int(name.removeprefix("fd://"))) for name in names]
-    site = settings.sites[0]
-    named = site.bindings if has_binding else ()
-    bindings = (*(SiteBinding(binding) for binding in passed), *named)
-    return replace(settings, sites=(replace(site, bindings=bindings),))
+def passed_names(given: Given) -> list[Binding]:
+    """Which of these are sockets that were passed by number."""
+    numbers = [name.removeprefix("fd://") for name in given if name.startswith("fd://")]
+    return [Binding("fd", descriptor=int(number)) for number in numbers]
 
 
 def open_start(
@@ -60,15 +47,10 @@ def open_start(
     load: Callable[[], ServerSettings],
     identity: Identity,
     given: Given,
-    control: Listener | None,
-    command: tuple[str, ...],
-    environment: Mapping[str, str],
+    origin: Origin,
 ) -> Start:
-    """Open every socket while it is still allowed. StartError, with nothing new left open.
-
-    control: the control socket, if somebody else has opened it; environment: as the process was
-    given it.
-    """
+    """Open every socket while it is still allowed. StartError, with nothing new left open."""
+    control = None if origin.predecessor is None else origin.predecessor.control
     wanted = find_sockets(settings.sites)
     endpoints = open_endpoints(wanted, given, identity.owner, settings.umask)
     if control is None:
@@ -87,7 +69,5 @@ def open_start(
         identity,
         Notifier(os.environ),
         given,
-        command,
-        os.getcwd(),
-        environment,
+        origin,
     )

@@ -45,7 +45,7 @@ from kernelq.signals import SignalQueue
 from kernelq.sites import find_sockets
 from kernelq.start import Start
 from kernelq.status import describe_status, exit_code
-from kernelq.upgrade import Heiress, Predecessor
+from kernelq.upgrade import Heiress
 
 SECOND = 1_000_000_000
 SPAWNER_RESTART_FIRST_NS = 0
@@ -67,7 +67,7 @@ _SIGNALS = (
 class Supervisor:
     """The main process's state and its loop."""
 
-    def __init__(self, start: Start, predecessor: Predecessor | None) -> None:
+    def __init__(self, start: Start) -> None:
         self._start = start
         self._numbers = Numbers()
         self._settings = self._numbers.number(start.settings)
@@ -75,7 +75,7 @@ class Supervisor:
         self._tables = {pool.index: pool for pool in self._settings.pools}
         self._endpoints = start.endpoints  # their sockets are closed here once the service has them
         self._notifier = start.notifier
-        self._predecessor = predecessor
+        self._predecessor = start.origin.predecessor
         self._heiress: Heiress | None = None
         self._selector = selectors.DefaultSelector()
         self._service_pid = 0
@@ -298,7 +298,7 @@ class Supervisor:
         if why:
             self._upgrade_failed(why)
             return
-        self._heiress = Heiress(self._start)
+        self._heiress = Heiress(self._start.origin)
         self._send(ToService.LEND)
 
     def _why_no_upgrade(self) -> str:
@@ -423,13 +423,13 @@ class Supervisor:
         return exit_code(self._status)
 
 
-def supervise(start: Start, predecessor: Predecessor | None) -> int:
+def supervise(start: Start) -> int:
     """The main process's life, with what it leaves behind cleaned up."""
     close_unused(start.given)
-    supervisor = Supervisor(start, predecessor)
+    supervisor = Supervisor(start)
     try:
         try_access_log(start.settings.access_log)  # a bad start is better than a bad log
-        if start.settings.pid_file and predecessor is None:
+        if start.settings.pid_file and start.origin.predecessor is None:
             write_pid_file(start.settings.pid_file)
         return supervisor.run()
     finally:

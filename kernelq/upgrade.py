@@ -16,7 +16,8 @@ response cache is not handed over (docs/decisions/019).
 import json
 import os
 import sys
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
+from dataclasses import dataclass, field
 
 from kernelq import linux
 from kernelq.binding import Listener
@@ -26,7 +27,6 @@ from kernelq.letters import Heir
 from kernelq.link import Link, link_from, link_pair
 from kernelq.parcel import Receiver, send_parcel
 from kernelq.processes import fork_process
-from kernelq.start import Start
 
 VARIABLE = "KERNELQ_UPGRADE"  # the number of the descriptor over which a predecessor speaks
 PATIENCE_SECONDS = 10.0
@@ -35,11 +35,26 @@ PATIENCE_SECONDS = 10.0
 _NOT_INHERITED = ("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "WATCHDOG_PID", VARIABLE)
 
 
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """How this process was started, before it changed anything: how to start the same again."""
+
+    command: tuple[str, ...] = ()
+    directory: str = "."
+    environment: Mapping[str, str] = field(default_factory=dict)
+    predecessor: "Predecessor | None" = None  # who started it in order to be replaced
+
+    @property
+    def given(self) -> Given:
+        """The sockets that it was lent."""
+        return {} if self.predecessor is None else self.predecessor.given
+
+
 class Heiress:
     """The new main process, as the old one sees it."""
 
-    def __init__(self, start: Start) -> None:
-        self._start = start
+    def __init__(self, origin: Origin) -> None:
+        self._origin = origin
         self._link: Link | None = None
         self.pid = 0
 
@@ -61,14 +76,14 @@ class Heiress:
     def _become(self, link: Link) -> int:
         environment = {
             name: value
-            for name, value in self._start.environment.items()
+            for name, value in self._origin.environment.items()
             if name not in _NOT_INHERITED
         }
         environment[VARIABLE] = str(link.fileno())
         os.set_inheritable(link.fileno(), True)
         linux.adopt_orphans(False)
-        os.chdir(self._start.directory)
-        os.execve(sys.executable, self._start.command, environment)
+        os.chdir(self._origin.directory)
+        os.execve(sys.executable, self._origin.command, environment)
 
     def fileno(self) -> int:
         return -1 if self._link is None else self._link.fileno()
@@ -140,6 +155,11 @@ def find_predecessor(environment: MutableMapping[str, str]) -> Predecessor | Non
     return Predecessor(link, given, controls[0] if controls else None)
 
 
-def command_line() -> tuple[str, ...]:
-    """How this process was started."""
-    return (sys.executable, *sys.orig_argv[1:])
+def find_origin(environment: MutableMapping[str, str]) -> Origin:
+    """Before anything of the environment is used up. StartError as find_predecessor()."""
+    return Origin(
+        command=(sys.executable, *sys.orig_argv[1:]),
+        directory=os.getcwd(),
+        environment=dict(environment),
+        predecessor=find_predecessor(environment),
+    )
