@@ -37,7 +37,8 @@ cdef enum:                         # parts of a shape
     PART_TARGET = 3
     PART_PATH = 4
     PART_QUERY = 5
-    PART_FIELDS = 6
+    PART_SCRIPT = 6
+    PART_FIELDS = 7
     SHAPE_PARTS = PART_FIELDS + SHAPE_FIELDS
 
 ctypedef struct Shape:
@@ -51,6 +52,7 @@ ctypedef struct Shape:
     uint8_t known[SHAPE_FIELDS]
 
 cdef str KEY_METHOD = "REQUEST_METHOD"
+cdef str KEY_SCRIPT = "SCRIPT_NAME"
 cdef str KEY_PATH = "PATH_INFO"
 cdef str KEY_QUERY = "QUERY_STRING"
 cdef str KEY_TARGET = "REQUEST_URI"
@@ -135,7 +137,7 @@ cdef dict template_make(dict base, str scheme):
     for key, value in base.items():
         template[key] = value
     template["wsgi.url_scheme"] = scheme
-    template["SCRIPT_NAME"] = ""
+    template[KEY_SCRIPT] = ""
     return template
 
 
@@ -187,7 +189,7 @@ cdef inline bint shape_is(const Shape *shape, const RequestRecord *record,
 @cython.final
 @cython.no_gc
 cdef class EnvironMaker:
-    # Makes environs for one serving thread; its caches are its own.
+    # Makes environs for one application in one serving thread; its caches are its own.
     cdef dict plain                # templates
     cdef dict secure
     cdef Shape shapes[SHAPE_SLOTS]
@@ -268,7 +270,9 @@ cdef class EnvironMaker:
         if unlikely(not text_is(shape.texts[PART_TARGET], at, record.target_bytes)):
             target_renew(shape, environ, at, record.target_bytes)
         at += record.target_bytes
-        shape_set(shape, environ, PART_PATH, KEY_PATH, at, record.path_bytes)
+        shape_set(shape, environ, PART_SCRIPT, KEY_SCRIPT, at, record.script_bytes)
+        shape_set(shape, environ, PART_PATH, KEY_PATH, at + record.script_bytes,
+                  record.path_bytes - record.script_bytes)
         at += record.path_bytes
         shape_set(shape, environ, PART_QUERY, KEY_QUERY, at, record.query_bytes)
         at += record.query_bytes
