@@ -1,10 +1,12 @@
 """The words of kernelq's processes: message kinds per link, exit statuses, and the letter a worker
-starts with.
+starts with: its pool's settings, in a sealed memfd, because a message has too little room for many
+applications.
 
 Which process says what is a table here, so that both ends read the same one. Numbers are the
 message's whole numbers in order; "text" and "descriptors" are named where a message carries them.
 """
 
+import os
 from enum import IntEnum
 from typing import Any
 
@@ -28,7 +30,7 @@ class FromSpawner(IntEnum):
 class ToWorker(IntEnum):
     """Spawner to worker or zygote, over the link whose end means: the spawner has died."""
 
-    LETTER = 21  # worker, spawner's pid; text: pool settings; descriptors as in START
+    LETTER = 21  # worker, spawner's pid; descriptors: the letter, then as in START
 
 
 class ToZygote(IntEnum):
@@ -74,9 +76,18 @@ def pack_settings(pool: Any) -> str:
     """A pool's settings, as the letter carries them."""
     import json
 
-    names = ("name", "application", "directory", "workers", "threads", "umask", "inspectable")
-    words: dict[str, object] = {name: getattr(pool, name) for name in (*names, "log_level")}
-    words["multiprocess"] = pool.workers > 1
+    names = ("number", "site", "path", "app", "directory", "environment", "warm_up", "host")
+    words = {
+        "name": pool.name,
+        "applications": [{name: getattr(one, name) for name in names} for one in pool.applications],
+        "directory": pool.directory,
+        "threads": pool.core.threads,
+        "umask": pool.process.umask,
+        "inspectable": pool.process.inspectable,
+        "log_level": pool.log_level,
+        "max_processes": pool.max_processes,
+        "multiprocess": pool.max_processes > 1,
+    }
     return json.dumps(words)
 
 
@@ -85,3 +96,27 @@ def unpack_settings(text: str) -> dict[str, Any]:
 
     words: dict[str, Any] = json.loads(text)
     return words
+
+
+def pack_letter(pool: Any) -> int:
+    """A descriptor with the settings, for any number of readers; nobody can change it any more."""
+    import fcntl
+
+    letter = os.memfd_create("kernelq-letter", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        with open(letter, "wb", closefd=False) as out:
+            out.write(pack_settings(pool).encode())
+        seals = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+        fcntl.fcntl(letter, fcntl.F_ADD_SEALS, seals)
+    except BaseException:
+        os.close(letter)
+        raise
+    return letter
+
+
+def unpack_letter(letter: int) -> dict[str, Any]:
+    """The settings; the descriptor is closed."""
+    # Readers share the descriptor's offset with each other, so each says where it reads.
+    with open(letter, "rb") as source:
+        size = os.fstat(letter).st_size
+        return unpack_settings(os.pread(source.fileno(), size, 0).decode())
