@@ -31,7 +31,7 @@ from kernelq.letters import (
     ToSpawner,
     ToWorker,
     ToZygote,
-    pack_settings,
+    pack_letter,
 )
 from kernelq.link import Link, Message, link_pair
 from kernelq.signals import SignalQueue, restore_defaults
@@ -95,7 +95,7 @@ class Spawner:
     def __init__(self, pools: Sequence[PoolSettings], service: Link) -> None:
         self._pools = tuple(pools)
         self._identities = [find_identity(pool.user, pool.group) for pool in pools]
-        self._settings = [pack_settings(pool) for pool in pools]
+        self._letters = [pack_letter(pool) for pool in pools]
         self._service = service
         self._children: dict[int, Child] = {}  # by worker
         self._workers: dict[int, int] = {}  # worker by pid
@@ -180,9 +180,8 @@ class Spawner:
         self._tell(FromSpawner.STARTED, worker, pid, descriptors=[pidfd])
         os.close(pidfd)
         try:
-            settings = self._settings[child.pool]
-            numbers = (worker, self._pid)
-            child.link.send(ToWorker.LETTER, *numbers, text=settings, descriptors=child.descriptors)
+            descriptors = [self._letters[child.pool], *child.descriptors]
+            child.link.send(ToWorker.LETTER, worker, self._pid, descriptors=descriptors)
         except ConnectionError:
             pass  # it has died already; its wait status will say how
         child.close_descriptors()
@@ -231,7 +230,7 @@ class Spawner:
         zygote = self._zygotes[pid] = Zygote(pool, generation, pid, ours)
         ours.set_blocking(False)
         self._selector.register(ours, selectors.EVENT_READ, lambda _: self._on_zygote(zygote))
-        ours.send(ToWorker.LETTER, 0, self._pid, text=self._settings[pool])
+        ours.send(ToWorker.LETTER, 0, self._pid, descriptors=[self._letters[pool]])
         return zygote
 
     def _on_zygote(self, zygote: Zygote) -> None:
