@@ -68,6 +68,8 @@ class FromService(IntEnum):
 
 SIGNALS_FOR_WORKERS = (6, 9, 15)  # ABRT, KILL, TERM: all that a spawner will send for others
 
+_MFD_NOEXEC_SEAL = 0x8  # what a newer kernel may insist on
+
 EXIT_REFUSED = 81  # a worker that could not load its application
 EXIT_ORPHANED = 82  # a worker whose spawner had died
 
@@ -102,7 +104,11 @@ def pack_letter(pool: Any) -> int:
     """A descriptor with the settings, for any number of readers; nobody can change it any more."""
     import fcntl
 
-    letter = os.memfd_create("kernelq-letter", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
+    try:
+        letter = os.memfd_create("kernelq-letter", flags | _MFD_NOEXEC_SEAL)
+    except OSError:
+        letter = os.memfd_create("kernelq-letter", flags)  # before Linux 6.3
     try:
         with open(letter, "wb", closefd=False) as out:
             out.write(pack_settings(pool).encode())
