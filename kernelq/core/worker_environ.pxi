@@ -45,6 +45,7 @@ ctypedef struct Shape:
     PyObject *proto                # dict; NULL: empty slot
     PyObject *texts[SHAPE_PARTS]   # what the proto has for each part; NULL: nothing yet
     uint32_t misses
+    uint32_t script_bytes
     uint16_t server_port
     uint8_t version_minor
     uint8_t is_https
@@ -178,7 +179,8 @@ cdef inline bint shape_is(const Shape *shape, const RequestRecord *record,
     cdef uint32_t index
     if (shape.proto == NULL or shape.count != count or shape.is_https != record.is_https
             or shape.version_minor != record.version_minor
-            or shape.server_port != record.server_port):
+            or shape.server_port != record.server_port
+            or shape.script_bytes != record.script_bytes):
         return False
     for index in range(count):
         if shape.known[index] != entries[index].known:
@@ -246,6 +248,7 @@ cdef class EnvironMaker:
         shape.is_https = record.is_https
         shape.version_minor = record.version_minor
         shape.server_port = record.server_port
+        shape.script_bytes = record.script_bytes
         Py_INCREF(proto)
         shape.proto = <PyObject *> proto
         return 0
@@ -270,7 +273,8 @@ cdef class EnvironMaker:
         if unlikely(not text_is(shape.texts[PART_TARGET], at, record.target_bytes)):
             target_renew(shape, environ, at, record.target_bytes)
         at += record.target_bytes
-        shape_set(shape, environ, PART_SCRIPT, KEY_SCRIPT, at, record.script_bytes)
+        if unlikely(record.script_bytes > 0):
+            shape_set(shape, environ, PART_SCRIPT, KEY_SCRIPT, at, record.script_bytes)
         shape_set(shape, environ, PART_PATH, KEY_PATH, at + record.script_bytes,
                   record.path_bytes - record.script_bytes)
         at += record.path_bytes
