@@ -151,11 +151,11 @@ cdef class Core:
             raise MemoryError
 
     def route(self, uint32_t listener, bytes address, str host, bytes path):
-        """Who would answer: (application, pool, site, prefix), or None. path: decoded and
-        normalised; address: the connection's own, b"" or 4 or 16 bytes."""
+        """Who would answer: (application, pool, site, prefix), or None. path: as in a URL; address:
+        the connection's own, b"" or 4 or 16 bytes. Raises ValueError."""
         if self.core.routes == NULL:
             return None
-        return route_found(self.core.routes.routes, listener, address, host.encode(), path)
+        return routes_match(self.core.routes.routes, listener, address, host.encode(), path)
 
     def start(self):
         """Start the loop, helper and log threads."""
