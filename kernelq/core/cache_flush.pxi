@@ -14,6 +14,7 @@
 from kernelq.core.cache_store cimport (
     FACTS_KEY_BYTES,
     HIT_FOR_MISS_S,
+    STORE_ANY,
     EntryFacts,
     Flush,
     StoreWalk,

@@ -611,8 +611,9 @@ def request_age(request):
 
 
 cdef dict request_info(const InHand *seen, uint32_t pool, uint64_t now_ns):
+    cdef const uint8_t *host = (seen.text + seen.method_bytes + seen.target_bytes
+                                + seen.remote_bytes)
     request = inhand_info(seen)
-    host = seen.text + seen.method_bytes + seen.target_bytes + seen.remote_bytes
     return {
         "pool": pool,
         "application": seen.application,
