@@ -90,7 +90,7 @@ _ROWS = (
     PoolEvent(6060, 0, INFO, "rapid_fail_try", "rapid-fail protection: a worker is tried"),
     PoolEvent(
         6061, 0, INFO, "rapid_fail_over",
-        "rapid-fail protection: a worker is ready, the pool starts again",
+        "rapid-fail protection: a worker is ready, the pool starts others again",
     ),
     PoolEvent(6070, 0, INFO, "cpu_interval", "the limit of processor time begins anew"),
 )  # fmt: skip

@@ -160,4 +160,4 @@ TABLE: _Rows = {
 }
 
 # What a step may report besides: starts and ends of workers that follow from the state after it.
-FOLLOWS = (6011, 6012, 6020, DRAINS, 6029, 6051, 6060)
+FOLLOWS = (6011, 6012, 6020, DRAINS, 6029, 6051, 6060, 6061)
