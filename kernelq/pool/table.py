@@ -110,14 +110,14 @@ _WORKER: tuple[tuple[tuple[Place, ...], Kind, Row], ...] = (
         "due")),
     ((STARTING,), Kind.REFUSED, Row(workers.note_refusal, (), (), "why, for its death")),
     ((STARTING,), Kind.TICK, Row(
-        workers.end_start, (LAST_WORDS, ORPHANED), (5012, 6033, *LOSS),
+        workers.end_start, (LAST_WORDS, ORPHANED), (5012, 6032, *LOSS),
         "the start-up time limit has passed: its stacks, or an orphan; counts as a loss")),
     ((READY,), Kind.FIRST_ANSWER, Row(
         workers.note_answer, (), (), "its death is not hopeless any more")),
     ((READY,), Kind.UNHEALTHY, Row(workers.note_unhealthy, (), (6026,), "")),
     ((READY,), Kind.RECOVERED, Row(workers.note_recovered, (), (6027,), "")),
     ((READY,), Kind.HOPELESS, Row(
-        workers.replace_hopeless, (DRAINING, ORPHANED), (5010, 6033, DRAINS, *LOSS),
+        workers.replace_hopeless, (DRAINING, ORPHANED), (5010, 6032, DRAINS, *LOSS),
         "drains, or is left to a debugger; a failure if rapid-fail protection counts all")),
     ((READY,), Kind.TIMEOUT, Row(
         workers.replace_overdue, (DRAINING,), (6028, DRAINS), "drains; its replacement starts")),
@@ -136,7 +136,7 @@ _WORKER: tuple[tuple[tuple[Place, ...], Kind, Row], ...] = (
     ((READY,), Kind.WORKER_ASKS, Row(
         recycling.make_due, (), (5078, 5080, *GENERATION), "is due")),
     ((DRAINING,), Kind.TICK, Row(
-        workers.end_drain, (LAST_WORDS, ORPHANED), (5013, 6033),
+        workers.end_drain, (LAST_WORDS, ORPHANED), (5013, 6032),
         "the shutdown time limit has passed: its stacks, or, after TIMEOUT, an orphan")),
     ((LAST_WORDS,), Kind.STACKS_DONE, Row(workers.kill_after_words, (KILLED,), (), "SIGKILL")),
     ((LAST_WORDS,), Kind.TICK, Row(
@@ -150,7 +150,7 @@ _WORKER: tuple[tuple[tuple[Place, ...], Kind, Row], ...] = (
         workers.lose, (), (5009, 6025, *LOSS), "nobody asked for it: counts as a loss")),
     ((DRAINING, LAST_WORDS, KILLED), Kind.DIED, Row(
         workers.leave, (), (6024,), "was expected, or has been counted")),
-    ((ORPHANED,), Kind.DIED, Row(workers.forget_orphan, (), (6034,), "noted and forgotten")),
+    ((ORPHANED,), Kind.DIED, Row(workers.forget_orphan, (), (6033,), "noted and forgotten")),
 )  # fmt: skip
 
 TABLE: _Rows = {
