@@ -122,7 +122,7 @@ class PlanMachine(RuleBasedStateMachine):
             assert not actions or event.worker in [worker.key for worker in before.orphans]
         if Do.PEAK in [action.kind for action in actions]:
             self.tell(Event(Kind.PEAK, number=self.pool.limits.threads if self.waits else 0))
-        if event.kind is not Kind.CONFIGURE:  # whose limits may have been reached already
+        if (next_deadline(self.pool) or self.now + 1) > self.now:
             _, again = step(self.pool, Event(Kind.TICK), self.now)
             assert not again, "a step leaves nothing to be done at the same moment"
         self.fire()
@@ -387,5 +387,7 @@ class PlanMachine(RuleBasedStateMachine):
         assert self.pool.phase is Phase.GONE
 
 
-PlanMachine.TestCase.settings = settings(max_examples=300, stateful_step_count=50, deadline=None, report_multiple_bugs=False)
+PlanMachine.TestCase.settings = settings(
+    max_examples=300, stateful_step_count=50, deadline=None, report_multiple_bugs=False
+)
 TestPlan = PlanMachine.TestCase
