@@ -45,6 +45,7 @@ _ROWS = (
         5127, 0, WARNING, "worker_distrusted", "is no longer trusted: it sent malformed data"
     ),
     PoolEvent(5186, 0, INFO, "worker_idle", "ends: it had no request for the idle time-out"),
+    PoolEvent(6000, 0, DEBUG, "pool_added", "is added"),
     PoolEvent(6001, 0, INFO, "pool_started", "is started"),
     PoolEvent(6002, 0, INFO, "pool_stopping", "is being stopped by an administrator"),
     PoolEvent(6003, 0, INFO, "pool_stopped", "is stopped"),

@@ -20,7 +20,15 @@ from kernelq.pool.generations import adopt_pending
 from kernelq.pool.model import Action, Do, Event, Kind, Limits, Phase, Pool, Worker
 from kernelq.pool.rapid_fail import CRASH_WINDOW_NS
 from kernelq.pool.recycling import early, next_turnover, time_limit, turn_over
-from kernelq.pool.size import await_demand, fill, measure, missing, outlives_trip, shed, start_candidate
+from kernelq.pool.size import (
+    await_demand,
+    fill,
+    measure,
+    missing,
+    outlives_trip,
+    shed,
+    start_candidate,
+)
 from kernelq.pool.steps import NOBODY, Turn, is_up, ready, room, staying
 from kernelq.pool.table import TABLE, Place
 from kernelq.pool.tally import Tally

@@ -6,7 +6,6 @@ each process do anything at any time. What it asserts it has counted itself.
 
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
 
 from hypothesis import settings
 from hypothesis import strategies as st
