@@ -17,6 +17,7 @@ from kernelq.errors import BAD_OPTION, OptionError, StartError
 from kernelq.identity import Identity, find_identity, require_interpreter
 from kernelq.notify import Notifier
 from kernelq.options import OPTIONS, Option, default_values, parse_option
+from kernelq.sites import find_sockets
 
 _DESCRIPTION = """\
 Serve WSGI applications (PEP 3333) from worker processes whose death no client notices.
@@ -153,8 +154,7 @@ def start(settings: ServerSettings, identity: Identity) -> int:
     _require_descriptors(settings)
     if os.geteuid() == 0 and not all(pool.process.user for pool in settings.pools):
         log.warning("running the application as root: --user NAME is advised")
-    endpoints = list_endpoints(settings)
-    listeners = open_bindings(endpoints, identity.owner, settings.umask)
+    listeners = open_bindings(_sockets_of(settings), identity.owner, settings.umask)
     try:
         control_listener = open_control(settings.control, listeners, identity.owner)
     except StartError:
@@ -164,10 +164,11 @@ def start(settings: ServerSettings, identity: Identity) -> int:
     return supervise(settings, listeners, control_listener, identity, notifier)
 
 
-def list_endpoints(settings: ServerSettings) -> list[Binding]:
-    """Where to listen: each endpoint once, however many sites answer there."""
-    bindings = (binding for site in settings.sites for binding in site.bindings)
-    return list(dict.fromkeys(binding.endpoint for binding in bindings))
+def _sockets_of(settings: ServerSettings) -> tuple[Binding, ...]:
+    try:
+        return find_sockets(settings.sites)
+    except ValueError as found:
+        raise StartError(str(found)) from None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -202,7 +203,7 @@ def _require_descriptors(settings: ServerSettings) -> None:
     core = settings.core
     per_worker = 6 + 3 * core.loops  # channel, control link, pidfds
     workers = sum(pool.max_processes for pool in settings.pools)
-    own = 64 + 8 * core.loops + len(list_endpoints(settings)) + 2 * workers * per_worker
+    own = 64 + 8 * core.loops + len(_sockets_of(settings)) + 2 * workers * per_worker
     linux.require_descriptors(own + max(core.max_connections, 64))
 
 

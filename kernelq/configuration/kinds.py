@@ -343,7 +343,7 @@ def at_least_one(what: str) -> Callable[[list[Any]], tuple[Any, ...]]:
     def combine(found: list[Any]) -> tuple[Any, ...]:
         if not found:
             raise ValueError(f"at least one {what}")
-        return tuple(dict.fromkeys(found))
+        return tuple(found)
 
     return combine
 

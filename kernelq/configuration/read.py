@@ -134,6 +134,13 @@ class Reader:
         hint = f"; did you mean {toml_text(meant)}?" if meant else ""
         self.report(path, f"found {self.found(path, value)}, allowed is {allowed}{hint}")
 
+    def report_words(self, path: Path, words: str) -> None:
+        """What somebody else says of a value, which may name it."""
+        reference = self.references.get(path)
+        if reference:
+            words = f"the value of {reference} is none that is allowed here"
+        self.report(path, words)
+
     def refuse_name(self, path: Path, what: str, name: str, known: str) -> None:
         """A name that nothing has."""
         meant = suggest(name, known.split(", ")) if path not in self.references else ""
