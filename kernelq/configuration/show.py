@@ -12,11 +12,11 @@ from typing import Any
 
 from kernelq.configuration.build import KEYS_NOT_OF_HOSTS, KEYS_OF_HOSTS, TABLES_NOT_OF_HOSTS
 from kernelq.configuration.errors import Path
-from kernelq.configuration.kinds import toml_key, toml_text
 from kernelq.configuration.load import Configuration
 from kernelq.configuration.pools import implied_pool
 from kernelq.configuration.read import Checked, CheckedPool
 from kernelq.configuration.table import Key
+from kernelq.configuration.toml import toml_key, toml_text
 
 _SOURCE_COLUMN = 44
 _IIS5 = 'isolation_mode "iis5"'

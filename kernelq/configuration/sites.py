@@ -10,8 +10,8 @@ from kernelq.binding import Binding, SiteBinding, parse_binding
 from kernelq.config import ApplicationSettings, ServerSettings, SiteSettings
 from kernelq.configuration import machine, table
 from kernelq.configuration.errors import Path, describe
-from kernelq.configuration.kinds import toml_text
 from kernelq.configuration.read import Checked, CheckedSite, Document, Reader
+from kernelq.configuration.toml import toml_text
 from kernelq.errors import OptionError
 from kernelq.sites import check_sites, parse_site_binding, parse_site_path
 

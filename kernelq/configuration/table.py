@@ -12,6 +12,7 @@ from typing import Any
 from kernelq import log
 from kernelq.configuration import kinds
 from kernelq.configuration.kinds import Kind
+from kernelq.configuration.toml import toml_text
 from kernelq.options import OPTIONS, control_path
 from kernelq.units import KIB, MS, SECOND
 
@@ -68,7 +69,7 @@ def _default_of(text: str) -> str:
         return "true"
     if text in ("no", "off"):
         return "false"
-    return text if text.isdigit() else kinds.toml_text(text)
+    return text if text.isdigit() else toml_text(text)
 
 
 _AUTO = {"auto": 0}

@@ -129,9 +129,7 @@ SCALARS = st.one_of(
 )
 VALUES = st.recursive(
     SCALARS,
-    lambda inner: st.one_of(
-        st.lists(inner, max_size=3), st.dictionaries(KEYS, inner, max_size=3)
-    ),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(KEYS, inner, max_size=3)),
     max_leaves=8,
 )
 TABLES = st.dictionaries(KEYS, VALUES, max_size=4)
@@ -201,7 +199,7 @@ class Writer:
             self.text += self._choose(st.sampled_from(["", " ", "\n", " # ], x\n\t"]))
             self.lines[(*path, number)] = self.line
             self.value((*path, number), one)
-            self.text += self._choose(st.sampled_from([",", "\n,", " # \"\n ,"]))
+            self.text += self._choose(st.sampled_from([",", "\n,", ' # "\n ,']))
         self.text += "]"
 
     def inline_table(self, path: Path, values: dict[str, Any]) -> None:
@@ -245,7 +243,7 @@ class Writer:
         self.text += self._choose(st.sampled_from(["", "\n", " # [x]\n\n", "\t"]))
 
     def end(self) -> None:
-        self.text += self._choose(st.sampled_from(["\n", " # x = \"\"\"\n", "\t\n\n"]))
+        self.text += self._choose(st.sampled_from(["\n", ' # x = """\n', "\t\n\n"]))
 
     @property
     def line(self) -> int:
