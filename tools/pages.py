@@ -2,7 +2,8 @@
 
 docs/layout.md from kernelq/core/layout.pxd, docs/reasons.md from the rows of
 kernelq/core/reason.pxd, docs/options.md from the table in kernelq/options.py, docs/events.md from
-kernelq/pool/events.py and the transitions in kernelq/pool/table.py.
+kernelq/pool/events.py and the transitions in kernelq/pool/table.py; what stands below the mark in
+docs/configuration.md, and the JSON Schema, from kernelq/configuration/table.py.
 tests/unit/test_docs.py compares.
 """
 
@@ -12,6 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kernelq import _core
+from kernelq.configuration import table
+from kernelq.configuration.example import schema_text
+from kernelq.configuration.table import Key, Section
 from kernelq.options import OPTIONS
 from kernelq.pool.events import DEBUG, ERROR, EVENTS, INFO, WARNING
 from kernelq.pool.model import Kind, Phase, State
@@ -20,6 +24,7 @@ from kernelq.pool.table import FOLLOWS, TABLE, Row
 ROOT = Path(__file__).resolve().parent.parent
 HEADER = ROOT / "kernelq" / "core" / "layout.pxd"
 MADE = "Made by `python tools/pages.py` from {}; do not edit.\n"
+MARK = "<!-- What stands below is made by `python tools/pages.py`; do not edit it. -->\n"
 SIZES = {"uint8_t": 1, "uint16_t": 2, "uint32_t": 4, "uint64_t": 8, "int64_t": 8}
 
 
@@ -210,11 +215,48 @@ def events_page() -> str:
     return "\n".join(page) + "\n"
 
 
+def configuration_page() -> str:
+    """The head that people have written, and all keys below it."""
+    head, mark, _ = (ROOT / "docs" / "configuration.md").read_text().partition(MARK)
+    assert mark, "docs/configuration.md has lost its mark"
+    page = [head + MARK, "## From the command line to a file\n"]
+    page += ["| option | in the file |", "| --- | --- |"]
+    for option in OPTIONS:
+        keys = [f"`{key.name}` in `{heading(where)}`" for where, key in
+                table.key_of_option(option.name)]  # fmt: skip
+        if keys:
+            page.append(f"| `{option.name}` | {', '.join(keys)} |")
+    page.append("")
+    for section in table.SECTIONS:
+        page += [f"## {heading(section)}\n", f"{section.help}\n"]
+        page += ["| key | default | | IIS |", "| --- | --- | --- | --- |"]
+        page += [key_row(key) for key in section.keys]
+        page.append("")
+    return "\n".join(page)
+
+
+def heading(section: Section) -> str:
+    return f"[[{section.name}]]" if section.is_array else f"[{section.name}]"
+
+
+def key_row(key: Key) -> str:
+    default = f"`{key.default}`" if key.default else key.otherwise
+    if key.is_required:
+        default = "needed"
+    text = key.help
+    if key.example and not key.is_required:
+        text += f". Such as `{key.example}`"
+    cells = [f"`{key.name}`", default, text, key.iis]
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+
+
 PAGES: dict[str, Callable[[], str]] = {
     "docs/layout.md": layout_page,
     "docs/reasons.md": reasons_page,
     "docs/options.md": options_page,
     "docs/events.md": events_page,
+    "docs/configuration.md": configuration_page,
+    "kernelq/kernelq.schema.json": schema_text,
 }
 
 
