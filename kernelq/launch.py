@@ -24,6 +24,7 @@ from functools import partial
 from typing import NoReturn
 
 from kernelq import landlock, linux, log
+from kernelq.cgroup import Group
 from kernelq.config import PoolSettings
 from kernelq.errors import StartError
 from kernelq.identity import Identity, find_identity, require_interpreter
@@ -316,7 +317,7 @@ def _changes(launch: Launch, tmp_folder: str) -> Iterator[tuple[str, Callable[[]
     """Each setting's name, and what applies it to the calling process."""
     process = launch.pool.process
     if launch.cgroup:
-        yield "cgroup", lambda: _join_cgroup(launch.cgroup)
+        yield "cgroup", Group(launch.cgroup).join
     for name, number, soft, hard in launch.rlimits:
         yield f"rlimits: {name}", partial(resource.setrlimit, number, (soft, hard))
     if process.nice:
@@ -342,11 +343,6 @@ def _named(setting: str) -> Iterator[None]:
         filename = getattr(found, "filename", None)
         where = f"{filename}: " if filename else ""
         raise StartError(f"{setting}: {where}{what}") from None
-
-
-def _join_cgroup(folder: str) -> None:
-    with open(f"{folder}/cgroup.procs", "r+b", buffering=0) as file:  # never made here
-        file.write(b"0")
 
 
 def _be_nice(nice: int) -> None:
