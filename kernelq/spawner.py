@@ -18,6 +18,7 @@ import signal
 from collections.abc import Callable, Sequence
 
 from kernelq import launch, linux, log
+from kernelq.cgroup import NO_CGROUPS, Cgroups
 from kernelq.config import PoolSettings
 from kernelq.errors import FAILED, StartError
 from kernelq.letters import (
@@ -90,7 +91,10 @@ class Zygote:
 class Spawner:
     """The spawner's state and its loop."""
 
-    def __init__(self, pools: Sequence[PoolSettings], service: Link) -> None:
+    def __init__(
+        self, pools: Sequence[PoolSettings], service: Link, cgroups: Cgroups = NO_CGROUPS
+    ) -> None:
+        self._cgroups = cgroups
         self._pools = tuple(pools)
         self._launches: list[launch.Launch | None] = [None] * len(self._pools)
         self._tmp_folders = TmpFolders()
@@ -369,7 +373,10 @@ class Spawner:
         """
         plan = self._launches[pool]
         if plan is None:  # looked up at the first start; a failure is looked up again
-            plan = self._launches[pool] = launch.prepare(self._pools[pool])
+            settings = self._pools[pool]
+            group = self._cgroups.make(settings.name, settings.index)
+            plan = launch.prepare(settings, group.path if group else "")
+            self._launches[pool] = plan
             for level, text in plan.notes:
                 log.write(level, f"pool {plan.pool.name}: {text}")
         folder = self._tmp_folders.make(plan.identity) if plan.needs_tmp_folder else ""
@@ -394,7 +401,7 @@ class Spawner:
         self._tmp_folders.close()
 
 
-def run(pools: Sequence[PoolSettings], service: Link) -> int:
+def run(pools: Sequence[PoolSettings], service: Link, cgroups: Cgroups = NO_CGROUPS) -> int:
     """The spawner process's life."""
     linux.name_process("kernelq-spawner")
-    return Spawner(pools, service).run()
+    return Spawner(pools, service, cgroups).run()

@@ -24,8 +24,15 @@ _SPAWNER = """
 import sys
 from kernelq.config import *
 from kernelq.link import link_from
+from kernelq.cgroup import NO_CGROUPS, open_cgroups
 from kernelq.spawner import run
-sys.exit(run({pools!r}, link_from({descriptor})))
+group = {cgroup!r}
+if group:
+    open(group + "/cgroup.procs", "w").write("0")
+cgroups = open_cgroups("/sys/fs/cgroup") if group else NO_CGROUPS
+status = run({pools!r}, link_from({descriptor}), cgroups)
+cgroups.remove_all()
+sys.exit(status)
 """
 
 HANGING = "import threading\nthreading.Event().wait()\n"
@@ -66,11 +73,12 @@ class PoolSpawner:
         python: str = sys.executable,
         environment: dict[str, str] | None = None,
         user: int | None = None,
+        cgroup: str = "",
     ) -> None:
         self.link, theirs = link_pair()
         os.set_inheritable(theirs.fileno(), True)
         numbered = [replace(pool, index=index) for index, pool in enumerate(pools)]
-        code = _SPAWNER.format(pools=numbered, descriptor=theirs.fileno())
+        code = _SPAWNER.format(cgroup=cgroup, pools=numbered, descriptor=theirs.fileno())
         self.errors = folder / "errors"
         with self.errors.open("w") as errors:
             self.process = subprocess.Popen(

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from server import PATIENCE_SECONDS, ROOT
@@ -53,7 +54,8 @@ def spawn(folder: Path) -> Iterator[Spawn]:
     made: list[PoolSpawner] = []
 
     def spawn_one(*pools: PoolSettings, **more: object) -> PoolSpawner:
-        made.append(PoolSpawner(folder, *pools, **{"python": OTHER_PYTHON, **more}))  # type: ignore[arg-type]
+        settings: dict[str, Any] = {"python": OTHER_PYTHON, **more}
+        made.append(PoolSpawner(folder, *pools, **settings))
         return made[-1]
 
     yield spawn_one
@@ -175,7 +177,8 @@ def test_landlock_keeps_a_worker_in_its_places(folder: Path, spawn: Spawn) -> No
         "attempt('read store', lambda: open(folder + '/store/file').read())\n"
         "attempt('write store', lambda: open(folder + '/store/new', 'w').close())\n"
         "attempt('truncate store', lambda: os.truncate(folder + '/store/file', 1))\n"
-        "attempt('rename store', lambda: os.rename(folder + '/store/new', folder + '/store/x'))\n"
+        "store = folder + '/store/'\n"
+        "attempt('rename store', lambda: os.rename(store + 'new', store + 'x'))\n"
         "attempt('read secret', lambda: open(folder + '/secret/file').read())\n"
         "attempt('list secret', lambda: os.listdir(folder + '/secret') and 'done')\n"
         "attempt('write secret', lambda: open(folder + '/secret/new', 'w').close())\n"
@@ -230,6 +233,33 @@ def test_landlock_of_a_sibling_of_the_same_user_forbids_signals(folder: Path, sp
     assert spawner.ask(2, pool=1)["sibling kill"] == "EPERM"
 
 
+@pytest.fixture
+def group() -> Iterator[Path]:
+    """A control group of the real kernel, empty before and after."""
+    roots = [Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/unified")]
+    root = next((one for one in roots if (one / "cgroup.controllers").exists()), None)
+    if root is None or not os.access(root, os.W_OK):
+        pytest.skip("no cgroup2 that could be written to")
+    made = root / f"kernelq-test-{os.getpid()}"
+    made.mkdir()
+    yield made
+    (made / "service").rmdir()
+    made.rmdir()
+
+
+@needs_other_python
+def test_workers_run_in_the_group_of_their_pool(folder: Path, group: Path, spawn: Spawn) -> None:
+    code = reporting("found['group'] = open('/proc/self/cgroup').read()\n")
+    one = make_pool(folder, code, "one", user="daemon")
+    two = replace(make_pool(folder, code, "two"), preload=True)
+    spawner = spawn(one, two, cgroup=str(group))
+    pid = spawner.process.pid
+    assert f"0::/{group.name}/pool-one.0-{pid}\n" in spawner.ask(1, pool=0)["group"]
+    refused = spawner.refusal(2, pool=1)  # the zygote's report
+    assert f"0::/{group.name}/pool-two.1-{pid}\\n" in refused
+    assert (group / "service" / "cgroup.procs").read_text() == f"{pid}\n"
+
+
 @needs_other_python
 def test_limits_are_as_set(folder: Path, spawn: Spawn) -> None:
     cpu = min(os.sched_getaffinity(0))
@@ -243,8 +273,7 @@ def test_limits_are_as_set(folder: Path, spawn: Spawn) -> None:
         "found['umask'] = old\n"
         "found['session'] = os.getsid(0) == os.getpid()\n"
         "found['status'] = open('/proc/self/status').read()\n"
-        "found['stdin'] = os.readlink('/proc/self/fd/0') if os.path.exists('/proc/self/fd/0') "
-        "else '/dev/null'\n"
+        "found['stdin'] = os.readlink('/proc/self/fd/0')\n"
     )
     pool = make_pool(
         folder,
@@ -264,6 +293,16 @@ def test_limits_are_as_set(folder: Path, spawn: Spawn) -> None:
     assert found["session"]
     assert "NoNewPrivs:\t1" in found["status"]
     assert found["stdin"] == "/dev/null"
+
+
+@needs_other_python
+def test_worker_of_another_interpreter(folder: Path, spawn: Spawn) -> None:
+    code = reporting("import sys\nfound['python'], found['path'] = sys.executable, sys.path\n")
+    pool = make_pool(folder, code, user="daemon", python=OTHER_PYTHON)
+    found = spawn(pool, python=sys.executable).ask()
+    assert found["python"] == OTHER_PYTHON
+    assert found["path"][0] == str(folder / "default")
+    assert sys.prefix not in " ".join(found["path"])
 
 
 @needs_other_python
@@ -324,6 +363,16 @@ def test_private_tmp_is_not_shared(folder: Path, spawn: Spawn) -> None:
 
 
 @needs_other_python
+@needs_landlock
+def test_private_tmp_is_writable_where_little_else_is(folder: Path, spawn: Spawn) -> None:
+    more = {"private_tmp": True, "read_only": (str(folder),)}
+    pool = make_pool(folder, reporting(PRIVATE_TMP), user="daemon", **more)
+    assert spawn(pool).ask()["tmp"] == "/tmp"
+    poor = make_pool(folder, reporting(FOLDER_TMP), "poor", **more)
+    assert spawn(poor, user=1).ask()["mode"] == 0o700
+
+
+@needs_other_python
 def test_private_tmp_over_the_application_is_a_refusal(folder: Path) -> None:
     place = Path("/var/tmp") / folder.name
     place.mkdir()
@@ -360,6 +409,22 @@ def test_tmp_folder_where_mounts_are_not_allowed(folder: Path, spawn: Spawn) -> 
     assert spawner.process.wait(PATIENCE_SECONDS) == 0
     assert not Path(found["tmp"]).parent.exists()
     assert ours.exists()
+
+
+@needs_other_python
+def test_workers_of_a_zygote_share_its_tmp_folder_to_the_last(folder: Path, spawn: Spawn) -> None:
+    code = f"import tempfile\nopen({str(folder / 'said')!r}, 'w').write(tempfile.gettempdir())\n"
+    os.mkfifo(folder / "said", 0o666)
+    os.chmod(folder / "said", 0o666)
+    pool = make_pool(folder, code + "def application(e, s): pass\n", private_tmp=True)
+    spawner = spawn(replace(pool, preload=True), user=1)
+    spawner.start(1)
+    place = Path((folder / "said").read_text())
+    spawner.expect(FromSpawner.STARTED, 1)
+    spawner.link.send(ToSpawner.RETIRE, 0, 0)
+    spawner.expect(FromSpawner.DIED, 1)  # by itself: its channel is none
+    while place.exists():  # it and the zygote have gone
+        os.sched_yield()
 
 
 @needs_other_python
