@@ -18,7 +18,7 @@ the autogroup is told too. RLIMIT_NPROC is checked by execve after a change of u
 import contextlib
 import os
 import resource
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import NoReturn
@@ -120,26 +120,34 @@ def make_environment(
 ) -> dict[str, str]:
     """The pool's variables, over what the server was started with and a worker may know."""
     process = pool.process
-    unwanted = set(_OURS)
-    prefixes: tuple[str, ...] = _OURS_BY_PREFIX
-    if identity.uid >= 0:
-        unwanted |= _OF_A_LOGIN
-        prefixes += _OF_A_LOGIN_BY_PREFIX
+    unwanted: set[str] = set()
     if process.python:
         unwanted |= _OF_THIS_PYTHON
     if process.private_tmp:
         unwanted |= set(_TMP_NAMES)
-    environment = {
-        name: value
-        for name, value in inherited.items()
-        if name in _DEBUG_HOOKS or not (name in unwanted or name.startswith(prefixes))
-    }
-    environment.update(identity.login_environment())
+    environment = clean_environment(inherited, identity, unwanted)
     for name, value in process.environment:
         if not name or "=" in name or "\0" in name + value:
             raise StartError(f"environment: {name!r} cannot be the name of a variable")
         environment[name] = value
     return environment
+
+
+def clean_environment(
+    inherited: Mapping[str, str], identity: Identity, unwanted: Collection[str] = ()
+) -> dict[str, str]:
+    """What the server was started with, as a process of that user may see it."""
+    unwanted = {*unwanted, *_OURS}
+    prefixes: tuple[str, ...] = _OURS_BY_PREFIX
+    if identity.uid >= 0:
+        unwanted |= _OF_A_LOGIN
+        prefixes += _OF_A_LOGIN_BY_PREFIX
+    environment = {
+        name: value
+        for name, value in inherited.items()
+        if name in _DEBUG_HOOKS or not (name in unwanted or name.startswith(prefixes))
+    }
+    return environment | identity.login_environment()
 
 
 def _find_rlimits(pool: PoolSettings) -> tuple[tuple[str, int, int, int], ...]:

@@ -18,11 +18,14 @@ import signal
 from collections.abc import Callable, Sequence
 
 from kernelq import launch, linux, log
+from kernelq.actions import Actions
 from kernelq.cgroup import NO_CGROUPS, Cgroups
 from kernelq.config import PoolSettings
 from kernelq.errors import FAILED, StartError
+from kernelq.identity import NOBODY_ELSE, Identity
 from kernelq.letters import (
     SIGNALS_FOR_WORKERS,
+    ActionKind,
     FromSpawner,
     FromZygote,
     ToSpawner,
@@ -45,6 +48,9 @@ _IGNORED = (
 )
 
 
+ORPHANS_MAX = 4  # of one pool; with one more, the one that was stopped first is killed
+
+
 class Child:
     """A worker process, or one that is about to be: `pid` is 0 until it is forked.
 
@@ -52,7 +58,16 @@ class Child:
     for those that a zygote forks.
     """
 
-    __slots__ = ("descriptors", "link", "pid", "pool", "report", "tmp_folder", "zygote")
+    __slots__ = (
+        "descriptors",
+        "is_orphan",
+        "link",
+        "pid",
+        "pool",
+        "report",
+        "tmp_folder",
+        "zygote",
+    )
 
     def __init__(self, pool: int, link: Link, descriptors: list[int]) -> None:
         self.pool = pool
@@ -60,6 +75,7 @@ class Child:
         self.descriptors = descriptors
         self.pid = 0
         self.report = -1
+        self.is_orphan = False  # stopped, and left for a debugger
         self.tmp_folder = ""
         self.zygote: Zygote | None = None
 
@@ -92,9 +108,14 @@ class Spawner:
     """The spawner's state and its loop."""
 
     def __init__(
-        self, pools: Sequence[PoolSettings], service: Link, cgroups: Cgroups = NO_CGROUPS
+        self,
+        pools: Sequence[PoolSettings],
+        service: Link,
+        cgroups: Cgroups = NO_CGROUPS,
+        identity: Identity = NOBODY_ELSE,
     ) -> None:
         self._cgroups = cgroups
+        self._actions = Actions(identity)
         self._pools = tuple(pools)
         self._launches: list[launch.Launch | None] = [None] * len(self._pools)
         self._tmp_folders = TmpFolders()
@@ -116,9 +137,10 @@ class Spawner:
         self._selector.register(self._service, selectors.EVENT_READ, self._on_service)
         self._selector.register(self._signals, selectors.EVENT_READ, self._on_signals)
         while self._is_serving:
-            for key, _ in self._selector.select():
+            for key, _ in self._selector.select(self._actions.seconds_to_wait()):
                 if self._selector.get_map().get(key.fd) is key:  # not ended in this very turn
                     key.data()
+            self._actions.end_late()
         self._end_all()
         return self._status
 
@@ -148,14 +170,26 @@ class Spawner:
                 self._signal(worker, number)
             case ToSpawner.RETIRE, (pool, generation):
                 self._retire(pool, generation)
+            case ToSpawner.ACTION, (pool, kind, pid) if self._may_act(pool, kind, pid):
+                self._actions.start(self._pools[pool], ActionKind(kind), pid)
             case _:
                 log.error(f"spawner: refused {message.kind} {message.numbers}")
 
     def _may_start(self, pool: int, worker: int) -> bool:
         if not 0 <= pool < len(self._pools) or worker in self._children:
             return False
-        living = sum(child.pool == pool for child in self._children.values())
+        living = sum(
+            child.pool == pool and not child.is_orphan for child in self._children.values()
+        )
         return living < 2 * self._pools[pool].max_processes
+
+    def _may_act(self, pool: int, kind: int, pid: int) -> bool:
+        if not 0 <= pool < len(self._pools):
+            return False
+        if kind == ActionKind.RAPID_FAIL:
+            return pid == 0
+        child = self._children.get(self._workers.get(pid, -1))
+        return kind == ActionKind.ORPHAN and child is not None and child.pool == pool
 
     def _start(self, pool: int, worker: int, generation: int, message: Message) -> None:
         ours, theirs = link_pair()
@@ -235,10 +269,25 @@ class Spawner:
         if child is None:
             return  # it has died meanwhile
         if child.pid:
+            if number == signal.SIGSTOP:
+                self._leave_orphan(child)
             os.kill(child.pid, number)
-        elif child.zygote is not None:
+        elif child.zygote is not None and number != signal.SIGSTOP:
             # Its zygote has not come to it: it hangs in the import of the application.
             os.kill(child.zygote.pid, number)
+
+    def _leave_orphan(self, child: Child) -> None:
+        """It is no worker any more, only a process to look into; there may be few of these."""
+        orphans = [
+            one for one in self._children.values() if one.is_orphan and one.pool == child.pool
+        ]
+        child.is_orphan = True
+        if len(orphans) >= ORPHANS_MAX:
+            name = self._pools[child.pool].name
+            log.warning(
+                f"pool {name}: {ORPHANS_MAX} workers left for a debugger: the first is ended"
+            )
+            os.kill(orphans[0].pid, signal.SIGKILL)
 
     def _retire(self, pool: int, generation: int) -> None:
         for zygote in self._zygotes.values():
@@ -356,8 +405,10 @@ class Spawner:
                 self._forget(worker)
                 microseconds = int((usage.ru_utime + usage.ru_stime) * 1e6)
                 self._tell(FromSpawner.DIED, worker, status, usage.ru_maxrss, microseconds)
-            # else: an orphan of the application, which became our child when its parent died; or
-            # one that could not become a worker.
+            else:
+                self._actions.bury(pid, status)
+            # Or it was an orphan of the application, which became our child when its parent died;
+            # or one that could not become a worker; or one that removed a temporary folder.
 
     @staticmethod
     def _next_dead() -> int | None:
@@ -392,6 +443,7 @@ class Spawner:
     def _end_all(self) -> None:
         for pid in (*self._zygotes, *self._workers):
             os.kill(pid, signal.SIGKILL)
+        self._actions.end_all()
         for child in self._children.values():
             child.close()
         while self._workers or self._zygotes:
@@ -401,7 +453,12 @@ class Spawner:
         self._tmp_folders.close()
 
 
-def run(pools: Sequence[PoolSettings], service: Link, cgroups: Cgroups = NO_CGROUPS) -> int:
-    """The spawner process's life."""
+def run(
+    pools: Sequence[PoolSettings],
+    service: Link,
+    cgroups: Cgroups = NO_CGROUPS,
+    identity: Identity = NOBODY_ELSE,
+) -> int:
+    """The spawner process's life; identity: of the user that serves, for the pools' actions."""
     linux.name_process("kernelq-spawner")
-    return Spawner(pools, service, cgroups).run()
+    return Spawner(pools, service, cgroups, identity).run()
