@@ -66,6 +66,13 @@ def find_identity(user: str, group: str, groups: Sequence[str] | None = None) ->
     return Identity(uid, gid, wanted, name, home)
 
 
+def find_readers(group: str) -> int | None:
+    """The id of the group whose members may look at the control socket; None: there is none.
+    StartError when no group has that name.
+    """
+    return _find_group(group) if group else None
+
+
 def require_interpreter(identity: Identity) -> None:
     """StartError when the user may not run this Python, or not read kernelq, as when both lie in
     /root.

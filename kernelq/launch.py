@@ -374,3 +374,20 @@ def _restrict(launch: Launch, tmp_folder: str) -> None:
         writable += [folder for folder in HIDDEN_FOLDERS if os.path.isdir(folder)]
     grants = landlock.Grants(given.read_only, tuple(writable), given.places, given.sinks)
     landlock.restrict(grants, launch.landlock_version)
+
+
+def in_child(work: Callable[[], None], keep: Collection[int] = ()) -> int:
+    """Do what may take long in a child of its own; whoever waits for children meets it some time.
+
+    Gives its pid. It keeps these descriptors only.
+    """
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        restore_defaults()
+        linux.close_all_but(keep)
+        work()
+    except BaseException as found:
+        log.warning(f"process {os.getpid()}: {found!r}")
+    os._exit(0)

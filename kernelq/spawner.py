@@ -13,13 +13,15 @@ the workers that a zygote forked; waiting works for them as for its own children
 
 import contextlib
 import os
+import pickle
 import selectors
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from kernelq import launch, linux, log
 from kernelq.actions import Actions
-from kernelq.cgroup import NO_CGROUPS, Cgroups
+from kernelq.cgroup import NO_CGROUPS, Cgroups, Group
+from kernelq.children import Child, Zygote
 from kernelq.config import PoolSettings
 from kernelq.errors import FAILED, StartError
 from kernelq.identity import NOBODY_ELSE, Identity
@@ -29,11 +31,14 @@ from kernelq.letters import (
     FromSpawner,
     FromZygote,
     ToSpawner,
+    ToTable,
     ToWorker,
     ToZygote,
     pack_settings,
 )
 from kernelq.link import Link, Message, link_pair
+from kernelq.parcel import Receiver
+from kernelq.pool import probes
 from kernelq.signals import SignalQueue
 from kernelq.status import describe_status
 from kernelq.tmp_folders import TmpFolders
@@ -47,61 +52,10 @@ _IGNORED = (
     signal.SIGUSR2,
 )
 
+OVERLAPPING = 2  # processes of a pool beyond its workers and as many that are leaving
+
 
 ORPHANS_MAX = 4  # of one pool; with one more, the one that was stopped first is killed
-
-
-class Child:
-    """A worker process, or one that is about to be: `pid` is 0 until it is forked.
-
-    `report` is the descriptor of launch.start() until the process is what it shall be; -1 then, and
-    for those that a zygote forks.
-    """
-
-    __slots__ = (
-        "descriptors",
-        "is_orphan",
-        "link",
-        "pid",
-        "pool",
-        "report",
-        "tmp_folder",
-        "zygote",
-    )
-
-    def __init__(self, pool: int, link: Link, descriptors: list[int]) -> None:
-        self.pool = pool
-        self.link = link
-        self.descriptors = descriptors
-        self.pid = 0
-        self.report = -1
-        self.is_orphan = False  # stopped, and left for a debugger
-        self.tmp_folder = ""
-        self.zygote: Zygote | None = None
-
-    def close(self) -> None:
-        self.link.close()
-        self.close_descriptors()
-
-    def close_descriptors(self) -> None:
-        while self.descriptors:
-            os.close(self.descriptors.pop())
-
-
-class Zygote:
-    """A process that has loaded one generation of the application, and forks workers from it."""
-
-    __slots__ = ("generation", "is_ended", "link", "pid", "pool", "refusal", "report", "tmp_folder")
-
-    def __init__(self, pool: int, generation: int, pid: int, link: Link, report: int) -> None:
-        self.pool = pool
-        self.generation = generation
-        self.pid = pid
-        self.link = link
-        self.report = report  # as a child's
-        self.refusal = ""  # why it could not be made
-        self.tmp_folder = ""
-        self.is_ended = False  # we have killed it, and wait for its death
 
 
 class Spawner:
@@ -109,18 +63,21 @@ class Spawner:
 
     def __init__(
         self,
-        pools: Sequence[PoolSettings],
+        pools: Mapping[int, PoolSettings],
         service: Link,
+        table: Link,
         cgroups: Cgroups = NO_CGROUPS,
         identity: Identity = NOBODY_ELSE,
     ) -> None:
         self._cgroups = cgroups
         self._actions = Actions(identity)
-        self._pools = tuple(pools)
-        self._launches: list[launch.Launch | None] = [None] * len(self._pools)
+        self._current = dict(pools)
+        self._pools = dict(pools)  # these, and those that have processes still
+        self._launches: dict[int, launch.Launch] = {}
         self._tmp_folders = TmpFolders()
-        self._settings = [pack_settings(pool) for pool in pools]
         self._service = service
+        self._table = table
+        self._new_table = Receiver()
         self._children: dict[int, Child] = {}  # by worker
         self._workers: dict[int, int] = {}  # worker by pid
         self._zygotes: dict[int, Zygote] = {}  # by pid
@@ -136,6 +93,7 @@ class Spawner:
         self._tmp_folders.sweep()
         self._selector.register(self._service, selectors.EVENT_READ, self._on_service)
         self._selector.register(self._signals, selectors.EVENT_READ, self._on_signals)
+        self._selector.register(self._table, selectors.EVENT_READ, self._on_table)
         while self._is_serving:
             for key, _ in self._selector.select(self._actions.seconds_to_wait()):
                 if self._selector.get_map().get(key.fd) is key:  # not ended in this very turn
@@ -143,6 +101,31 @@ class Spawner:
             self._actions.end_late()
         self._end_all()
         return self._status
+
+    def _on_table(self) -> None:
+        """The main process, of which this one is a fork, has read its configuration again."""
+        message = self._table.receive()
+        if message is None:
+            self._selector.unregister(self._table)  # it has died; the service's end follows
+            return
+        parcel = self._new_table.add(message) if message.kind == ToTable.POOLS else None
+        message.close_descriptors()
+        if parcel is None:
+            return
+        self._current = pickle.loads(parcel[0])
+        self._pools.update(self._current)
+        self._drop_departed()
+
+    def _drop_departed(self) -> None:
+        """Forget pools that the table names no more, once their last process has gone."""
+        used = {child.pool for child in self._children.values()}
+        used.update(zygote.pool for zygote in self._zygotes.values())
+        for index in {*self._pools} - {*self._current} - used:
+            pool = self._pools.pop(index)
+            self._launches.pop(index, None)
+            group = self._cgroups.group(pool.name, index)
+            if group is not None:
+                group.remove()
 
     # What the service asks.
 
@@ -172,19 +155,23 @@ class Spawner:
                 self._retire(pool, generation)
             case ToSpawner.ACTION, (pool, kind, pid) if self._may_act(pool, kind, pid):
                 self._actions.start(self._pools[pool], ActionKind(kind), pid)
+            case ToSpawner.SUSPEND, (worker,) if self._runs(worker):
+                self._suspend(self._children[worker])
+            case ToSpawner.THROTTLE, (pool, is_on) if pool in self._pools:
+                self._throttle(self._pools[pool], bool(is_on))
             case _:
                 log.error(f"spawner: refused {message.kind} {message.numbers}")
 
     def _may_start(self, pool: int, worker: int) -> bool:
-        if not 0 <= pool < len(self._pools) or worker in self._children:
+        if pool not in self._pools or worker in self._children:
             return False
         living = sum(
             child.pool == pool and not child.is_orphan for child in self._children.values()
         )
-        return living < 2 * self._pools[pool].max_processes
+        return living < 2 * self._pools[pool].max_processes + OVERLAPPING
 
     def _may_act(self, pool: int, kind: int, pid: int) -> bool:
-        if not 0 <= pool < len(self._pools):
+        if pool not in self._pools:
             return False
         if kind == ActionKind.RAPID_FAIL:
             return pid == 0
@@ -240,7 +227,7 @@ class Spawner:
         self._tell(FromSpawner.STARTED, worker, pid, descriptors=[pidfd])
         os.close(pidfd)
         try:
-            settings = self._settings[child.pool]
+            settings = pack_settings(self._pools[child.pool])
             numbers = (worker, self._pid)
             child.link.send(ToWorker.LETTER, *numbers, text=settings, descriptors=child.descriptors)
         except ConnectionError:
@@ -289,6 +276,28 @@ class Spawner:
             )
             os.kill(orphans[0].pid, signal.SIGKILL)
 
+    def _runs(self, worker: int) -> bool:
+        child = self._children.get(worker)
+        return child is not None and child.pid != 0 and child.report < 0
+
+    def _suspend(self, child: Child) -> None:
+        """Push out its memory; where that is not ours to do, it is asked to do so itself."""
+        plan = self._launches[child.pool]
+        has_memory = "memory" in self._cgroups.controllers and plan.cgroup
+        is_alone = sum(one.pool == child.pool for one in self._children.values()) == 1
+
+        def push_out() -> None:  # takes as long as the swap device does
+            pushed = probes.suspend(child.pid) is not None
+            if not (has_memory and is_alone and Group(plan.cgroup).reclaim()) and not pushed:
+                child.link.try_send(ToWorker.SUSPEND)
+
+        launch.in_child(push_out, [child.link.fileno()])
+
+    def _throttle(self, pool: PoolSettings, is_on: bool) -> None:
+        group = self._cgroups.group(pool.name, pool.index)
+        if (group is None or not group.throttle(pool.cpu.limit if is_on else 0)) and is_on:
+            log.warning(f"pool {pool.name}: cpu.limit: no control group here to throttle it by")
+
     def _retire(self, pool: int, generation: int) -> None:
         for zygote in self._zygotes.values():
             if (zygote.pool, zygote.generation) == (pool, generation):
@@ -314,7 +323,7 @@ class Spawner:
         self._watch(ours.fileno(), lambda: self._on_zygote(zygote))
         self._watch(report, lambda: self._on_zygote_report(zygote))
         with contextlib.suppress(ConnectionError):
-            ours.send(ToWorker.LETTER, 0, self._pid, text=self._settings[pool])
+            ours.send(ToWorker.LETTER, 0, self._pid, text=pack_settings(self._pools[pool]))
         return zygote
 
     def _on_zygote_report(self, zygote: Zygote) -> None:
@@ -400,9 +409,11 @@ class Spawner:
             _, status, usage = os.wait4(pid, 0)
             if pid in self._zygotes:
                 self._bury_zygote(self._zygotes[pid], status)
+                self._drop_departed()
             elif pid in self._workers:
                 worker = self._workers.pop(pid)
                 self._forget(worker)
+                self._drop_departed()
                 microseconds = int((usage.ru_utime + usage.ru_stime) * 1e6)
                 self._tell(FromSpawner.DIED, worker, status, usage.ru_maxrss, microseconds)
             else:
@@ -422,7 +433,7 @@ class Spawner:
         """A new process of the pool that runs `module`'s main with the link: its pid, its report,
         and its temporary folder. StartError, OSError: there is none.
         """
-        plan = self._launches[pool]
+        plan = self._launches.get(pool)
         if plan is None:  # looked up at the first start; a failure is looked up again
             settings = self._pools[pool]
             group = self._cgroups.make(settings.name, settings.index)
@@ -454,11 +465,15 @@ class Spawner:
 
 
 def run(
-    pools: Sequence[PoolSettings],
+    pools: Mapping[int, PoolSettings],
     service: Link,
+    table: Link,
     cgroups: Cgroups = NO_CGROUPS,
     identity: Identity = NOBODY_ELSE,
 ) -> int:
-    """The spawner process's life; identity: of the user that serves, for the pools' actions."""
+    """The spawner process's life: pools by index, which the main process may replace later.
+
+    identity: the user that serves, as whom the pools' actions run.
+    """
     linux.name_process("kernelq-spawner")
-    return Spawner(pools, service, cgroups, identity).run()
+    return Spawner(pools, service, table, cgroups, identity).run()

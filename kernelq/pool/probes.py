@@ -1,14 +1,14 @@
 """What the kernel says of a process: memory, processor time, state; and the putting to sleep of an
 idle one, where its control group cannot do it.
 
-Everything here may be asked of a process that has just died: the answer is None then.
+Everything here may be asked of a process that has just died: the answer is nothing then, 0 or "".
 
 Facts: `smaps_rollup` walks all of a process's memory (milliseconds for a large one), and needs the
 right to trace it: workers are not dumpable, so only root, or the worker itself, may ask; `statm`
-anybody. Processor time of ended children counts only once they have been waited for. Pushing out
-pages of another process needs the right to trace it and CAP_SYS_NICE, its own needs nothing: a
-worker does it to itself, when it is told to. Anonymous memory leaves only if there is swap; without
-it, what leaves is what can be read again from files, and heap that the C library keeps for later.
+and `status` anybody. Processor time of ended children counts only once they have been waited for.
+Pushing out pages of another process needs the right to trace it and CAP_SYS_NICE, its own needs
+nothing: a worker does it to itself, when it is told to. Anonymous memory leaves only if there is
+swap; without it, what leaves is heap that the C library has kept for later.
 """
 
 import ctypes
@@ -31,29 +31,35 @@ class _Range(ctypes.Structure):
     _fields_ = (("base", ctypes.c_size_t), ("bytes", ctypes.c_size_t))
 
 
-def resident_bytes(pid: int) -> int | None:
+def resident_bytes(pid: int) -> int:
     """Memory that it has, shared or not (RSS)."""
     words = _read(f"/proc/{pid}/statm").split()
-    return int(words[1]) * _PAGE if len(words) > 1 and int(words[0]) else None
+    return int(words[1]) * _PAGE if len(words) > 1 else 0
 
 
-def private_bytes(pid: int) -> int | None:
-    """Memory that no other process has, swapped out or not: what its end would free."""
-    total = 0
-    found = False
-    for line in _read(f"/proc/{pid}/smaps_rollup").splitlines():
-        name, _, rest = line.partition(":")
-        if name in ("Private_Clean", "Private_Dirty", "Private_Hugetlb", "Swap"):
-            total += int(rest.split()[0]) * 1024
-            found = True
-    return total if found else None
+def private_bytes(pid: int) -> int:
+    """Memory that no other process has, swapped out or not: what its end would free.
+
+    Where we may not look closer, all its memory without a file: what a zygote's children still
+    share is in it then.
+    """
+    names: tuple[str, ...] = ("Private_Clean", "Private_Dirty", "Private_Hugetlb", "Swap")
+    text = _read(f"/proc/{pid}/smaps_rollup")
+    if not text:
+        names = ("RssAnon", "VmSwap")
+        text = _read(f"/proc/{pid}/status")
+    lines = (line.partition(":") for line in text.splitlines())
+    return sum(int(rest.split()[0]) * 1024 for name, _, rest in lines if name in names)
 
 
-def processor_ns(pid: int) -> int | None:
+def memory_kib(pid: int) -> tuple[int, int]:
+    """Resident and private memory, for people."""
+    return resident_bytes(pid) // 1024, private_bytes(pid) // 1024
+
+
+def cpu_ns(pid: int) -> int:
     """Processor time of it and of those of its children that it has waited for."""
     fields = _stat_fields(pid)
-    if fields is None:
-        return None
     ticks = sum(int(word) for word in fields[11:15])  # utime, stime, cutime, cstime
     return ticks * (1_000_000_000 // _TICKS)
 
@@ -64,10 +70,10 @@ def state(pid: int) -> str:
     return fields[0] if fields else ""
 
 
-def _stat_fields(pid: int) -> list[str] | None:
+def _stat_fields(pid: int) -> list[str]:
     # The name, in parentheses, is the process's own choice; what follows its last one is not.
     text = _read(f"/proc/{pid}/stat").rpartition(")")[2]
-    return text.split() or None
+    return text.split()
 
 
 def suspend(pid: int) -> int | None:

@@ -18,12 +18,12 @@ _DAY = timedelta(days=1)
 LOCAL_TIME = "/etc/localtime"
 
 
-def next_time(schedule: Sequence[int], now_wall: float, zone: tzinfo) -> float | None:
-    """The next of these seconds of the day after now, as seconds since the epoch; None: there is
-    none. Sooner than now it never is, and not now either.
+def next_time(schedule: Sequence[int], now_wall: float, zone: tzinfo | None = None) -> float:
+    """The next of these seconds of the day, at least one, as seconds since the epoch; it is later
+    than now. zone: None: this machine's.
     """
-    if not schedule:
-        return None
+    if zone is None:
+        zone = system_zone()
     today = datetime.fromtimestamp(now_wall, zone).date()
     # The clock may have been put back over midnight, and a day may be missing.
     for distance in range(-1, 4):

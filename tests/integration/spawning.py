@@ -6,7 +6,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,14 +22,16 @@ MARK = "what was found: "
 _SPAWNER = """
 import sys
 from kernelq.config import *
-from kernelq.link import link_from
+from kernelq.link import link_from, link_pair
 from kernelq.cgroup import NO_CGROUPS, open_cgroups
 from kernelq.spawner import run
 group = {cgroup!r}
 if group:
     open(group + "/cgroup.procs", "w").write("0")
 cgroups = open_cgroups("/sys/fs/cgroup") if group else NO_CGROUPS
-status = run({pools!r}, link_from({descriptor}), cgroups)
+_, table = link_pair()
+pools = {{pool.index: pool for pool in {pools!r}}}
+status = run(pools, link_from({descriptor}), table, cgroups)
 cgroups.remove_all()
 sys.exit(status)
 """
@@ -92,23 +93,29 @@ class PoolSpawner:
             )
         theirs.close()
         self.link._socket.settimeout(PATIENCE_SECONDS)
-        self.controls: dict[int, Link] = {}
+        self.controls: dict[int, Link] = {}  # by worker
+        self._links: list[Link] = []
+        self.expected_status = 0
 
-    def start(self, worker: int, pool: int = 0, descriptors: Sequence[int] = ()) -> None:
+    def start(self, worker: int, pool: int = 0, generation: int = 0) -> None:
         """Ask for a worker; its channel is no channel, which it finds out after the import."""
         ours, theirs = link_pair()
         ours._socket.settimeout(PATIENCE_SECONDS)
         self.controls[worker] = ours
+        self._links.append(ours)
         with open(os.devnull) as null:
-            channel = descriptors or [null.fileno(), null.fileno()]
-            passed = [*channel, theirs.fileno()]
-            self.link.send(ToSpawner.START, pool, worker, 0, descriptors=passed)
+            passed = [null.fileno(), null.fileno(), theirs.fileno()]
+            self.link.send(ToSpawner.START, pool, worker, generation, descriptors=passed)
         theirs.close()
 
-    def expect(self, kind: int, worker: int) -> Message:
+    def next(self) -> Message:
         message = self.link.receive()
         assert message is not None, self.errors.read_text()
         message.close_descriptors()
+        return message
+
+    def expect(self, kind: int, worker: int) -> Message:
+        message = self.next()
         told = (message.kind, message.numbers[0])
         assert told == (kind, worker), (told, message.text, self.errors.read_text())
         return message
@@ -137,8 +144,8 @@ class PoolSpawner:
 
     def end(self) -> int:
         self.link.close()
-        for control in self.controls.values():
-            control.close()
+        for link in self._links:
+            link.close()
         return self.process.wait(PATIENCE_SECONDS)
 
 
