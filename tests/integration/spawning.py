@@ -29,6 +29,8 @@ group = {cgroup!r}
 if group:
     open(group + "/cgroup.procs", "w").write("0")
 cgroups = open_cgroups("/sys/fs/cgroup") if group else NO_CGROUPS
+if {stand_in!r}:
+    cgroups = open_cgroups({stand_in!r}, proc={stand_in!r})
 _, table = link_pair()
 pools = {{pool.index: pool for pool in {pools!r}}}
 status = run(pools, link_from({descriptor}), table, cgroups)
@@ -75,11 +77,14 @@ class PoolSpawner:
         environment: dict[str, str] | None = None,
         user: int | None = None,
         cgroup: str = "",
+        stand_in: str = "",
     ) -> None:
         self.link, theirs = link_pair()
         os.set_inheritable(theirs.fileno(), True)
         numbered = [replace(pool, index=index) for index, pool in enumerate(pools)]
-        code = _SPAWNER.format(cgroup=cgroup, pools=numbered, descriptor=theirs.fileno())
+        code = _SPAWNER.format(
+            cgroup=cgroup, stand_in=stand_in, pools=numbered, descriptor=theirs.fileno()
+        )
         self.errors = folder / "errors"
         with self.errors.open("w") as errors:
             self.process = subprocess.Popen(
@@ -128,6 +133,10 @@ class PoolSpawner:
     def ask(self, worker: int = 1, pool: int = 0) -> dict[str, Any]:
         """Start a worker whose application reports, and give what it found."""
         self.started(worker, pool)
+        return self.report(worker)
+
+    def report(self, worker: int) -> dict[str, Any]:
+        """What the application of a started worker found."""
         message = self.controls[worker].receive()
         assert message is not None, self.errors.read_text()
         assert message.kind == Control.REFUSED
@@ -158,6 +167,22 @@ def nobody_can_run(python: str) -> bool:
     except OSError:
         return False
     return done.returncode == 0
+
+
+def make_stand_in(folder: Path) -> Path:
+    """A plain folder in place of a cgroup file system (kernelq/cgroup.py)."""
+    root = folder / "cgroup"
+    for name in (".new-group", "self"):
+        (root / name).mkdir(parents=True)
+    for name in ("cgroup.procs", "cgroup.subtree_control"):
+        (root / name).touch()
+    (root / "cgroup.controllers").write_text("cpu memory\n")
+    (root / "self" / "cgroup").write_text("0::/\n")  # in place of /proc
+    files = ("cgroup.procs", "cgroup.kill", "cpu.max", "cpu.stat", "memory.reclaim")
+    for name in files:
+        (root / ".new-group" / name).touch()
+    (root / ".new-group" / "memory.current").write_text("4096\n")
+    return root
 
 
 def listen(path: Path, mode: int, uid: int) -> socket.socket:

@@ -23,13 +23,14 @@ from spawning import (
     listen,
     make_folder,
     make_pool,
+    make_stand_in,
     nobody_can_run,
     reporting,
 )
 
 from kernelq import landlock
 from kernelq.config import CpuSettings, PoolSettings
-from kernelq.letters import FromSpawner, ToSpawner
+from kernelq.letters import FromSpawner, ToSpawner, ToWorker
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become other users")
 
@@ -258,6 +259,68 @@ def test_workers_run_in_the_group_of_their_pool(folder: Path, group: Path, spawn
     refused = spawner.refusal(2, pool=1)  # the zygote's report
     assert f"0::/{group.name}/pool-two.1-{pid}\\n" in refused
     assert (group / "service" / "cgroup.procs").read_text() == f"{pid}\n"
+
+
+def only(folder: Path) -> Path:
+    (found,) = folder.glob("pool-*")
+    return found
+
+
+def test_a_pool_is_throttled_by_its_group(folder: Path, spawn: Spawn) -> None:
+    root = make_stand_in(folder)
+    pool = replace(make_pool(folder, HANGING), cpu=CpuSettings(limit=50.0))
+    spawner = spawn(pool, python=sys.executable, stand_in=str(root))
+    pid = spawner.started(1)
+    group = only(root)
+    assert (group / "cgroup.procs").read_text() == f"{pid}\n"
+    for is_on in (1, 0):
+        spawner.link.send(ToSpawner.THROTTLE, 0, is_on)
+    spawner.link.send(ToSpawner.THROTTLE, 1, 1)  # no such pool
+    spawner.started(2)
+    assert (group / "cpu.max").read_text() == "50000 100000\nmax 100000\n"
+    assert spawner.errors.read_text().count("refused") == 1
+
+
+def test_without_groups_a_throttle_is_a_warning(folder: Path, spawn: Spawn) -> None:
+    spawner = spawn(make_pool(folder, HANGING), python=sys.executable)
+    for is_on in (1, 0):
+        spawner.link.send(ToSpawner.THROTTLE, 0, is_on)
+    spawner.started(1)
+    assert spawner.errors.read_text().count("no control group here to throttle it by") == 1
+
+
+HEAR = """
+import select, socket
+links = []
+for name in os.listdir("/proc/self/fd"):
+    try:
+        links.append(socket.socket(fileno=os.dup(int(name))))
+    except OSError:
+        pass
+(link,) = select.select(links, [], [])[0]
+found["kind"] = link.recv(100)[0]
+"""
+
+
+@needs_other_python
+def test_a_worker_that_we_may_not_touch_is_asked_to_suspend(folder: Path, spawn: Spawn) -> None:
+    spawner = spawn(make_pool(folder, reporting(HEAR)), user=1)
+    spawner.link.send(ToSpawner.SUSPEND, 1)  # not yet known
+    spawner.started(1)
+    spawner.link.send(ToSpawner.SUSPEND, 1)
+    assert spawner.report(1) == {"kind": ToWorker.SUSPEND}
+    assert spawner.errors.read_text().count("refused") == 1
+
+
+def test_a_worker_that_we_may_touch_is_suspended_unasked(folder: Path, spawn: Spawn) -> None:
+    root = make_stand_in(folder)
+    spawner = spawn(make_pool(folder, HANGING), python=sys.executable, stand_in=str(root))
+    spawner.started(1)
+    spawner.link.send(ToSpawner.SUSPEND, 1)
+    reclaim = only(root) / "memory.reclaim"
+    while not reclaim.read_text():  # by a child, some time
+        os.sched_yield()
+    assert reclaim.read_text() == "4096\n"
 
 
 @needs_other_python
