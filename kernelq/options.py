@@ -354,6 +354,9 @@ OPTIONS: tuple[Option, ...] = (
            "drop what nobody asked for within TIME; 0 or off: never", CACHE),
     Option("--cache-status", "on|off", "off", switch,
            "tell clients in a Cache-Status field what the cache did", CACHE),
+    Option("--config", "FILE", "", optional_text,
+           "sites, applications and pools, and everything else, from FILE (docs/configuration.md); "
+           "without it and without an application: kernelq.toml, if there is one here", OPERATION),
     Option("--access-log", "FILE|-|none", "none", any_text,
            "a line per request to FILE, or to standard output (-)", OPERATION),
     Option("--log-level", "LEVEL", "info", log_level,
@@ -368,7 +371,7 @@ OPTIONS: tuple[Option, ...] = (
            "let debuggers and siblings of the same user look into service and workers (for "
            "debugging)", OPERATION),
     Option("--check", "", "no", flag,
-           "read the options, load the application, start nothing", OPERATION),
+           "read everything, load the applications, start nothing", OPERATION),
 )
 # fmt: on
 

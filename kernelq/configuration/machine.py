@@ -1,0 +1,119 @@
+"""What a configuration asks of this machine: users, groups, folders, interpreters, processors."""
+
+import functools
+import os
+import resource
+
+from kernelq.config import PoolSettings
+from kernelq.configuration.kinds import UNLIMITED
+from kernelq.configuration.read import Checked, CheckedPool, Reader
+
+
+def check_server(reader: Reader, server: Checked) -> None:
+    """The server's own user, groups and folders."""
+    _check_identity(reader, server)
+    _check_group(reader, server, "control_readers")
+    check_directory(reader, server, "spill_dir")
+
+
+def check_pool(reader: Reader, pool: CheckedPool, settings: PoolSettings) -> None:
+    """What a worker process of the pool is to be."""
+    process, cpu = pool.parts["pool.process"], pool.parts["pool.cpu"]
+    check_directory(reader, pool.own, "directory")
+    _check_identity(reader, process)
+    for number, group in enumerate(process.values["groups"] or ()):
+        if _gid_of(group) is None:
+            _report_element(reader, process, "groups", number, f"there is no group {group!r}")
+    python = settings.process.python
+    if python and not (os.path.isfile(python) and os.access(python, os.X_OK)):
+        reader.refuse(process.path_of("python"), python, "a Python interpreter that can be run")
+    for name in ("read_only", "writable"):
+        for number, path in enumerate(process.values[name]):
+            if not os.path.exists(path):
+                _report_element(reader, process, name, number, f"there is no {path}")
+    count = os.cpu_count() or 1
+    if settings.cpu.affinity and settings.cpu.affinity[-1] >= count:
+        reader.report(
+            cpu.path_of("affinity"),
+            f"found CPU {settings.cpu.affinity[-1]}, allowed are 0 to {count - 1}: this machine "
+            f"has {count}",
+        )
+    if os.geteuid() != 0:
+        _check_privileges(reader, process, settings)
+
+
+def check_directory(reader: Reader, table: Checked, name: str) -> None:
+    """A folder that the file names exists."""
+    path = table.values[name]
+    if path and name in table.origins and not os.path.isdir(path):
+        reader.refuse(table.origins[name], path, "a directory that exists")
+
+
+def _report_element(reader: Reader, table: Checked, name: str, number: int, text: str) -> None:
+    reader.report((*table.path_of(name), number), text)
+
+
+def _check_identity(reader: Reader, table: Checked) -> None:
+    user, group = table.values["user"], table.values["group"]
+    uid, gid = os.geteuid(), os.getegid()
+    if user:
+        found = _ids_of(user)
+        if found is None:
+            reader.report(
+                table.path_of("user"),
+                f"there is no user {reader.found(table.path_of('user'), user)}",
+            )
+            return
+        uid, gid = found
+    if group and _check_group(reader, table, "group"):
+        gid = _gid_of(group) or 0
+    if os.geteuid() != 0 and (uid, gid) != (os.geteuid(), os.getegid()):
+        named = "user" if user else "group"
+        found_text = reader.found(table.path_of(named), table.values[named])
+        reader.report(
+            table.path_of(named),
+            f"no permission to become {named} {found_text}: only root may change user or group",
+        )
+
+
+def _check_group(reader: Reader, table: Checked, name: str) -> bool:
+    group = table.values[name]
+    if group and _gid_of(group) is None:
+        path = table.path_of(name)
+        reader.report(path, f"there is no group {reader.found(path, group)}")
+        return False
+    return True
+
+
+@functools.lru_cache(1024)
+def _ids_of(user: str) -> tuple[int, int] | None:
+    import pwd
+
+    try:
+        found = pwd.getpwuid(int(user)) if user.isdigit() else pwd.getpwnam(user)
+    except (KeyError, OverflowError):
+        return (int(user), int(user)) if user.isdigit() and int(user) < 1 << 32 else None
+    return found.pw_uid, found.pw_gid
+
+
+@functools.lru_cache(1024)
+def _gid_of(group: str) -> int | None:
+    import grp
+
+    try:
+        return int(group) if group.isdigit() else grp.getgrnam(group).gr_gid
+    except KeyError:
+        return None
+
+
+def _check_privileges(reader: Reader, process: Checked, settings: PoolSettings) -> None:
+    """What only root may ask for."""
+    if settings.process.nice < 0:
+        reader.refuse(process.path_of("nice"), settings.process.nice, "0 to 19 without root")
+    for name, _, hard in settings.process.rlimits:
+        ours = resource.getrlimit(getattr(resource, f"RLIMIT_{name.upper()}"))[1]
+        if ours != resource.RLIM_INFINITY and (hard == UNLIMITED or hard > ours):
+            reader.report(
+                (*process.path_of("rlimits"), name),
+                f"the hard limit here is {ours}, and only root may raise it",
+            )
