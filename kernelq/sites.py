@@ -282,8 +282,8 @@ def _port_conflict(
         f"site {sites[user.site].name!r} listens on {endpoint} and site "
         f"{sites[wide_user.site].name!r} on {wide}, which cannot be told apart: {remedy}"
     )
-    both = sorted((user, wide_user), key=lambda use: (use.site, use.binding))
-    return Conflict(*both, text)
+    first, second = sorted((user, wide_user), key=lambda use: (use.site, use.binding))
+    return Conflict(first, second, text)
 
 
 # Routes.
