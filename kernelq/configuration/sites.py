@@ -13,7 +13,6 @@ from kernelq.configuration.errors import Path
 from kernelq.configuration.kinds import toml_text
 from kernelq.configuration.read import Checked, CheckedSite, Document, Reader
 from kernelq.errors import OptionError
-from kernelq.sites import find_host
 
 DEFAULT_BINDING = "127.0.0.1:8000"
 _PATH_BYTES_MAX = 4096
@@ -63,12 +62,11 @@ class Sites:
         for site in self._document.sites:
             name = site.own.values["name"]
             report_twice(self._reader, names, name, site.own.path_of("name"), "site")
-            bindings = self._bindings(site)
             made.append(
                 SiteSettings(
                     name=name or "",
-                    bindings=bindings,
-                    applications=tuple(self._applications(site, find_host(bindings))),
+                    bindings=self._bindings(site),
+                    applications=tuple(self._applications(site)),
                     auto_start=site.own.values["auto_start"],
                 )
             )
@@ -112,7 +110,7 @@ class Sites:
         several = "bindings" in own.origins and len(own.values["bindings"]) > 1
         return (*path, binding) if several else path
 
-    def _applications(self, site: CheckedSite, host: str) -> list[ApplicationSettings]:
+    def _applications(self, site: CheckedSite) -> list[ApplicationSettings]:
         if not site.applications:
             self._reader.report(
                 site.own.path,
@@ -121,11 +119,11 @@ class Sites:
         made: list[ApplicationSettings] = []
         paths: Seen = {}
         for application in site.applications:
-            made += self._application(site, application, paths, host)
+            made += self._application(site, application, paths)
         return made
 
     def _application(
-        self, site: CheckedSite, application: Checked, paths: Seen, host: str
+        self, site: CheckedSite, application: Checked, paths: Seen
     ) -> list[ApplicationSettings]:
         values = application.values
         app, targets = values["app"], values["path"]
@@ -151,7 +149,6 @@ class Sites:
                 environment=values["environment"],
                 warm_up=values["warm_up"],
                 site=site.own.values["name"] or "",
-                host=host,
             )
             made.append(settings)
             self.applications.append((settings, application))
