@@ -114,13 +114,15 @@ EXIT_NOT_MADE = 83  # a process that could not become what it shall be; nothing 
 
 
 def pack_settings(pool: Any) -> str:
-    """A pool's settings, as the letter carries them."""
+    """A pool's settings, as the letter carries them. What is retired is loaded if it is asked for."""
     import json
+    from dataclasses import replace
 
     names = ("number", "site", "path", "app", "directory", "environment", "warm_up", "host")
+    known = (*pool.applications, *(replace(one, warm_up=()) for one in pool.retired))
     words = {
         "name": pool.name,
-        "applications": [{name: getattr(one, name) for name in names} for one in pool.applications],
+        "applications": [{name: getattr(one, name) for name in names} for one in known],
         "directory": pool.directory,
         "threads": pool.core.threads,
         "umask": pool.process.umask,

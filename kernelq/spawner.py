@@ -98,6 +98,7 @@ class Spawner:
     def __init__(self, pools: Mapping[int, PoolSettings], service: Link, table: Link) -> None:
         self._pools = dict(pools)
         self._launches: dict[int, launch.Launch] = {}
+        self._letters: dict[int, int] = {}
         self._tmp_folders = TmpFolders()
         self._service = service
         self._table = table
@@ -142,6 +143,13 @@ class Spawner:
         self._launches = {
             index: plan for index, plan in self._launches.items() if index in self._pools
         }
+        for index in self._letters.keys() - self._pools.keys():
+            os.close(self._letters.pop(index))
+
+    def _letter_of(self, pool: int) -> int:
+        if pool not in self._letters:
+            self._letters[pool] = pack_letter(self._pools[pool])
+        return self._letters[pool]
 
     # What the service asks.
 
@@ -227,17 +235,11 @@ class Spawner:
         self._tell(FromSpawner.STARTED, worker, pid, descriptors=[pidfd])
         os.close(pidfd)
         try:
-            self._send_letter(child.link, child.pool, worker, child.descriptors)
+            descriptors = [self._letter_of(child.pool), *child.descriptors]
+            child.link.send(ToWorker.LETTER, worker, self._pid, descriptors=descriptors)
         except ConnectionError:
             pass  # it has died already; its wait status will say how
         child.close_descriptors()
-
-    def _send_letter(self, link: Link, pool: int, worker: int, descriptors: list[int]) -> None:
-        letter = pack_letter(self._pools[pool])
-        try:
-            link.send(ToWorker.LETTER, worker, self._pid, descriptors=[letter, *descriptors])
-        finally:
-            os.close(letter)
 
     def _fail(self, worker: int, text: str) -> None:
         self._forget(worker)
@@ -291,7 +293,7 @@ class Spawner:
         self._watch(ours.fileno(), lambda: self._on_zygote(zygote))
         self._watch(report, lambda: self._on_zygote_report(zygote))
         with contextlib.suppress(ConnectionError):
-            self._send_letter(ours, pool, 0, [])
+            ours.send(ToWorker.LETTER, 0, self._pid, descriptors=[self._letter_of(pool)])
         return zygote
 
     def _on_zygote_report(self, zygote: Zygote) -> None:
