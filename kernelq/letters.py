@@ -41,6 +41,7 @@ class ToWorker(IntEnum):
     """Spawner to worker or zygote, over the link whose end means: the spawner has died."""
 
     LETTER = 21  # worker, spawner's pid; descriptors: the letter, then as in START
+    SUSPEND = 22  # push your memory out
 
 
 class ToZygote(IntEnum):

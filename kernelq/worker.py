@@ -127,12 +127,22 @@ def _control(link: Link, control: Link, signals: SignalQueue, channel: Any) -> N
                 if channel.wait(0):
                     return
             elif descriptor == link.fileno():
-                os._exit(EXIT_ORPHANED)  # only its end can be read there
+                _obey(link)
             elif descriptor == signals.fileno():
                 if signal.SIGTERM in signals.take():
                     channel.drain()
             elif not _answer(control):
                 poll.unregister(descriptor)
+
+
+def _obey(link: Link) -> None:
+    """A word of the spawner, or its end."""
+    message = link.receive()
+    if message is None or message.kind != ToWorker.SUSPEND:
+        os._exit(EXIT_ORPHANED)
+    from kernelq.pool import probes
+
+    probes.suspend_self()
 
 
 def _reset(descriptor: int) -> None:
