@@ -3,21 +3,24 @@
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, NoReturn
 
-from kernelq import __version__, config_command, control, linux, log
-from kernelq.binding import Binding, close_listeners, open_bindings, take_passed_bindings
+from kernelq import __version__, config_command, linux, log
+from kernelq.binding import Binding, take_passed_bindings
 from kernelq.config import ServerSettings, make_settings
 from kernelq.configuration import ConfigurationErrors, load
 from kernelq.configuration.table import key_of_option
-from kernelq.control_socket import open_control
+from kernelq.endpoints import Given
 from kernelq.errors import BAD_OPTION, OptionError, StartError
-from kernelq.identity import Identity, find_identity, require_interpreter
-from kernelq.notify import Notifier
+from kernelq.identity import find_identity, require_interpreter
 from kernelq.options import OPTIONS, Option, default_values, parse_option
 from kernelq.sites import find_sockets
+from kernelq.start import open_passed, open_start, passed_names
+from kernelq.subjects import SUBJECTS, overview
+from kernelq.upgrade import Origin, find_origin
 
 _DESCRIPTION = """\
 Serve WSGI applications (PEP 3333) from worker processes whose death no client notices.
@@ -30,7 +33,8 @@ Serve WSGI applications (PEP 3333) from worker processes whose death no client n
                                                page that shows how it works
   kernelq check                                read everything, load the applications, start nothing
   kernelq config show|example|schema           the file as it is understood; one to start from
-  kernelq cache list|show|counters|flush       what a running server has in its response cache
+
+commands that talk to a running server (each has its own --help):
 """
 
 _EPILOG = """\
@@ -57,7 +61,7 @@ def make_parser() -> argparse.ArgumentParser:
     """The parser that the table of options describes. Values stay text."""
     parser = _Parser(
         prog="kernelq",
-        description=_DESCRIPTION,
+        description=_DESCRIPTION + overview(),
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -84,13 +88,20 @@ def _add_option(group: Any, option: Option) -> None:
     group.add_argument(option.name, metavar=option.metavar, action=action, help=words)
 
 
-def read_command(arguments: Sequence[str], passed: Sequence[Binding] = ()) -> ServerSettings:
+def read_command(
+    arguments: Sequence[str], passed: Sequence[Binding] = (), finds_file: bool = True
+) -> ServerSettings:
     """The settings that the words on the command line mean, of a file or of their own. `passed` are
-    the listening sockets that came from systemd. StartError says what cannot be understood.
+    the listening sockets that came from systemd; `finds_file`: without an application and a file,
+    look for the usual one. StartError says what cannot be understood.
     """
     namespace = make_parser().parse_intermixed_args(arguments)
     application = _application_of(namespace.words)
-    file = config_command.choose_file(namespace.config, application)
+    file = namespace.config or ""
+    if namespace.config == "":
+        raise OptionError("--config: found '', allowed is the name of a file")
+    if finds_file and not file:
+        file = config_command.find_file(application)
     if file:
         _refuse_beside_a_file(namespace, application, file)
         return replace(load(file, passed), check=namespace.check is not None)
@@ -147,47 +158,52 @@ def check(settings: ServerSettings) -> int:
     return 0
 
 
-def start(settings: ServerSettings, identity: Identity) -> int:
+def start(settings: ServerSettings, arguments: Sequence[str], given: Given, origin: Origin) -> int:
     """Open the sockets while it is still allowed, then run."""
     from kernelq.supervisor import supervise
 
     _require_descriptors(settings)
     if os.geteuid() == 0 and not all(pool.process.user for pool in settings.pools):
         log.warning("running the application as root: --user NAME is advised")
-    listeners = open_bindings(_sockets_of(settings), identity.owner, settings.umask)
-    try:
-        control_listener = open_control(settings.control, listeners, identity.owner)
-    except StartError:
-        close_listeners(listeners)
-        raise
-    notifier = Notifier(os.environ)  # type: ignore[arg-type]
-    return supervise(settings, listeners, control_listener, identity, notifier)
+    identity = find_identity(settings.user, settings.group)
+    require_interpreter(identity)
+    passed = passed_names(given)
+    again = reload_of(settings, arguments, passed)
+    return supervise(open_start(settings, again, identity, given, origin))
 
 
-def _sockets_of(settings: ServerSettings) -> tuple[Binding, ...]:
-    try:
-        return find_sockets(settings.sites)
-    except ValueError as found:
-        raise StartError(str(found)) from None
+def reload_of(
+    settings: ServerSettings, arguments: Sequence[str], passed: Sequence[Binding]
+) -> Callable[[], ServerSettings]:
+    """What reads the settings once more: from where they came the first time, and from nowhere else
+    even if a file of the usual name has come or gone.
+    """
+    if settings.config_file:
+        return partial(load, settings.config_file, passed)
+    return partial(read_command, arguments, passed, finds_file=False)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; gives the status to end with."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if words and words[0] in control.SUBJECTS:
-        return control.main(words)
+    if words and words[0] in SUBJECTS:
+        from kernelq import commands
+
+        return commands.main(words)
     try:
         if words and words[0] == "config":
             return config_command.main(words[1:])
         if words and words[0] == "check":
             words = [*words[1:], "--check"]
-        passed = take_passed_bindings(os.environ)  # type: ignore[arg-type]
+        origin = find_origin(os.environ)
+        passed = take_passed_bindings(os.environ) or passed_names(origin.given)
         settings = read_command(words, passed)
         log.set_threshold(settings.log_level)
         linux.check_kernel()
-        identity = find_identity(settings.user, settings.group)
-        require_interpreter(identity)
-        return check(settings) if settings.check else start(settings, identity)
+        if settings.check:
+            return check(settings)
+        given = origin.given or open_passed(passed)
+        return start(settings, words, given, origin)
     except ConfigurationErrors as found:
         return config_command.complain(found)
     except StartError as found:
@@ -203,7 +219,11 @@ def _require_descriptors(settings: ServerSettings) -> None:
     core = settings.core
     per_worker = 6 + 3 * core.loops  # channel, control link, pidfds
     workers = sum(pool.max_processes for pool in settings.pools)
-    own = 64 + 8 * core.loops + len(_sockets_of(settings)) + 2 * workers * per_worker
+    try:
+        sockets = len(find_sockets(settings.sites))
+    except ValueError as found:
+        raise StartError(str(found)) from None
+    own = 64 + 8 * core.loops + sockets + 2 * workers * per_worker
     linux.require_descriptors(own + max(core.max_connections, 64))
 
 

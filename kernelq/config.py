@@ -75,7 +75,7 @@ class ApplicationSettings:
     directory: str = "."
     environment: tuple[tuple[str, str], ...] = ()
     warm_up: tuple[str, ...] = ()
-    number: int = 0  # in records, cache keys and routes; given by number_settings()
+    number: int = 0  # in records, cache keys and routes; given by Numbers
     site: str = "default"
 
 
@@ -170,7 +170,10 @@ class PoolSettings:
     orphan_action: tuple[str, ...] = ()  # a program and its arguments; "%1%" is the pid
     is_managed: bool = True  # False: IIS 5.0 isolation mode: restarted, and nothing else
     log_level: int = log.INFO
-    index: int = 0  # in the spawner's table; given by number_settings()
+    index: int = 0  # in the spawner's table; given by Numbers
+    # What the workers of the previous index answered and these need not: requests for it may still
+    # wait in the queue.
+    retired: tuple[ApplicationSettings, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

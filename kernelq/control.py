@@ -1,255 +1,326 @@
-"""The commands that talk to a running server over its control socket: `kernelq cache ...`.
+"""A running server, asked from Python over its control socket.
 
-What a server says is shown without control characters: it holds what clients and applications
-wrote. Ends with 0; with 1 when there is no server, or it refused, or nothing was found; with 2 for
-a command that cannot be understood.
+    from kernelq.control import Client, ControlError
+
+    with Client() as server:                      # the only server here, or Client("/run/...sock")
+        print(server.status()["uptime_s"])
+        for request in server.requests(pool="shop"):
+            print(request["method"], request["target"], request["elapsed_ms"])
+        server.recycle("shop")
+        for event in server.events(follow=True):  # until the server ends
+            print(event["time"], event["text"])
+
+What is answered are dicts whose shapes stand in kernelq/shapes.py; the same, line by line, is
+docs/control.md. Texts in them may hold what clients and applications wrote: show them through
+`kernelq.columns.clean`. Whatever goes wrong is a ControlError, whose text says what.
+
+Only the user that serves, root, and, for what changes nothing, the group of `control_readers` are
+answered. A client belongs to one thread. It connects when it is first asked, and again when the
+server was restarted meanwhile.
 """
 
-import argparse
 import json
 import os
-import shutil
 import socket
-import sys
-from collections.abc import Sequence
-from typing import Any, NoReturn
+from collections.abc import Callable, Iterator, Mapping
+from types import TracebackType
+from typing import Any, BinaryIO, Self, cast
 
-from kernelq import control_socket, log
-from kernelq.errors import BAD_OPTION, FAILED, OptionError, StartError
-from kernelq.units import GIB, KIB, MIB
+from kernelq import control_socket
+from kernelq.protocol import BY_NAME, EVENTS_MAX, REQUESTS_MAX, SECONDS
+from kernelq.shapes import (
+    PAGE,
+    CacheEntry,
+    Event,
+    Events,
+    Match,
+    Missed,
+    Names,
+    Pool,
+    PoolState,
+    Reloaded,
+    Request,
+    Requests,
+    Site,
+    SiteState,
+    Stacks,
+    Status,
+    Upgraded,
+)
 
-SUBJECTS = ("cache",)
-
-_PATIENCE_SECONDS = 120.0  # a flush of millions of entries takes a while
-_ENTRIES_SHOWN = 1000
-_URL_COLUMNS_MIN = 20
-
-_DESCRIPTION = """\
-Show and drop what the response cache of a running server holds.
-
-  kernelq cache list https://example.org/news/      what is stored below a prefix
-  kernelq cache show https://example.org/news/7     every stored variant of one URL
-  kernelq cache flush https://example.org/news/     drop all below a prefix
-  kernelq cache flush --group articles              drop what has this name in its Cache-Groups
-"""
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise OptionError(f"cache: {message}")
-
-
-def make_parser() -> argparse.ArgumentParser:
-    common = _Parser(add_help=False, allow_abbrev=False)
-    common.add_argument("--control", metavar="PATH", help="the server's control socket [the only "
-                        "one in the default folders]")  # fmt: skip
-    common.add_argument("--json", action="store_true", help="the server's answer as it is")
-    parser = _Parser(
-        prog="kernelq cache",
-        description=_DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="list|show|counters|flush")
-    verb = verbs.add_parser("list", parents=[common], allow_abbrev=False, help="what is stored")
-    verb.add_argument("prefix", nargs="?", default="", metavar="PREFIX", help="a URL: only below")
-    verb = verbs.add_parser("show", parents=[common], allow_abbrev=False, help="one URL")
-    verb.add_argument("url", metavar="URL")
-    verbs.add_parser("counters", parents=[common], allow_abbrev=False, help="what it has done")
-    verb = verbs.add_parser("flush", parents=[common], allow_abbrev=False, help="drop")
-    verb.add_argument("prefix", nargs="?", metavar="PREFIX", help='a URL; "": everything')
-    verb.add_argument("--exact", action="store_true", help="only that very URL, not all below")
-    verb.add_argument("--group", metavar="NAME", help="instead: a name in Cache-Groups (RFC 9875)")
-    verb.add_argument("--origin", metavar="URL", help="of this origin only, as https://example.org")
-    return parser
+LINE_BYTES_MAX = 256 * 1024 * 1024  # of an answer
+_SLACK_SECONDS = (
+    90.0  # besides what the server allows: a flush of millions of entries takes a while
+)
 
 
-def main(arguments: Sequence[str]) -> int:
-    """`kernelq SUBJECT ...`: the command; gives the status to end with."""
-    try:
-        words = make_parser().parse_args(arguments[1:])
-        request = _request_of(words)
-        answer = ask(words.control or find_server(), request)
-        if words.json:
-            print(json.dumps(answer, indent=1))
-        else:
-            _show(words, answer)
-        return FAILED if words.verb == "show" and not answer["entries"] else 0
-    except StartError as found:
-        print(f"kernelq: {log.clean(str(found))}", file=sys.stderr)
-        if found.status == BAD_OPTION:
-            print("kernelq: `kernelq cache --help` lists what is allowed", file=sys.stderr)
-        return found.status
-    except BrokenPipeError:
-        # Whoever read has seen enough; nothing more is to be written at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FAILED
+class ControlError(Exception):
+    """There is no server, or it refused, or it went away. The text says why.
+
+    is_refusal: a server has answered so; else nobody knows whether anything was done.
+    """
+
+    def __init__(self, text: str, *, is_refusal: bool = False) -> None:
+        super().__init__(text)
+        self.is_refusal = is_refusal
 
 
-def _request_of(words: argparse.Namespace) -> dict[str, Any]:
-    if words.verb == "list":
-        return {"do": "cache.list", "prefix": words.prefix, "most": _ENTRIES_SHOWN}
-    if words.verb == "show":
-        return {"do": "cache.show", "url": words.url}
-    if words.verb == "counters":
-        return {"do": "cache.counters"}
-    if (words.prefix is None) == (words.group is None):
-        raise OptionError("cache flush: allowed is either PREFIX or --group NAME")
-    if words.group is None and words.origin is not None:
-        raise OptionError("cache flush: --origin belongs to --group")
-    if words.group is not None and words.exact:
-        raise OptionError("cache flush: --exact belongs to PREFIX")
-    if words.group is not None:
-        return {"do": "cache.flush_group", "group": words.group, "origin": words.origin or ""}
-    return {"do": "cache.flush", "prefix": words.prefix, "recursive": not words.exact}
+class Client:
+    """Asks one server.
+
+    path: its control socket; None means the only one in the default folders.
+    """
+
+    def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
+        self._path = None if path is None else os.fspath(path)
+        self._connection: Connection | None = None
+
+    @property
+    def path(self) -> str:
+        """The control socket; ControlError when none was named and there is not exactly one."""
+        if self._path is None:
+            self._path = find_server()
+        return self._path
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        found: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
+        """Any command of docs/control.md: its whole answer."""
+        if self._connection is not None and self._connection.is_lost():
+            self.close()
+        if self._connection is None:
+            self._connection = Connection(self.path)
+        try:
+            return self._connection.ask({"do": do, **arguments})
+        except BaseException as found:
+            if not (isinstance(found, ControlError) and found.is_refusal):
+                self.close()  # what it still says would be taken for another's answer
+            raise
+
+    # Looking.
+
+    def status(self) -> Status:
+        """The server as a whole."""
+        return cast("Status", self.ask("status"))
+
+    def names(self) -> Names:
+        """The names of all pools and sites."""
+        return cast("Names", self.ask("names"))
+
+    def pools(self) -> list[Pool]:
+        """All pools, by name, with their queues and workers."""
+        return self._pages("pools")
+
+    def sites(self) -> list[Site]:
+        """All sites, by name, with their bindings and applications."""
+        return self._pages("sites")
+
+    def requests(self, pool: str = "", most: int = REQUESTS_MAX) -> list[Request]:
+        """What is queued and executed now, the oldest first in each pool."""
+        return cast("Requests", self.ask("requests", pool=pool, most=most))["requests"]
+
+    def match(self, url: str) -> Match:
+        """Which site, application and pool would answer this URL."""
+        return cast("Match", self.ask("match", url=url))
+
+    def events(self, since: int = 0, *, follow: bool = False) -> Iterator[Event]:
+        """The last events with a serial above `since`; with follow also all that come, until the
+        server ends, which is a ControlError. A gap in the serials: who read too slowly missed some.
+        """
+        if not follow:
+            answer = cast("Events", self.ask("events", since=since, most=EVENTS_MAX))
+            yield from answer["events"]
+            return
+        past, coming = self.follow(since)
+        yield from past["events"]
+        for line in coming:
+            if "serial" in line:
+                yield line
+
+    def follow(self, since: int = 0) -> tuple[Events, Iterator[Event | Missed]]:
+        """The past events with what tells this journal from another, and those that come."""
+        connection = Connection(self.path)
+        request = {"do": "events", "since": since, "most": EVENTS_MAX, "follow": True}
+        try:
+            past = cast("Events", connection.ask(request))
+        except BaseException:
+            connection.close()
+            raise
+        return past, connection.lines()
+
+    # Changing.
+
+    def recycle(self, pool: str) -> PoolState:
+        """Replace the workers of a pool; requests do not notice."""
+        return cast("PoolState", self.ask("recycle", pool=pool))
+
+    def pool_start(self, pool: str) -> PoolState:
+        """Start a pool that was stopped, or that rapid-fail protection has taken offline."""
+        return cast("PoolState", self.ask("pool.start", pool=pool))
+
+    def pool_stop(self, pool: str) -> PoolState:
+        """Stop a pool: what runs finishes, what comes is answered 503."""
+        return cast("PoolState", self.ask("pool.stop", pool=pool))
+
+    def site_start(self, site: str) -> SiteState:
+        """Start a site that was stopped."""
+        return cast("SiteState", self.ask("site.start", site=site))
+
+    def site_stop(self, site: str) -> SiteState:
+        """Stop a site: requests for it are answered 503."""
+        return cast("SiteState", self.ask("site.stop", site=site))
+
+    def stacks(self, worker: int) -> Stacks:
+        """The Python stacks of a living worker: its process id, or its number."""
+        return cast("Stacks", self.ask("stacks", worker=worker))
+
+    def reload(self) -> Reloaded:
+        """Read the configuration again and apply what has changed; returns when it serves.
+        ControlError with all that is wrong, and then nothing has changed.
+        """
+        return cast("Reloaded", self.ask("reload"))
+
+    def upgrade(self) -> Upgraded:
+        """Go on in a new service process, with the kernelq that is installed now."""
+        return cast("Upgraded", self.ask("upgrade"))
+
+    # The response cache.
+
+    def cache_list(self, prefix: str = "", most: int = PAGE) -> list[CacheEntry]:
+        """What is stored below a prefix."""
+        return cast("list[CacheEntry]", self.ask("cache.list", prefix=prefix, most=most)["entries"])
+
+    def cache_show(self, url: str) -> list[CacheEntry]:
+        """Every stored variant of one URL."""
+        return cast("list[CacheEntry]", self.ask("cache.show", url=url)["entries"])
+
+    def cache_counters(self) -> dict[str, int]:
+        """What the cache has done since the start."""
+        return cast("dict[str, int]", self.ask("cache.counters")["counters"])
+
+    def cache_flush(self, prefix: str, *, recursive: bool = True) -> int:
+        """Drop what is stored below a prefix ("": everything), or one URL; how many went."""
+        return int(self.ask("cache.flush", prefix=prefix, recursive=recursive)["flushed"])
+
+    def cache_flush_group(self, group: str, *, origin: str = "") -> None:
+        """Drop what has this name in its Cache-Groups, of one origin or of all."""
+        self.ask("cache.flush_group", group=group, origin=origin)
+
+    def _pages(self, name: str) -> list[Any]:
+        found: list[Any] = []
+        while True:
+            after = found[-1]["name"] if found else ""
+            answer = self.ask(name, most=PAGE, after=after)
+            found += answer[name]
+            if answer["complete"] or not answer[name]:
+                return found
 
 
-# Asking.
+class Connection:
+    """One connection: lines of JSON to and fro. ControlError for whatever goes wrong."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._stream: BinaryIO = self._socket.makefile("rb")
+        self._guard(lambda: self._socket.connect(path))
+
+    def close(self) -> None:
+        self._stream.close()
+        self._socket.close()
+
+    def is_lost(self) -> bool:
+        """Whether the server has closed it meanwhile, as it does after a while of silence."""
+        try:
+            return not self._socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+
+    def ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        row = BY_NAME.get(request["do"])
+        self._socket.settimeout((row.seconds if row else SECONDS) + _SLACK_SECONDS)
+        self._guard(lambda: self._send(json.dumps(request).encode("ascii") + b"\n"))
+        answer = self._read()
+        if not isinstance(answer.get("ok"), bool):
+            raise ControlError(f"{self._path}: what answers there is no server of ours")
+        if not answer["ok"]:
+            raise ControlError(str(answer.get("error")), is_refusal=True)
+        return answer
+
+    def lines(self) -> Iterator[Any]:
+        """Whatever comes, for as long as it takes; closes at the end."""
+        self._socket.settimeout(None)
+        try:
+            while True:
+                yield self._read()
+        finally:
+            self.close()
+
+    def _send(self, line: bytes) -> None:
+        try:
+            self._socket.sendall(line)
+        except ConnectionError:
+            pass  # refused before it was read: the answer says why
+
+    def _read(self) -> dict[str, Any]:
+        line = self._guard(lambda: self._stream.readline(LINE_BYTES_MAX))
+        if not line:
+            raise ControlError(f"{self._path}: the connection was closed without an answer")
+        try:
+            answer = json.loads(line)
+        except (ValueError, RecursionError):
+            answer = None
+        if not isinstance(answer, dict):
+            raise ControlError(f"{self._path}: what answers there is no server of ours")
+        return answer
+
+    def _guard(self, call: Callable[[], Any]) -> Any:
+        try:
+            return call()
+        except OSError as found:
+            text = f"{self._path}: {self._explain(found)}"
+            self.close()
+            raise ControlError(text) from None
+
+    def _explain(self, found: OSError) -> str:
+        if isinstance(found, FileNotFoundError):
+            return "there is no such socket"
+        if isinstance(found, ConnectionRefusedError):
+            return "no server listens there any more"
+        if isinstance(found, PermissionError):
+            return "no permission: only the user that serves, and root, may ask"
+        if isinstance(found, TimeoutError):
+            return f"no answer within {self._socket.gettimeout():g} s"
+        return found.strerror or str(found)
 
 
 def find_server() -> str:
-    """The control socket of the only server; StartError when there is none, or several."""
+    """The control socket of the only server; ControlError when there is none, or several."""
     found = control_socket.find_sockets(os.environ)
     if len(found) == 1:
         return found[0]
     if not found:
-        raise StartError(
+        raise ControlError(
             "no control socket of a running server that you may use was found; "
             "--control PATH names one"
         )
-    raise StartError(
+    raise ControlError(
         "several servers run; --control PATH says which is meant:"
-        + "".join(f"\n{p}" for p in found)
+        + "".join(f"\n{path}" for path in found)
     )
-
-
-def ask(path: str, request: dict[str, Any]) -> dict[str, Any]:
-    """One request and its answer; StartError for whatever goes wrong."""
-    try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-            sock.settimeout(_PATIENCE_SECONDS)
-            sock.connect(path)
-            line = _exchange(sock, json.dumps(request).encode("ascii") + b"\n")
-    except OSError as found:
-        raise StartError(f"{path}: {_explain(found)}") from None
-    try:
-        answer = json.loads(line)
-        is_done = answer["ok"]
-    except (ValueError, KeyError, TypeError):
-        raise StartError(f"{path}: what answers there is no server of ours") from None
-    if not is_done:
-        raise StartError(str(answer.get("error")))
-    return dict(answer)
-
-
-def _exchange(sock: socket.socket, line: bytes) -> bytes:
-    try:
-        sock.sendall(line)
-    except BrokenPipeError:
-        pass  # refused before it was read: the answer says why
-    with sock.makefile("rb") as stream:
-        return stream.readline()
-
-
-def _explain(found: OSError) -> str:
-    if isinstance(found, FileNotFoundError):
-        return "there is no such socket"
-    if isinstance(found, ConnectionRefusedError):
-        return "no server listens there any more"
-    if isinstance(found, PermissionError):
-        return "no permission: only the user that serves, and root, may ask"
-    if isinstance(found, TimeoutError):
-        return f"no answer within {_PATIENCE_SECONDS:g} s"
-    return found.strerror or str(found)
-
-
-# Showing.
-
-
-def _show(words: argparse.Namespace, answer: dict[str, Any]) -> None:
-    if words.verb == "list":
-        _show_table(answer["entries"])
-        if not answer["complete"]:
-            print("there is more: name a longer PREFIX", file=sys.stderr)
-    elif words.verb == "show":
-        for entry in answer["entries"]:
-            _show_entry(entry)
-        if not answer["entries"]:
-            print(f"{log.clean(words.url)}: nothing is stored", file=sys.stderr)
-    elif words.verb == "counters":
-        _show_counters(answer["counters"])
-    elif words.group is not None:
-        print(f"the group {log.clean(words.group)} was flushed")
-    else:
-        print(f"{_count(answer['flushed'], 'response')} flushed")
-
-
-# The names of HTTP.sys ("HTTP Service" in perfmon) where it has them.
-_COUNTERS = {
-    "cache_uris_now": "CurrentUrisCached",
-    "cache_uris_total": "TotalUrisCached",
-    "cache_hits": "UriCacheHits",
-    "cache_misses": "UriCacheMisses",
-    "cache_flushes": "UriCacheFlushes",
-    "cache_flushed": "TotalFlushedUris",
-    "cache_bytes": "Bytes",
-    "cache_evicted": "Evicted",
-    "cache_scavenged": "Scavenged",
-    "cache_collapsed": "Collapsed",
-    "cache_revalidated": "Revalidated",
-    "cache_stale": "Stale",
-    "cache_bypassed": "Bypassed",
-}
-
-
-def _show_counters(counters: dict[str, int]) -> None:
-    for name, shown in _COUNTERS.items():
-        print(f"{shown:<20}{counters.get(name, 0):>16,}")
-
-
-def _show_table(entries: list[dict[str, Any]]) -> None:
-    rows = [_row(entry) for entry in sorted(entries, key=lambda entry: str(entry["key"]))]
-    heads = ("STATUS", "SIZE", "AGE", "FRESH", "URL")
-    widths = [max(len(row[n]) for row in [heads, *rows]) for n in range(4)]
-    room = sys.maxsize
-    if sys.stdout.isatty():
-        room = max(shutil.get_terminal_size().columns - sum(widths) - 8, _URL_COLUMNS_MIN)
-    for row in [heads, *rows]:
-        cells = [cell.rjust(width) for cell, width in zip(row, widths, strict=False)]
-        print("  ".join([*cells, _cut(row[4], room)]))
-
-
-def _row(entry: dict[str, Any]) -> tuple[str, ...]:
-    left = int(entry["lifetime"]) - int(entry["age"])
-    fresh = "flushed" if entry.get("flushed") else _time(left) if left > 0 else "stale"
-    size, age = _size(int(entry["bytes"])), _time(int(entry["age"]))
-    return (str(entry["status"]), size, age, fresh, log.clean(str(entry["key"])))
-
-
-def _show_entry(entry: dict[str, Any]) -> None:
-    for name, value in entry.items():
-        text = "yes" if value is True else "no" if value is False else str(value)
-        print(f"{name + ':':<16}{log.clean(text)}")
-    print()
-
-
-def _cut(text: str, columns: int) -> str:
-    return text if len(text) <= columns else text[: columns - 1] + "…"
-
-
-def _time(seconds: int) -> str:
-    for unit, length in (("d", 86400), ("h", 3600), ("m", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds // length}{unit}"
-    return f"{seconds}s"
-
-
-def _size(count: int) -> str:
-    for unit, size in (("G", GIB), ("M", MIB), ("K", KIB)):
-        if count >= 10 * size:
-            return f"{count // size}{unit}"
-    return str(count)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -1,8 +1,8 @@
 """Where the control socket of a server stands: made by the main process, found by the command line.
 
-The socket file is made with mode 0600 (a umask, so there is no moment with another one) before
-anything listens on it, and given to the user that serves. Default folders, by who starts the
-server:
+The socket file is made with mode 0600, or 0660 for a group whose members may look (a umask, so
+there is no moment with another one), before anything listens on it, and given to the user that
+serves and to that group. Default folders, by who starts the server:
 
     systemd     the unit's RuntimeDirectory ($RUNTIME_DIRECTORY), if it has one
     root        /run/kernelq, made 0755: the user of --user must be able to reach its socket
@@ -14,6 +14,7 @@ sticky.
 """
 
 import errno
+import grp
 import os
 import re
 import socket
@@ -27,33 +28,62 @@ from kernelq.options import UNIX_PATH_MAX
 
 ROOT_FOLDER = "/run/kernelq"
 OWNER_ONLY = 0o177
+OWNER_AND_GROUP = 0o117
 NAME_BYTES_MAX = 60
 
 
 def open_control(
-    wanted: str, listeners: Sequence[Listener], owner: tuple[int, int] | None
+    wanted: str,
+    listeners: Sequence[Listener],
+    owner: tuple[int, int] | None,
+    readers: int | None = None,
 ) -> Listener | None:
     """The control socket, listening; None: not wanted, or its default place cannot be used.
 
-    wanted: the value of --control. StartError when the path that it names cannot be used.
+    wanted: the value of --control; readers: the id of the group of control_readers. StartError when
+    the path that it names cannot be used.
     """
     if wanted == "off":
         return None
+    umask = OWNER_ONLY
+    if readers is not None:
+        umask = OWNER_AND_GROUP
+        owner = (-1 if owner is None else owner[0], readers)
     if wanted != "auto":
         try:
-            return open_unix(wanted, owner, OWNER_ONLY)
+            return open_unix(wanted, owner, umask)
         except OSError as found:
             reason = explain(Binding("unix", path=wanted), found)
             raise StartError(f"--control: cannot listen on {wanted}: {reason}") from None
     folder, mode = default_folder(os.environ)
+    if readers is not None and mode == 0o700:
+        log.warning(
+            f"control_readers: only its owner can reach {folder}; --control PATH puts the socket "
+            "where the group can"
+        )
     path = os.path.join(folder, socket_name(listeners))
     try:
         make_folder(folder, mode)
-        return open_unix(path, owner, OWNER_ONLY)
+        return open_unix(path, owner, umask)
     except OSError as found:
         reason = explain(Binding("unix", path=path), found)
         log.warning(f"no control socket: {path}: {reason}; --control PATH puts it elsewhere")
         return None
+
+
+def find_readers(name: str) -> int | None:
+    """The id of the group of control_readers; StartError for one that cannot be used."""
+    if not name:
+        return None
+    try:
+        found = int(name) if name.isascii() and name.isdigit() else grp.getgrnam(name).gr_gid
+    except KeyError:
+        raise StartError(f"control_readers: there is no group {name!r}") from None
+    if os.geteuid() != 0 and found not in (os.getegid(), *os.getgroups()):
+        raise StartError(
+            f"control_readers: found {name!r}, allowed is a group that you are a member of"
+        )
+    return found
 
 
 def default_folder(environ: Mapping[str, str]) -> tuple[str, int]:

@@ -15,13 +15,23 @@ class ToSpawner(IntEnum):
     START = 1  # pool, worker, generation; descriptors: the channel's, then the control link
     SIGNAL = 2  # worker, signal
     RETIRE = 3  # pool, generation: no more starts of it
+    ACTION = 4  # pool, kind, pid: run the pool's action program of that kind for that process
+    SUSPEND = 5  # worker: give its memory back
+    THROTTLE = 6  # pool, 1 or 0: hold its workers to their CPU limit, or let them go
+
+
+class ActionKind(IntEnum):
+    """Which of a pool's programs ACTION means."""
+
+    RAPID_FAIL = 1  # rapid_fail.action
+    ORPHAN = 2  # orphan_action
 
 
 class FromSpawner(IntEnum):
     """Spawner to service."""
 
     STARTED = 11  # worker, pid; descriptor: its pidfd
-    FAILED = 12  # worker; text: why, when the application refused to load
+    FAILED = 12  # worker; text: why, when it could not be made or refused to load the application
     DIED = 13  # worker, wait status, largest resident size in KiB, CPU time in microseconds
 
 
@@ -46,6 +56,14 @@ class Control(IntEnum):
     STACKS = 41  # service asks
     STACKS_DONE = 42  # worker has written them
     REFUSED = 43  # text: why the application cannot be loaded
+    TELL_STACKS = 44  # service asks
+    TOLD = 45  # descriptor: a memfd with the stacks as text
+
+
+class ToTable(IntEnum):
+    """Supervisor to spawner: the table of pools, which nobody else may change."""
+
+    POOLS = 25  # a parcel: the pools by index (pickle), replacing those that have no workers
 
 
 class ToService(IntEnum):
@@ -54,29 +72,59 @@ class ToService(IntEnum):
     SPAWNER = 51  # descriptor: a link to a new spawner
     STOP = 52
     STOP_NOW = 53
-    RELOAD = 54
+    RELOAD = 54  # the applications' code, with the settings as they are
     REOPEN = 55  # descriptor: the access log, opened again
+    # a parcel: settings, names and addresses of new sockets (pickle), and the sockets
+    CONFIGURE = 56
+    REFUSED = 58  # text: why there will be no reload
+    LEND = 59  # give me copies of your listening sockets
+    CONTROL = 60  # descriptor: the control socket, now that nobody else listens on it
+    LEAVE = 61  # a new main process serves: finish, and remove nothing
+    UPGRADE_FAILED = 62  # text: why
 
 
 class FromService(IntEnum):
     """Service to supervisor."""
 
-    NOTIFY = 61  # text: lines for systemd
+    NOTIFY = 71  # text: lines for systemd
+    RELOAD = 72  # somebody asks for one
+    RELOADED = 73  # number: 1, the settings are in force; 0, the old ones are
+    UPGRADE = 74  # somebody asks for one
+    LENT = 75  # a parcel: names (JSON), and sockets; the control socket's name is "control"
 
 
-SIGNALS_FOR_WORKERS = (6, 9, 15)  # ABRT, KILL, TERM: all that a spawner will send for others
+class Heir(IntEnum):
+    """Between the main processes of an upgrade, old to new and back."""
+
+    SOCKETS = 81  # as FromService.LENT
+    SERVING = 82  # the new one serves
+    YOURS = 83  # the old one has let go of the control socket
+
+
+# ABRT, KILL, TERM, STOP (an orphan, left for a debugger): all that a spawner will send for others.
+SIGNALS_FOR_WORKERS = (6, 9, 15, 19)
 
 EXIT_REFUSED = 81  # a worker that could not load its application
 EXIT_ORPHANED = 82  # a worker whose spawner had died
+EXIT_NOT_MADE = 83  # a process that could not become what it shall be; nothing of it has run
 
 
 def pack_settings(pool: Any) -> str:
     """A pool's settings, as the letter carries them."""
     import json
 
-    names = ("name", "application", "directory", "workers", "threads", "umask", "inspectable")
-    words: dict[str, object] = {name: getattr(pool, name) for name in (*names, "log_level")}
-    words["multiprocess"] = pool.workers > 1
+    first = pool.applications[0]
+    words = {
+        "name": pool.name,
+        "application": first.app,
+        "directory": first.directory,
+        "workers": pool.max_processes,
+        "threads": pool.core.threads,
+        "umask": pool.process.umask,
+        "inspectable": pool.process.inspectable,
+        "log_level": pool.log_level,
+        "multiprocess": pool.max_processes > 1,
+    }
     return json.dumps(words)
 
 

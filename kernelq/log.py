@@ -27,9 +27,14 @@ def is_wanted(level: int) -> bool:
 
 
 def format_line(level: int, text: str, now_ns: int) -> str:
+    return f"{format_time(now_ns)} {_NAMES[level]} {clean(text)}\n"
+
+
+def format_time(now_ns: int) -> str:
+    """A wall clock time as ISO 8601 has it, in UTC, with milliseconds."""
     seconds, rest = divmod(now_ns, 1_000_000_000)
     stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
-    return f"{stamp}.{rest // 1_000_000:03d}Z {_NAMES[level]} {clean(text)}\n"
+    return f"{stamp}.{rest // 1_000_000:03d}Z"
 
 
 def clean(text: str) -> str:

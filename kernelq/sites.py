@@ -14,11 +14,11 @@ import functools
 import ipaddress
 import re
 from collections import Counter
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from kernelq.binding import Binding, SiteBinding, parse_binding
-from kernelq.config import SiteSettings
+from kernelq.config import ApplicationSettings, SiteSettings
 
 _ALLOWED = (
     'allowed is IP:PORT:HOST, such as "*:80:", "127.0.0.1:8000:shop.example" or '
@@ -269,16 +269,16 @@ def check_sites(sites: Iterable[SiteSettings]) -> list[str]:
 
 def make_routes(
     sites: Iterable[SiteSettings],
-    listeners: Mapping[Binding, Sequence[int]],
-    pools: Mapping[str, tuple[int, int]],
+    listeners: Mapping[str, Sequence[int]],
+    target: Callable[[ApplicationSettings], tuple[int, int]],
     stopped: Container[str] = (),
 ) -> list[Route]:
     """What Core.set_routes() takes.
 
-    listeners: the core's numbers of the sockets of each of find_sockets(): a name may have several
-    addresses, and so several sockets. pools: by name, the pool's number and the least generation
-    of its workers that know its applications. stopped: sites by name, answered with 503. A site's
-    number is its place in the order.
+    listeners: the core's numbers of the sockets of each of find_sockets(), as text: a name may have
+    several addresses, and so several sockets. target: of an application its pool's number and the
+    least generation of the workers that know it. stopped: sites by name, answered with 503. A
+    site's number is its place in the order.
     """
     sites = tuple(sites)
     places, errors = find_places(sites)
@@ -287,10 +287,10 @@ def make_routes(
     routes: list[Route] = []
     for number, site in enumerate(sites):
         is_enabled = site.name not in stopped
-        targets = [(one.path.encode(), one.number, *pools[one.pool]) for one in site.applications]
+        targets = [(one.path.encode(), one.number, *target(one)) for one in site.applications]
         for binding in site.bindings:
             place, host = places[binding.endpoint], binding.host
-            for listener in listeners[place.socket]:
+            for listener in listeners[str(place.socket)]:
                 routes += [
                     (
                         listener,

@@ -15,11 +15,12 @@ from kernelq.link import Link, Message, link_from, link_pair
 
 SPAWNER = """
 import sys
-from kernelq.config import PoolSettings
+from kernelq.config import ApplicationSettings, PoolSettings, ProcessSettings
 from kernelq.link import link_from
 from kernelq.spawner import run
-pool = PoolSettings(application="app:application", directory={folder!r}, workers=2,
-                    preload={preload}, descriptor_limit=512)
+one = ApplicationSettings(app="app:application", directory={folder!r})
+pool = PoolSettings(applications=(one,), directory={folder!r}, max_processes=2,
+                    preload={preload}, process=ProcessSettings(descriptor_limit=512))
 sys.exit(run([pool], link_from({descriptor})))
 """
 
@@ -120,7 +121,7 @@ def test_what_is_not_in_the_table_is_refused(spawner: Spawner) -> None:
     spawner.link.send(ToSpawner.SIGNAL, 1, signal.SIGKILL)  # no such worker: nothing happens
     spawner.start(1)
     spawner.expect(FromSpawner.STARTED, 1)
-    spawner.link.send(ToSpawner.SIGNAL, 1, signal.SIGSTOP)
+    spawner.link.send(ToSpawner.SIGNAL, 1, signal.SIGUSR1)
     spawner.start(1)  # known already
     spawner.start(2)
     spawner.expect(FromSpawner.STARTED, 2)

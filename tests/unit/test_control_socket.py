@@ -3,112 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import grp
 import json
 import os
 import socket
 import stat
 import tempfile
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fake_managers import Served, exchange
 
-from kernelq import binding, cli, control, control_server, control_socket
-from kernelq.control_server import ControlServer, cache_commands
+from kernelq import binding, control_server, control_socket, peers
 from kernelq.errors import StartError
-
-PATIENCE = 20
-
-
-class FakeCache:
-    """What the core does for the commands, without a core."""
-
-    def __init__(self) -> None:
-        self.entries = [
-            {"key": "https://h/a", "status": 200, "bytes": 512, "age": 3, "lifetime": 60},
-            {
-                "key": "https://h/b?\x1b[2J",
-                "status": 404,
-                "bytes": 123456,
-                "age": 90,
-                "lifetime": 9,
-            },
-        ]
-        self.calls: list[tuple[object, ...]] = []
-        self.go = threading.Event()
-        self.go.set()
-
-    def cache_list(self, prefix: str, most: int) -> list[dict[str, Any]]:
-        self.calls.append(("list", prefix, most))
-        return [entry for entry in self.entries if str(entry["key"]).startswith(prefix)][:most]
-
-    def cache_show(self, url: str) -> list[dict[str, Any]]:
-        self.go.wait(PATIENCE)
-        return [entry for entry in self.entries if entry["key"] == url]
-
-    def cache_flush(self, prefix: str, recursive: bool) -> int:
-        self.calls.append(("flush", prefix, recursive))
-        if not prefix.startswith("https://"):
-            raise ValueError(f"found {prefix!r}, allowed is an absolute URL")
-        return 7
-
-    def stats(self) -> dict[str, int]:
-        return {"cache_hits": 3, "requests": 5}
-
-    def cache_flush_group(self, origin: str, name: str) -> None:
-        self.calls.append(("group", origin, name))
-        if name == "broken":
-            raise OSError("something else")
-
-
-class Served:
-    """A control server on a socket, and its clients."""
-
-    def __init__(self, path: Path, user: int | None = None) -> None:
-        self.path = str(path)
-        self.cache = FakeCache()
-        self.said: list[str] = []
-        self.listener = binding.open_unix(self.path, None, control_socket.OWNER_ONLY)
-        self.server = ControlServer(
-            self.listener.socket,
-            cache_commands(self.cache),
-            lambda level, text: self.said.append(text),
-            user,
-        )
-        self.server.start()
-
-    def connect(self) -> socket.socket:
-        sock = socket.socket(socket.AF_UNIX)
-        sock.settimeout(PATIENCE)
-        sock.connect(self.path)
-        return sock
-
-    def ask(self, **request: object) -> dict[str, Any]:
-        with self.connect() as sock:
-            return exchange(sock, json.dumps(request).encode() + b"\n")
-
-    def close(self) -> None:
-        self.server.stop(PATIENCE)
-        self.listener.remove_socket_file()
-        assert not self.server._thread.is_alive()
-
-
-def exchange(sock: socket.socket, data: bytes) -> dict[str, Any]:
-    with contextlib.suppress(BrokenPipeError):
-        sock.sendall(data)
-    return read_answer(sock)
-
-
-def read_answer(sock: socket.socket) -> dict[str, Any]:
-    data = b""
-    while not data.endswith(b"\n"):
-        more = sock.recv(1 << 20)
-        assert more, "closed without an answer"
-        data += more
-    answer: dict[str, Any] = json.loads(data)
-    return answer
 
 
 @pytest.fixture
@@ -161,11 +70,19 @@ def test_every_command_with_its_arguments(served: Served) -> None:
         (b'{"do": 5}', 'allowed is {"do": "...", ...}'),
         (
             b'{"do": "stop"}',
-            "allowed is cache.counters, cache.flush, cache.flush_group, cache.list, cache.show",
+            "allowed is cache.counters, cache.flush, cache.flush_group, cache.list, cache.show, "
+            "events, match, names, pool.start, pool.stop, pools, recycle, reload, requests, "
+            "site.start, site.stop, sites, stacks, status, upgrade",
         ),
+        (b'{"do": "status", "x": 1}', "x: no argument of status, allowed is none"),
+        (
+            b'{"do": "cache.flush", "prefix": "", "recursiv": false}',
+            "recursiv: no argument of cache.flush, allowed is prefix, recursive",
+        ),
+        (b'{"do": "stacks", "worker": -1}', "worker: found -1, allowed is a number from 0"),
         (b'{"do": "cache.flush"}', "prefix: found None, allowed is a value of type str"),
         (b'{"do": "cache.list", "most": true}', "most: found True, allowed is a value of type int"),
-        (b'{"do": "cache.list", "most": 0}', "most: found none, allowed is a number from 1"),
+        (b'{"do": "cache.list", "most": 0}', "most: found 0, allowed is a number from 1"),
         (b'{"do": "cache.flush", "prefix": "/a"}', "found '/a', allowed is an absolute URL"),
         (
             b'{"do": "cache.flush_group", "group": "broken"}',
@@ -181,7 +98,16 @@ def test_what_is_wrong_is_said_and_ends_nothing(served: Served, line: bytes, err
 
 def test_a_failure_of_the_server_is_in_its_log(served: Served) -> None:
     served.ask(do="cache.flush_group", group="broken")
-    assert served.said == ["control socket: OSError: something else"]
+    assert served.said[-1] == "control socket: OSError: something else"
+
+
+def test_who_changed_what_is_in_the_log(served: Served) -> None:
+    served.ask(do="cache.flush", prefix="https://h/")
+    served.ask(do="status")
+    served.ask(do="reload", x=1)  # refused: nobody is asked
+    who = f"(user {os.getuid()}, process {os.getpid()})"
+    words = '{"prefix": "https://h/", "recursive": true}'
+    assert served.said == [f"control socket: cache.flush {words} {who}"]
 
 
 def test_a_line_has_an_end_or_its_sender_is_gone(served: Served) -> None:
@@ -221,29 +147,96 @@ def test_silence_has_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     served.close()
 
 
-def test_other_users_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert_user(tmp_path / "a.sock", monkeypatch, peer=4711, owner=4712, ok=False)
-    assert_user(tmp_path / "b.sock", monkeypatch, peer=4711, owner=4711, ok=True)
-    assert_user(tmp_path / "c.sock", monkeypatch, peer=0, owner=4711, ok=True)
-
-
-def assert_user(
-    path: Path, monkeypatch: pytest.MonkeyPatch, peer: int, owner: int, ok: bool
+@pytest.mark.parametrize(
+    ("user", "groups", "looks", "touches"),
+    [
+        (4712, [4712], True, True),  # the user that serves
+        (0, [0], True, True),
+        (4711, [4711, 77], True, False),  # a member of the readers' group
+        (4711, [77], True, False),
+        (4711, [4711, 78], False, False),
+    ],
+)
+def test_levels(
+    user: int,
+    groups: list[int],
+    looks: bool,
+    touches: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(control_server, "peer_user", lambda sock: peer)
-    served = Served(path, owner)
-    answer = served.ask(do="cache.list")
-    assert answer["ok"] is ok
-    if not ok:
-        assert answer["error"] == "only the user that serves, and root, may ask"
+    monkeypatch.setattr(peers, "peer_of", lambda sock: peers.Peer(1, user, frozenset(groups)))
+    served = Served(tmp_path / "a.sock", 4712, 77)
+    look, touch = served.ask(do="status"), served.ask(do="cache.flush", prefix="https://h/")
+    served.close()
+    assert look["ok"] is looks
+    assert touch["ok"] is touches
+    if not looks:
+        assert look["error"] == "only the user that serves, and root, may ask"
+    elif not touches:
+        assert touch["error"] == (
+            "cache.flush: you may look and not touch; only the user that serves, and root, may do "
+            "that"
+        )
+
+
+def test_without_readers_nobody_else_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peers, "peer_of", lambda sock: peers.Peer(1, 4711, frozenset([0])))
+    served = Served(tmp_path / "a.sock", 4712)
+    assert not served.ask(do="status")["ok"]
     served.close()
 
 
 def test_the_kernel_says_who_connected() -> None:
     one, other = socket.socketpair()
-    assert control_server.peer_user(one) == os.geteuid()
+    found = peers.peer_of(one)
+    assert (found.user, found.pid) == (os.geteuid(), os.getpid())
+    assert found.groups == {os.getegid(), *os.getgroups()}
     one.close()
     other.close()
+
+
+def answers_as(user: int, groups: list[int], path: str, line: bytes) -> bytes:
+    """What a process of this user and these groups is answered; b"": it cannot even connect."""
+    reads, writes = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.setgroups(groups)
+            os.setresgid(user, user, user)
+            os.setresuid(user, user, user)
+            with socket.socket(socket.AF_UNIX) as sock:
+                sock.connect(path)
+                with contextlib.suppress(ConnectionError):
+                    sock.sendall(line)
+                os.write(writes, sock.makefile("rb").readline())
+        finally:
+            os._exit(0)
+    os.close(writes)
+    with open(reads, "rb") as stream:
+        answer = stream.read()
+    os.waitpid(pid, 0)
+    return answer
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+@pytest.mark.parametrize("count", [1, 300], ids=["few groups", "many groups"])
+def test_processes_of_other_users(count: int) -> None:
+    groups = [77, *range(5000, 5000 + count)]
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        served = Served(Path(folder) / "s", 4712, 77)
+        os.chmod(served.path, 0o666)  # so that the file keeps nobody out
+        flush = b'{"do": "cache.flush", "prefix": "https://h/"}\n'
+        said = [
+            answers_as(user, groups, served.path, line)
+            for user, groups in ((4712, [4712]), (4711, groups), (4711, groups[1:]))
+            for line in (b'{"do": "status"}\n', flush)
+        ]
+        served.close()
+    assert [json.loads(line)["ok"] for line in said] == [True, True, True, False, False, False]
+    assert b"you may look and not touch" in said[3]
+    assert b"only the user that serves, and root, may ask" in said[4]
 
 
 def test_the_end_does_not_wait_for_clients(tmp_path: Path) -> None:
@@ -339,6 +332,48 @@ def test_the_user_that_serves_and_root_reach_it_and_nobody_else() -> None:
     assert reached == [True, True, False]
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_a_group_may_reach_it_too(capfd: pytest.CaptureFixture[str]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        listener = control_socket.open_control(f"{folder}/s", [], (4711, 4711), 77)
+        assert listener is not None
+        found = os.lstat(listener.path)
+        assert (found.st_uid, found.st_gid) == (4711, 77)
+        assert stat.S_IMODE(found.st_mode) == 0o660
+        listener.socket.close()
+        listener = control_socket.open_control(f"{folder}/s2", [], None, 77)
+        assert listener is not None
+        assert (os.lstat(listener.path).st_uid, os.lstat(listener.path).st_gid) == (0, 77)
+        listener.socket.close()
+    assert capfd.readouterr().err == ""
+
+
+def test_a_folder_that_the_group_cannot_enter_is_said(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = (str(tmp_path / "kernelq"), 0o700)
+    monkeypatch.setattr(control_socket, "default_folder", lambda environ: folder)
+    listener = control_socket.open_control("auto", [], None, os.getegid())
+    assert listener is not None
+    assert "warning control_readers: only its owner can reach " in capfd.readouterr().err
+    listener.socket.close()
+
+
+def test_readers_are_a_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = os.getegid()
+    assert control_socket.find_readers("") is None
+    assert control_socket.find_readers(str(own)) == own
+    assert control_socket.find_readers(grp.getgrgid(own).gr_name) == own
+    with pytest.raises(StartError, match="control_readers: there is no group 'no such'"):
+        control_socket.find_readers("no such")
+    monkeypatch.setattr(os, "geteuid", lambda: 4711)
+    monkeypatch.setattr(os, "getgroups", lambda: [5])
+    assert control_socket.find_readers("5") == 5
+    with pytest.raises(StartError, match="allowed is a group that you are a member of"):
+        control_socket.find_readers("4999")
+
+
 def test_off_is_off() -> None:
     assert control_socket.open_control("off", [], None) is None
 
@@ -389,148 +424,3 @@ def test_a_default_folder_of_others_is_a_warning_not_a_failure(
             monkeypatch.setattr(os, "geteuid", lambda: 4711)
     assert open_default(monkeypatch, folder) is None
     assert "warning no control socket: " in capfd.readouterr().err
-
-
-# -- the command ------------------------------------------------------------------------------
-
-
-def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
-    status = cli.main(["cache", *words])
-    out, err = capsys.readouterr()
-    return status, out, err
-
-
-def test_list_is_a_table(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
-    status, out, err = run(capsys, "list", "--control", served.path)
-    assert (status, err) == (0, "")
-    assert out == (
-        "STATUS  SIZE  AGE  FRESH  URL\n"
-        "   200   512   3s    57s  https://h/a\n"
-        "   404  120K  90s  stale  https://h/b?\\x1b[2J\n"
-    )
-
-
-def test_list_as_json(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
-    status, out, _ = run(capsys, "list", "--json", "--control", served.path, "https://h/a")
-    assert status == 0
-    assert json.loads(out)["entries"] == served.cache.entries[:1]
-
-
-def test_a_table_fits_the_terminal(
-    served: Served, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    served.cache.entries[0]["key"] = "https://h/" + "long" * 50
-    monkeypatch.setenv("COLUMNS", "70")
-    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
-    lines = run(capsys, "list", "--control", served.path)[1].splitlines()
-    assert max(map(len, lines)) == 70
-    assert lines[2].endswith("…")
-
-
-def test_show(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
-    status, out, _ = run(capsys, "show", "--control", served.path, "https://h/a")
-    assert status == 0
-    assert out.startswith("key:            https://h/a\nstatus:         200\n")
-    status, out, err = run(capsys, "show", "--control", served.path, "https://h/none")
-    assert (status, out, err) == (1, "", "https://h/none: nothing is stored\n")
-
-
-def test_flush(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
-    place = ("--control", served.path)
-    assert run(capsys, "flush", "https://h/", *place) == (0, "7 responses flushed\n", "")
-    assert run(capsys, "flush", "https://h/", "--exact", *place)[0] == 0
-    assert run(capsys, "flush", "--group", "g", *place) == (0, "the group g was flushed\n", "")
-    assert run(capsys, "flush", "--group", "g", "--origin", "https://h", *place)[0] == 0
-    assert served.cache.calls == [
-        ("flush", "https://h/", True),
-        ("flush", "https://h/", False),
-        ("group", "", "g"),
-        ("group", "https://h", "g"),
-    ]
-    status, _, err = run(capsys, "flush", "/a", *place)
-    assert (status, err) == (1, "kernelq: found '/a', allowed is an absolute URL\n")
-
-
-@pytest.mark.parametrize(
-    ("words", "line"),
-    [
-        ([], "cache: the following arguments are required: list|show|counters|flush"),
-        (["empty"], "cache: argument list|show|counters|flush: invalid choice: 'empty'"),
-        (["show"], "cache: the following arguments are required: URL"),
-        (["flush"], "cache flush: allowed is either PREFIX or --group NAME"),
-        (["flush", "x", "--group", "g"], "cache flush: allowed is either PREFIX or --group NAME"),
-        (["flush", "x", "--origin", "y"], "cache flush: --origin belongs to --group"),
-        (["flush", "--group", "x", "--exact"], "cache flush: --exact belongs to PREFIX"),
-    ],
-)
-def test_a_bad_command_is_one_line_and_a_hint(
-    words: list[str], line: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    status, _, err = run(capsys, *words)
-    assert status == 2
-    first, hint = err.splitlines()
-    assert first.startswith(f"kernelq: {line}")
-    assert "kernelq cache --help" in hint
-
-
-def test_no_server_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = str(tmp_path / "s")
-    said = f"kernelq: {path}: there is no such socket\n"
-    assert run(capsys, "list", "--control", path) == (1, "", said)
-    listener = binding.open_unix(path, None, 0o177)
-    listener.socket.close()
-    said = f"kernelq: {path}: no server listens there any more\n"
-    assert run(capsys, "list", "--control", path) == (1, "", said)
-
-
-@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 400 Bad Request\r\n", b"[]\n", b"{}\n"])
-def test_another_server_there(
-    answer: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = str(tmp_path / "s")
-    listener = binding.open_unix(path, None, 0o177)
-    listener.socket.setblocking(True)
-
-    def serve() -> None:
-        sock, _ = listener.socket.accept()
-        sock.recv(1000)
-        sock.sendall(answer)
-        sock.close()
-
-    thread = threading.Thread(target=serve)
-    thread.start()
-    status, _, err = run(capsys, "list", "--control", path)
-    thread.join()
-    listener.socket.close()
-    assert (status, err) == (1, f"kernelq: {path}: what answers there is no server of ours\n")
-
-
-def test_the_only_living_server_is_found(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(control_socket, "ROOT_FOLDER", str(tmp_path))
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    status, _, err = run(capsys, "list")
-    assert status == 1
-    assert err.startswith("kernelq: no control socket of a running server that you may use")
-    dead = binding.open_unix(str(tmp_path / "dead.sock"), None, 0o177)
-    dead.socket.close()
-    (tmp_path / "file.sock").touch()
-    one = Served(tmp_path / "one.sock")
-    assert run(capsys, "flush", "https://h/")[0] == 0
-    other = Served(tmp_path / "other.sock")
-    status, _, err = run(capsys, "flush", "https://h/")
-    assert status == 1
-    assert err == (
-        "kernelq: several servers run; --control PATH says which is meant:\n"
-        f"    {tmp_path}/one.sock\n    {tmp_path}/other.sock\n"
-    )
-    one.close()
-    other.close()
-
-
-def test_help_is_for_people(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
-        control.main(["cache", "--help"])
-    assert ended.value.code == 0
-    assert "kernelq cache flush --group articles" in capsys.readouterr().out

@@ -237,7 +237,9 @@ def test_routes() -> None:
         site("b", "unix:/run/b.sock"),
     ]
     unix = Binding("unix", path="/run/b.sock")
-    made = sites.make_routes(two, {ANY_80: (3, 4), unix: (5,)}, {"default": (7, 70)}, {"b"})
+    made = sites.make_routes(
+        two, {str(ANY_80): (3, 4), str(unix): (5,)}, lambda application: (7, 70), {"b"}
+    )
     local = b"\x7f\0\0\1"
     assert made == [
         (3, b"", "", b"/", 0, 7, 0, 70, True),
@@ -256,7 +258,7 @@ def test_routes() -> None:
 
 def test_routes_of_sites_that_cannot_be() -> None:
     with pytest.raises(ValueError, match="cannot be told apart"):
-        sites.make_routes([site("a", "*:80:", "0.0.0.0:80:")], {}, {})
+        sites.make_routes([site("a", "*:80:", "0.0.0.0:80:")], {}, lambda application: (0, 0))
 
 
 def test_what_the_parsers_take_the_core_takes() -> None:
@@ -270,8 +272,8 @@ def test_what_the_parsers_take_the_core_takes() -> None:
                 tuple(ApplicationSettings(sites.parse_site_path(path)) for path in paths),
             )
         ],
-        {ANY_80: (0,)},
-        {"default": (0, 0)},
+        {str(ANY_80): (0,)},
+        lambda application: (0, 0),
     )
     assert len(rows) == len(texts) * len(paths)
     _coretest.RouteSnapshot(rows)
