@@ -39,6 +39,9 @@ class Identity:
         os.environ.update(self.login_environment())
 
 
+NOBODY_ELSE = Identity()
+
+
 def find_identity(user: str, group: str, groups: Sequence[str] | None = None) -> Identity:
     """StartError when there is no such user or group, or when we may not become it.
 

@@ -18,12 +18,13 @@ the autogroup is told too. RLIMIT_NPROC is checked by execve after a change of u
 import contextlib
 import os
 import resource
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import NoReturn
 
 from kernelq import landlock, linux, log
+from kernelq.cgroup import Group
 from kernelq.config import PoolSettings
 from kernelq.errors import StartError
 from kernelq.identity import Identity, find_identity, require_interpreter
@@ -119,26 +120,34 @@ def make_environment(
 ) -> dict[str, str]:
     """The pool's variables, over what the server was started with and a worker may know."""
     process = pool.process
-    unwanted = set(_OURS)
-    prefixes: tuple[str, ...] = _OURS_BY_PREFIX
-    if identity.uid >= 0:
-        unwanted |= _OF_A_LOGIN
-        prefixes += _OF_A_LOGIN_BY_PREFIX
+    unwanted: set[str] = set()
     if process.python:
         unwanted |= _OF_THIS_PYTHON
     if process.private_tmp:
         unwanted |= set(_TMP_NAMES)
-    environment = {
-        name: value
-        for name, value in inherited.items()
-        if name in _DEBUG_HOOKS or not (name in unwanted or name.startswith(prefixes))
-    }
-    environment.update(identity.login_environment())
+    environment = clean_environment(inherited, identity, unwanted)
     for name, value in process.environment:
         if not name or "=" in name or "\0" in name + value:
             raise StartError(f"environment: {name!r} cannot be the name of a variable")
         environment[name] = value
     return environment
+
+
+def clean_environment(
+    inherited: Mapping[str, str], identity: Identity, unwanted: Collection[str] = ()
+) -> dict[str, str]:
+    """What the server was started with, as a process of that user may see it."""
+    unwanted = {*unwanted, *_OURS}
+    prefixes: tuple[str, ...] = _OURS_BY_PREFIX
+    if identity.uid >= 0:
+        unwanted |= _OF_A_LOGIN
+        prefixes += _OF_A_LOGIN_BY_PREFIX
+    environment = {
+        name: value
+        for name, value in inherited.items()
+        if name in _DEBUG_HOOKS or not (name in unwanted or name.startswith(prefixes))
+    }
+    return environment | identity.login_environment()
 
 
 def _find_rlimits(pool: PoolSettings) -> tuple[tuple[str, int, int, int], ...]:
@@ -316,7 +325,7 @@ def _changes(launch: Launch, tmp_folder: str) -> Iterator[tuple[str, Callable[[]
     """Each setting's name, and what applies it to the calling process."""
     process = launch.pool.process
     if launch.cgroup:
-        yield "cgroup", lambda: _join_cgroup(launch.cgroup)
+        yield "cgroup", Group(launch.cgroup).join
     for name, number, soft, hard in launch.rlimits:
         yield f"rlimits: {name}", partial(resource.setrlimit, number, (soft, hard))
     if process.nice:
@@ -344,11 +353,6 @@ def _named(setting: str) -> Iterator[None]:
         raise StartError(f"{setting}: {where}{what}") from None
 
 
-def _join_cgroup(folder: str) -> None:
-    with open(f"{folder}/cgroup.procs", "r+b", buffering=0) as file:  # never made here
-        file.write(b"0")
-
-
 def _be_nice(nice: int) -> None:
     os.setpriority(os.PRIO_PROCESS, 0, nice)
     with contextlib.suppress(OSError), open("/proc/self/autogroup", "wb", buffering=0) as file:
@@ -370,3 +374,20 @@ def _restrict(launch: Launch, tmp_folder: str) -> None:
         writable += [folder for folder in HIDDEN_FOLDERS if os.path.isdir(folder)]
     grants = landlock.Grants(given.read_only, tuple(writable), given.places, given.sinks)
     landlock.restrict(grants, launch.landlock_version)
+
+
+def in_child(work: Callable[[], None], keep: Collection[int] = ()) -> int:
+    """Do what may take long in a child of its own; whoever waits for children meets it some time.
+
+    Gives its pid. It keeps these descriptors only.
+    """
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        restore_defaults()
+        linux.close_all_but(keep)
+        work()
+    except BaseException as found:
+        log.warning(f"process {os.getpid()}: {found!r}")
+    os._exit(0)

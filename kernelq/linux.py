@@ -32,6 +32,8 @@ _mount = _libc.mount
 _mount.argtypes = [ctypes.c_char_p] * 3 + [ctypes.c_ulong, ctypes.c_char_p]
 _unshare = _libc.unshare
 _unshare.argtypes = [ctypes.c_int]
+_madvise = _libc.madvise
+_madvise.argtypes = [ctypes.c_size_t, ctypes.c_size_t, ctypes.c_int]
 _syscall = _libc.syscall
 _syscall.restype = ctypes.c_long
 
@@ -55,6 +57,19 @@ def call(number: int, *arguments: object) -> int:
 def _last_error() -> OSError:
     number = ctypes.get_errno()
     return OSError(number, os.strerror(number))
+
+
+def trim_heap() -> None:
+    """Give back what the C library keeps of freed memory, where it knows how to."""
+    trim = getattr(_libc, "malloc_trim", None)  # glibc's
+    if trim is not None:
+        trim(0)
+
+
+def advise_memory(address: int, size: int, advice: int) -> None:
+    """madvise() for memory of our own."""
+    if _madvise(address, size, advice) < 0:
+        raise _last_error()
 
 
 def leave_mount_namespace() -> None:

@@ -19,20 +19,26 @@ import signal
 from collections.abc import Callable, Mapping, Sequence
 
 from kernelq import launch, linux, log
+from kernelq.actions import Actions
+from kernelq.cgroup import NO_CGROUPS, Cgroups, Group
+from kernelq.children import Child, Zygote
 from kernelq.config import PoolSettings
 from kernelq.errors import FAILED, StartError
+from kernelq.identity import NOBODY_ELSE, Identity
 from kernelq.letters import (
     SIGNALS_FOR_WORKERS,
+    ActionKind,
     FromSpawner,
     FromZygote,
     ToSpawner,
     ToTable,
     ToWorker,
     ToZygote,
-    pack_settings,
+    pack_letter,
 )
 from kernelq.link import Link, Message, link_pair
 from kernelq.parcel import Receiver
+from kernelq.pool import probes
 from kernelq.signals import SignalQueue
 from kernelq.status import describe_status
 from kernelq.tmp_folders import TmpFolders
@@ -49,55 +55,26 @@ _IGNORED = (
 OVERLAPPING = 2  # processes of a pool beyond its workers and as many that are leaving
 
 
-class Child:
-    """A worker process, or one that is about to be: `pid` is 0 until it is forked.
-
-    `report` is the descriptor of launch.start() until the process is what it shall be; -1 then, and
-    for those that a zygote forks.
-    """
-
-    __slots__ = ("descriptors", "link", "pid", "pool", "report", "tmp_folder", "zygote")
-
-    def __init__(self, pool: int, link: Link, descriptors: list[int]) -> None:
-        self.pool = pool
-        self.link = link
-        self.descriptors = descriptors
-        self.pid = 0
-        self.report = -1
-        self.tmp_folder = ""
-        self.zygote: Zygote | None = None
-
-    def close(self) -> None:
-        self.link.close()
-        self.close_descriptors()
-
-    def close_descriptors(self) -> None:
-        while self.descriptors:
-            os.close(self.descriptors.pop())
-
-
-class Zygote:
-    """A process that has loaded one generation of the application, and forks workers from it."""
-
-    __slots__ = ("generation", "is_ended", "link", "pid", "pool", "refusal", "report", "tmp_folder")
-
-    def __init__(self, pool: int, generation: int, pid: int, link: Link, report: int) -> None:
-        self.pool = pool
-        self.generation = generation
-        self.pid = pid
-        self.link = link
-        self.report = report  # as a child's
-        self.refusal = ""  # why it could not be made
-        self.tmp_folder = ""
-        self.is_ended = False  # we have killed it, and wait for its death
+ORPHANS_MAX = 4  # of one pool; with one more, the one that was stopped first is killed
 
 
 class Spawner:
     """The spawner's state and its loop."""
 
-    def __init__(self, pools: Mapping[int, PoolSettings], service: Link, table: Link) -> None:
-        self._pools = dict(pools)
+    def __init__(
+        self,
+        pools: Mapping[int, PoolSettings],
+        service: Link,
+        table: Link,
+        cgroups: Cgroups = NO_CGROUPS,
+        identity: Identity = NOBODY_ELSE,
+    ) -> None:
+        self._cgroups = cgroups
+        self._actions = Actions(identity)
+        self._current = dict(pools)
+        self._pools = dict(pools)  # these, and those that have processes still
         self._launches: dict[int, launch.Launch] = {}
+        self._letters: dict[int, int] = {}
         self._tmp_folders = TmpFolders()
         self._service = service
         self._table = table
@@ -119,9 +96,10 @@ class Spawner:
         self._selector.register(self._signals, selectors.EVENT_READ, self._on_signals)
         self._selector.register(self._table, selectors.EVENT_READ, self._on_table)
         while self._is_serving:
-            for key, _ in self._selector.select():
+            for key, _ in self._selector.select(self._actions.seconds_to_wait()):
                 if self._selector.get_map().get(key.fd) is key:  # not ended in this very turn
                     key.data()
+            self._actions.end_late()
         self._end_all()
         return self._status
 
@@ -135,13 +113,27 @@ class Spawner:
         message.close_descriptors()
         if parcel is None:
             return
+        self._current = pickle.loads(parcel[0])
+        self._pools.update(self._current)
+        self._drop_departed()
+
+    def _drop_departed(self) -> None:
+        """Forget pools that the table names no more, once their last process has gone."""
         used = {child.pool for child in self._children.values()}
         used.update(zygote.pool for zygote in self._zygotes.values())
-        kept = {index: pool for index, pool in self._pools.items() if index in used}
-        self._pools = {**kept, **pickle.loads(parcel[0])}
-        self._launches = {
-            index: plan for index, plan in self._launches.items() if index in self._pools
-        }
+        for index in {*self._pools} - {*self._current} - used:
+            pool = self._pools.pop(index)
+            self._launches.pop(index, None)
+            if index in self._letters:
+                os.close(self._letters.pop(index))
+            group = self._cgroups.group(pool.name, index)
+            if group is not None:
+                group.remove()
+
+    def _letter_of(self, pool: int) -> int:
+        if pool not in self._letters:
+            self._letters[pool] = pack_letter(self._pools[pool])
+        return self._letters[pool]
 
     # What the service asks.
 
@@ -169,14 +161,30 @@ class Spawner:
                 self._signal(worker, number)
             case ToSpawner.RETIRE, (pool, generation):
                 self._retire(pool, generation)
+            case ToSpawner.ACTION, (pool, kind, pid) if self._may_act(pool, kind, pid):
+                self._actions.start(self._pools[pool], ActionKind(kind), pid)
+            case ToSpawner.SUSPEND, (worker,) if self._runs(worker):
+                self._suspend(self._children[worker])
+            case ToSpawner.THROTTLE, (pool, is_on) if pool in self._pools:
+                self._throttle(self._pools[pool], bool(is_on))
             case _:
                 log.error(f"spawner: refused {message.kind} {message.numbers}")
 
     def _may_start(self, pool: int, worker: int) -> bool:
         if pool not in self._pools or worker in self._children:
             return False
-        living = sum(child.pool == pool for child in self._children.values())
+        living = sum(
+            child.pool == pool and not child.is_orphan for child in self._children.values()
+        )
         return living < 2 * self._pools[pool].max_processes + OVERLAPPING
+
+    def _may_act(self, pool: int, kind: int, pid: int) -> bool:
+        if pool not in self._pools:
+            return False
+        if kind == ActionKind.RAPID_FAIL:
+            return pid == 0
+        child = self._children.get(self._workers.get(pid, -1))
+        return kind == ActionKind.ORPHAN and child is not None and child.pool == pool
 
     def _start(self, pool: int, worker: int, generation: int, message: Message) -> None:
         ours, theirs = link_pair()
@@ -227,9 +235,8 @@ class Spawner:
         self._tell(FromSpawner.STARTED, worker, pid, descriptors=[pidfd])
         os.close(pidfd)
         try:
-            settings = pack_settings(self._pools[child.pool])
-            numbers = (worker, self._pid)
-            child.link.send(ToWorker.LETTER, *numbers, text=settings, descriptors=child.descriptors)
+            descriptors = [self._letter_of(child.pool), *child.descriptors]
+            child.link.send(ToWorker.LETTER, worker, self._pid, descriptors=descriptors)
         except ConnectionError:
             pass  # it has died already; its wait status will say how
         child.close_descriptors()
@@ -256,10 +263,47 @@ class Spawner:
         if child is None:
             return  # it has died meanwhile
         if child.pid:
+            if number == signal.SIGSTOP:
+                self._leave_orphan(child)
             os.kill(child.pid, number)
-        elif child.zygote is not None:
+        elif child.zygote is not None and number != signal.SIGSTOP:
             # Its zygote has not come to it: it hangs in the import of the application.
             os.kill(child.zygote.pid, number)
+
+    def _leave_orphan(self, child: Child) -> None:
+        """It is no worker any more, only a process to look into; there may be few of these."""
+        orphans = [
+            one for one in self._children.values() if one.is_orphan and one.pool == child.pool
+        ]
+        child.is_orphan = True
+        if len(orphans) >= ORPHANS_MAX:
+            name = self._pools[child.pool].name
+            log.warning(
+                f"pool {name}: {ORPHANS_MAX} workers left for a debugger: the first is ended"
+            )
+            os.kill(orphans[0].pid, signal.SIGKILL)
+
+    def _runs(self, worker: int) -> bool:
+        child = self._children.get(worker)
+        return child is not None and child.pid != 0 and child.report < 0
+
+    def _suspend(self, child: Child) -> None:
+        """Push out its memory; where that is not ours to do, it is asked to do so itself."""
+        plan = self._launches[child.pool]
+        has_memory = "memory" in self._cgroups.controllers and plan.cgroup
+        is_alone = sum(one.pool == child.pool for one in self._children.values()) == 1
+
+        def push_out() -> None:  # takes as long as the swap device does
+            pushed = probes.suspend(child.pid) is not None
+            if not (has_memory and is_alone and Group(plan.cgroup).reclaim()) and not pushed:
+                child.link.try_send(ToWorker.SUSPEND)
+
+        launch.in_child(push_out, [child.link.fileno()])
+
+    def _throttle(self, pool: PoolSettings, is_on: bool) -> None:
+        group = self._cgroups.group(pool.name, pool.index)
+        if (group is None or not group.throttle(pool.cpu.limit if is_on else 0)) and is_on:
+            log.warning(f"pool {pool.name}: cpu.limit: no control group here to throttle it by")
 
     def _retire(self, pool: int, generation: int) -> None:
         for zygote in self._zygotes.values():
@@ -286,7 +330,7 @@ class Spawner:
         self._watch(ours.fileno(), lambda: self._on_zygote(zygote))
         self._watch(report, lambda: self._on_zygote_report(zygote))
         with contextlib.suppress(ConnectionError):
-            ours.send(ToWorker.LETTER, 0, self._pid, text=pack_settings(self._pools[pool]))
+            ours.send(ToWorker.LETTER, 0, self._pid, descriptors=[self._letter_of(pool)])
         return zygote
 
     def _on_zygote_report(self, zygote: Zygote) -> None:
@@ -372,13 +416,17 @@ class Spawner:
             _, status, usage = os.wait4(pid, 0)
             if pid in self._zygotes:
                 self._bury_zygote(self._zygotes[pid], status)
+                self._drop_departed()
             elif pid in self._workers:
                 worker = self._workers.pop(pid)
                 self._forget(worker)
+                self._drop_departed()
                 microseconds = int((usage.ru_utime + usage.ru_stime) * 1e6)
                 self._tell(FromSpawner.DIED, worker, status, usage.ru_maxrss, microseconds)
-            # else: an orphan of the application, which became our child when its parent died; or
-            # one that could not become a worker.
+            else:
+                self._actions.bury(pid, status)
+            # Or it was an orphan of the application, which became our child when its parent died;
+            # or one that could not become a worker; or one that removed a temporary folder.
 
     @staticmethod
     def _next_dead() -> int | None:
@@ -394,7 +442,10 @@ class Spawner:
         """
         plan = self._launches.get(pool)
         if plan is None:  # looked up at the first start; a failure is looked up again
-            plan = self._launches[pool] = launch.prepare(self._pools[pool])
+            settings = self._pools[pool]
+            group = self._cgroups.make(settings.name, settings.index)
+            plan = launch.prepare(settings, group.path if group else "")
+            self._launches[pool] = plan
             for level, text in plan.notes:
                 log.write(level, f"pool {plan.pool.name}: {text}")
         folder = self._tmp_folders.make(plan.identity) if plan.needs_tmp_folder else ""
@@ -410,6 +461,7 @@ class Spawner:
     def _end_all(self) -> None:
         for pid in (*self._zygotes, *self._workers):
             os.kill(pid, signal.SIGKILL)
+        self._actions.end_all()
         for child in self._children.values():
             child.close()
         while self._workers or self._zygotes:
@@ -419,7 +471,16 @@ class Spawner:
         self._tmp_folders.close()
 
 
-def run(pools: Mapping[int, PoolSettings], service: Link, table: Link) -> int:
-    """The spawner process's life: pools by index, which the main process may replace later."""
+def run(
+    pools: Mapping[int, PoolSettings],
+    service: Link,
+    table: Link,
+    cgroups: Cgroups = NO_CGROUPS,
+    identity: Identity = NOBODY_ELSE,
+) -> int:
+    """The spawner process's life: pools by index, which the main process may replace later.
+
+    identity: the user that serves, as whom the pools' actions run.
+    """
     linux.name_process("kernelq-spawner")
-    return Spawner(pools, service, table).run()
+    return Spawner(pools, service, table, cgroups, identity).run()

@@ -16,11 +16,10 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Callable
 
-from kernelq import linux, log
+from kernelq import log
 from kernelq.identity import Identity
-from kernelq.signals import restore_defaults
+from kernelq.launch import in_child
 
 _PREFIX = "kernelq-tmp-"
 _LOCK = "lock"
@@ -142,20 +141,6 @@ def _is_abandoned(folder: str) -> bool:
     finally:
         os.close(lock)
     return True
-
-
-def in_child(work: Callable[[], None]) -> int:
-    """Do it in a child of its own; whoever waits for children meets it some time. Gives its pid."""
-    pid = os.fork()
-    if pid:
-        return pid
-    try:
-        restore_defaults()
-        linux.close_all_but([])
-        work()
-    except BaseException as found:
-        log.warning(f"temporary folders: {found}")
-    os._exit(0)
 
 
 def _wait_for(pid: int) -> None:

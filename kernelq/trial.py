@@ -13,17 +13,17 @@ import json
 import os
 import select
 import signal
-import sys
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import NoReturn
+from dataclasses import dataclass, replace
+from typing import Any, NoReturn
 
 from kernelq import cpus
 from kernelq.config import PoolSettings, ServerSettings
 from kernelq.errors import StartError
 from kernelq.launch import Launch, become, prepare
+from kernelq.letters import pack_settings, unpack_settings
 from kernelq.units import MS, SECOND
 
 _ANSWER_BYTES_MAX = 1 << 20
@@ -74,7 +74,7 @@ def _start(launch: Launch) -> _Trial:
         try:
             become(launch, parent, "trial", memory)
         except StartError as found:
-            _write(memory, [str(found)])
+            _write(memory, json.dumps([str(found)]))
         return 0
 
     pid = fork_process(main, [memory])
@@ -82,18 +82,11 @@ def _start(launch: Launch) -> _Trial:
     return _Trial(pool, pid, os.pidfd_open(pid), memory, deadline)
 
 
-def _letter_of(pool: PoolSettings) -> dict[str, object]:
+def _letter_of(pool: PoolSettings) -> str:
     # Applications that differ in path alone are the same to an importer.
-    found = dict.fromkeys((one.app, one.directory) for one in pool.applications)
-    variables: dict[str, str] = {}
-    for application in pool.applications:
-        variables.update(application.environment)
-    return {
-        "directory": pool.directory,
-        "umask": pool.process.umask,
-        "environment": variables,
-        "applications": list(found),
-    }
+    found = {(one.app, one.directory, one.environment): one for one in pool.applications}
+    few = tuple(replace(one, number=number) for number, one in enumerate(found.values()))
+    return pack_settings(replace(pool, applications=few))
 
 
 def _await_some(running: Sequence[_Trial]) -> list[_Trial]:
@@ -127,8 +120,8 @@ def _finish(trial: _Trial) -> list[str]:
         return [f"loading its applications ended the process ({how})"]
 
 
-def _write(memory: int, words: object) -> None:
-    data = json.dumps(words).encode()
+def _write(memory: int, text: str) -> None:
+    data = text.encode()
     os.ftruncate(memory, 0)
     os.lseek(memory, 0, os.SEEK_SET)
     while data:
@@ -137,34 +130,29 @@ def _write(memory: int, words: object) -> None:
 
 def main(memory: int) -> NoReturn:
     """In the pool's own process: load what the letter names."""
+    from kernelq.worker import prepare
+
     os.set_inheritable(memory, False)
-    size = os.fstat(memory).st_size
-    letter = json.loads(os.pread(memory, size, 0))
+    settings = unpack_settings(os.pread(memory, os.fstat(memory).st_size, 0).decode())
     os.ftruncate(memory, 0)
-    if letter["umask"] >= 0:
-        os.umask(letter["umask"])
-    os.environ.update(letter["environment"])
-    sys.argv = ["kernelq"]
-    _write(memory, load_all(letter["directory"], letter["applications"]))
+    prepare(settings)
+    _write(memory, json.dumps(load_all(settings)))
     # Threads that an application has started do not matter here.
     os._exit(0)
 
 
-def load_all(directory: str, applications: Sequence[Sequence[str]]) -> list[str]:
+def load_all(settings: dict[str, Any]) -> list[str]:
     """What is wrong with each application, in words."""
-    from kernelq.application import load, parse_reference
+    from kernelq.applications import enter_directory, make_applications
 
     try:
-        os.chdir(directory)
-    except OSError as found:
-        return [f"directory: {directory}: {found.strerror}"]
+        enter_directory(settings)
+    except StartError as found:
+        return [str(found)]
     errors = []
-    for app, place in applications:
-        for folder in (directory, place):
-            if folder not in sys.path:
-                sys.path.insert(0, folder)
+    for application in make_applications(settings).values():
         try:
-            load(parse_reference(app))
-        except StartError as wrong:
-            errors.append(str(wrong))
+            application.load_now()
+        except StartError as found:
+            errors.append(str(found))
     return errors

@@ -6,7 +6,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,9 +22,20 @@ MARK = "what was found: "
 _SPAWNER = """
 import sys
 from kernelq.config import *
-from kernelq.link import link_from
+from kernelq.link import link_from, link_pair
+from kernelq.cgroup import NO_CGROUPS, open_cgroups
 from kernelq.spawner import run
-sys.exit(run({pools!r}, link_from({descriptor})))
+group = {cgroup!r}
+if group:
+    open(group + "/cgroup.procs", "w").write("0")
+cgroups = open_cgroups("/sys/fs/cgroup") if group else NO_CGROUPS
+if {stand_in!r}:
+    cgroups = open_cgroups({stand_in!r}, proc={stand_in!r})
+_, table = link_pair()
+pools = {{pool.index: pool for pool in {pools!r}}}
+status = run(pools, link_from({descriptor}), table, cgroups)
+cgroups.remove_all()
+sys.exit(status)
 """
 
 HANGING = "import threading\nthreading.Event().wait()\n"
@@ -66,11 +76,15 @@ class PoolSpawner:
         python: str = sys.executable,
         environment: dict[str, str] | None = None,
         user: int | None = None,
+        cgroup: str = "",
+        stand_in: str = "",
     ) -> None:
         self.link, theirs = link_pair()
         os.set_inheritable(theirs.fileno(), True)
         numbered = [replace(pool, index=index) for index, pool in enumerate(pools)]
-        code = _SPAWNER.format(pools=numbered, descriptor=theirs.fileno())
+        code = _SPAWNER.format(
+            cgroup=cgroup, stand_in=stand_in, pools=numbered, descriptor=theirs.fileno()
+        )
         self.errors = folder / "errors"
         with self.errors.open("w") as errors:
             self.process = subprocess.Popen(
@@ -84,23 +98,29 @@ class PoolSpawner:
             )
         theirs.close()
         self.link._socket.settimeout(PATIENCE_SECONDS)
-        self.controls: dict[int, Link] = {}
+        self.controls: dict[int, Link] = {}  # by worker
+        self._links: list[Link] = []
+        self.expected_status = 0
 
-    def start(self, worker: int, pool: int = 0, descriptors: Sequence[int] = ()) -> None:
+    def start(self, worker: int, pool: int = 0, generation: int = 0) -> None:
         """Ask for a worker; its channel is no channel, which it finds out after the import."""
         ours, theirs = link_pair()
         ours._socket.settimeout(PATIENCE_SECONDS)
         self.controls[worker] = ours
+        self._links.append(ours)
         with open(os.devnull) as null:
-            channel = descriptors or [null.fileno(), null.fileno()]
-            passed = [*channel, theirs.fileno()]
-            self.link.send(ToSpawner.START, pool, worker, 0, descriptors=passed)
+            passed = [null.fileno(), null.fileno(), theirs.fileno()]
+            self.link.send(ToSpawner.START, pool, worker, generation, descriptors=passed)
         theirs.close()
 
-    def expect(self, kind: int, worker: int) -> Message:
+    def next(self) -> Message:
         message = self.link.receive()
         assert message is not None, self.errors.read_text()
         message.close_descriptors()
+        return message
+
+    def expect(self, kind: int, worker: int) -> Message:
+        message = self.next()
         told = (message.kind, message.numbers[0])
         assert told == (kind, worker), (told, message.text, self.errors.read_text())
         return message
@@ -113,6 +133,10 @@ class PoolSpawner:
     def ask(self, worker: int = 1, pool: int = 0) -> dict[str, Any]:
         """Start a worker whose application reports, and give what it found."""
         self.started(worker, pool)
+        return self.report(worker)
+
+    def report(self, worker: int) -> dict[str, Any]:
+        """What the application of a started worker found."""
         message = self.controls[worker].receive()
         assert message is not None, self.errors.read_text()
         assert message.kind == Control.REFUSED
@@ -129,8 +153,8 @@ class PoolSpawner:
 
     def end(self) -> int:
         self.link.close()
-        for control in self.controls.values():
-            control.close()
+        for link in self._links:
+            link.close()
         return self.process.wait(PATIENCE_SECONDS)
 
 
@@ -143,6 +167,22 @@ def nobody_can_run(python: str) -> bool:
     except OSError:
         return False
     return done.returncode == 0
+
+
+def make_stand_in(folder: Path) -> Path:
+    """A plain folder in place of a cgroup file system (kernelq/cgroup.py)."""
+    root = folder / "cgroup"
+    for name in (".new-group", "self"):
+        (root / name).mkdir(parents=True)
+    for name in ("cgroup.procs", "cgroup.subtree_control"):
+        (root / name).touch()
+    (root / "cgroup.controllers").write_text("cpu memory\n")
+    (root / "self" / "cgroup").write_text("0::/\n")  # in place of /proc
+    files = ("cgroup.procs", "cgroup.kill", "cpu.max", "cpu.stat", "memory.reclaim")
+    for name in files:
+        (root / ".new-group" / name).touch()
+    (root / ".new-group" / "memory.current").write_text("4096\n")
+    return root
 
 
 def listen(path: Path, mode: int, uid: int) -> socket.socket:

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from server import PATIENCE_SECONDS, ROOT
@@ -22,13 +23,14 @@ from spawning import (
     listen,
     make_folder,
     make_pool,
+    make_stand_in,
     nobody_can_run,
     reporting,
 )
 
 from kernelq import landlock
 from kernelq.config import CpuSettings, PoolSettings
-from kernelq.letters import FromSpawner, ToSpawner
+from kernelq.letters import FromSpawner, ToSpawner, ToWorker
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become other users")
 
@@ -53,7 +55,8 @@ def spawn(folder: Path) -> Iterator[Spawn]:
     made: list[PoolSpawner] = []
 
     def spawn_one(*pools: PoolSettings, **more: object) -> PoolSpawner:
-        made.append(PoolSpawner(folder, *pools, **{"python": OTHER_PYTHON, **more}))  # type: ignore[arg-type]
+        settings: dict[str, Any] = {"python": OTHER_PYTHON, **more}
+        made.append(PoolSpawner(folder, *pools, **settings))
         return made[-1]
 
     yield spawn_one
@@ -175,7 +178,8 @@ def test_landlock_keeps_a_worker_in_its_places(folder: Path, spawn: Spawn) -> No
         "attempt('read store', lambda: open(folder + '/store/file').read())\n"
         "attempt('write store', lambda: open(folder + '/store/new', 'w').close())\n"
         "attempt('truncate store', lambda: os.truncate(folder + '/store/file', 1))\n"
-        "attempt('rename store', lambda: os.rename(folder + '/store/new', folder + '/store/x'))\n"
+        "store = folder + '/store/'\n"
+        "attempt('rename store', lambda: os.rename(store + 'new', store + 'x'))\n"
         "attempt('read secret', lambda: open(folder + '/secret/file').read())\n"
         "attempt('list secret', lambda: os.listdir(folder + '/secret') and 'done')\n"
         "attempt('write secret', lambda: open(folder + '/secret/new', 'w').close())\n"
@@ -230,6 +234,95 @@ def test_landlock_of_a_sibling_of_the_same_user_forbids_signals(folder: Path, sp
     assert spawner.ask(2, pool=1)["sibling kill"] == "EPERM"
 
 
+@pytest.fixture
+def group() -> Iterator[Path]:
+    """A control group of the real kernel, empty before and after."""
+    roots = [Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/unified")]
+    root = next((one for one in roots if (one / "cgroup.controllers").exists()), None)
+    if root is None or not os.access(root, os.W_OK):
+        pytest.skip("no cgroup2 that could be written to")
+    made = root / f"kernelq-test-{os.getpid()}"
+    made.mkdir()
+    yield made
+    (made / "service").rmdir()
+    made.rmdir()
+
+
+@needs_other_python
+def test_workers_run_in_the_group_of_their_pool(folder: Path, group: Path, spawn: Spawn) -> None:
+    code = reporting("found['group'] = open('/proc/self/cgroup').read()\n")
+    one = make_pool(folder, code, "one", user="daemon")
+    two = replace(make_pool(folder, code, "two"), preload=True)
+    spawner = spawn(one, two, cgroup=str(group))
+    pid = spawner.process.pid
+    assert f"0::/{group.name}/pool-one.0-{pid}\n" in spawner.ask(1, pool=0)["group"]
+    refused = spawner.refusal(2, pool=1)  # the zygote's report
+    assert f"0::/{group.name}/pool-two.1-{pid}\\n" in refused
+    assert (group / "service" / "cgroup.procs").read_text() == f"{pid}\n"
+
+
+def only(folder: Path) -> Path:
+    (found,) = folder.glob("pool-*")
+    return found
+
+
+def test_a_pool_is_throttled_by_its_group(folder: Path, spawn: Spawn) -> None:
+    root = make_stand_in(folder)
+    pool = replace(make_pool(folder, HANGING), cpu=CpuSettings(limit=50.0))
+    spawner = spawn(pool, python=sys.executable, stand_in=str(root))
+    pid = spawner.started(1)
+    group = only(root)
+    assert (group / "cgroup.procs").read_text() == f"{pid}\n"
+    for is_on in (1, 0):
+        spawner.link.send(ToSpawner.THROTTLE, 0, is_on)
+    spawner.link.send(ToSpawner.THROTTLE, 1, 1)  # no such pool
+    spawner.started(2)
+    assert (group / "cpu.max").read_text() == "50000 100000\nmax 100000\n"
+    assert spawner.errors.read_text().count("refused") == 1
+
+
+def test_without_groups_a_throttle_is_a_warning(folder: Path, spawn: Spawn) -> None:
+    spawner = spawn(make_pool(folder, HANGING), python=sys.executable)
+    for is_on in (1, 0):
+        spawner.link.send(ToSpawner.THROTTLE, 0, is_on)
+    spawner.started(1)
+    assert spawner.errors.read_text().count("no control group here to throttle it by") == 1
+
+
+HEAR = """
+import select, socket
+links = []
+for name in os.listdir("/proc/self/fd"):
+    try:
+        links.append(socket.socket(fileno=os.dup(int(name))))
+    except OSError:
+        pass
+(link,) = select.select(links, [], [])[0]
+found["kind"] = link.recv(100)[0]
+"""
+
+
+@needs_other_python
+def test_a_worker_that_we_may_not_touch_is_asked_to_suspend(folder: Path, spawn: Spawn) -> None:
+    spawner = spawn(make_pool(folder, reporting(HEAR)), user=1)
+    spawner.link.send(ToSpawner.SUSPEND, 1)  # not yet known
+    spawner.started(1)
+    spawner.link.send(ToSpawner.SUSPEND, 1)
+    assert spawner.report(1) == {"kind": ToWorker.SUSPEND}
+    assert spawner.errors.read_text().count("refused") == 1
+
+
+def test_a_worker_that_we_may_touch_is_suspended_unasked(folder: Path, spawn: Spawn) -> None:
+    root = make_stand_in(folder)
+    spawner = spawn(make_pool(folder, HANGING), python=sys.executable, stand_in=str(root))
+    spawner.started(1)
+    spawner.link.send(ToSpawner.SUSPEND, 1)
+    reclaim = only(root) / "memory.reclaim"
+    while not reclaim.read_text():  # by a child, some time
+        os.sched_yield()
+    assert reclaim.read_text() == "4096\n"
+
+
 @needs_other_python
 def test_limits_are_as_set(folder: Path, spawn: Spawn) -> None:
     cpu = min(os.sched_getaffinity(0))
@@ -243,8 +336,7 @@ def test_limits_are_as_set(folder: Path, spawn: Spawn) -> None:
         "found['umask'] = old\n"
         "found['session'] = os.getsid(0) == os.getpid()\n"
         "found['status'] = open('/proc/self/status').read()\n"
-        "found['stdin'] = os.readlink('/proc/self/fd/0') if os.path.exists('/proc/self/fd/0') "
-        "else '/dev/null'\n"
+        "found['stdin'] = os.readlink('/proc/self/fd/0')\n"
     )
     pool = make_pool(
         folder,
@@ -264,6 +356,16 @@ def test_limits_are_as_set(folder: Path, spawn: Spawn) -> None:
     assert found["session"]
     assert "NoNewPrivs:\t1" in found["status"]
     assert found["stdin"] == "/dev/null"
+
+
+@needs_other_python
+def test_worker_of_another_interpreter(folder: Path, spawn: Spawn) -> None:
+    code = reporting("import sys\nfound['python'], found['path'] = sys.executable, sys.path\n")
+    pool = make_pool(folder, code, user="daemon", python=OTHER_PYTHON)
+    found = spawn(pool, python=sys.executable).ask()
+    assert found["python"] == OTHER_PYTHON
+    assert found["path"][0] == str(folder / "default")
+    assert sys.prefix not in " ".join(found["path"])
 
 
 @needs_other_python
@@ -324,6 +426,16 @@ def test_private_tmp_is_not_shared(folder: Path, spawn: Spawn) -> None:
 
 
 @needs_other_python
+@needs_landlock
+def test_private_tmp_is_writable_where_little_else_is(folder: Path, spawn: Spawn) -> None:
+    more = {"private_tmp": True, "read_only": (str(folder),)}
+    pool = make_pool(folder, reporting(PRIVATE_TMP), user="daemon", **more)
+    assert spawn(pool).ask()["tmp"] == "/tmp"
+    poor = make_pool(folder, reporting(FOLDER_TMP), "poor", **more)
+    assert spawn(poor, user=1).ask()["mode"] == 0o700
+
+
+@needs_other_python
 def test_private_tmp_over_the_application_is_a_refusal(folder: Path) -> None:
     place = Path("/var/tmp") / folder.name
     place.mkdir()
@@ -360,6 +472,22 @@ def test_tmp_folder_where_mounts_are_not_allowed(folder: Path, spawn: Spawn) -> 
     assert spawner.process.wait(PATIENCE_SECONDS) == 0
     assert not Path(found["tmp"]).parent.exists()
     assert ours.exists()
+
+
+@needs_other_python
+def test_workers_of_a_zygote_share_its_tmp_folder_to_the_last(folder: Path, spawn: Spawn) -> None:
+    code = f"import tempfile\nopen({str(folder / 'said')!r}, 'w').write(tempfile.gettempdir())\n"
+    os.mkfifo(folder / "said", 0o666)
+    os.chmod(folder / "said", 0o666)
+    pool = make_pool(folder, code + "def application(e, s): pass\n", private_tmp=True)
+    spawner = spawn(replace(pool, preload=True), user=1)
+    spawner.start(1)
+    place = Path((folder / "said").read_text())
+    spawner.expect(FromSpawner.STARTED, 1)
+    spawner.link.send(ToSpawner.RETIRE, 0, 0)
+    spawner.expect(FromSpawner.DIED, 1)  # by itself: its channel is none
+    while place.exists():  # it and the zygote have gone
+        os.sched_yield()
 
 
 @needs_other_python

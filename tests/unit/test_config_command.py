@@ -141,9 +141,8 @@ def test_check_says_all_that_cannot_be_loaded(
     assert cli.main(["check", "--config", "site.toml"]) == 2
     first, second = capfd.readouterr().err.splitlines()
     assert first.startswith("kernelq: pool p: application ")
-    assert second.startswith(
-        "kernelq: pool \"p\": application 'two:application': there is no module"
-    )
+    assert "'one:application': module 'one' has no 'application'; it has other" in first
+    assert "'two:application': there is no module 'two' (looked in" in second
 
 
 def test_check_of_one_application(capfd: pytest.CaptureFixture[str]) -> None:
@@ -177,7 +176,7 @@ def test_check_waits_no_longer_than_a_start(
 def test_check_gives_applications_their_variables(
     folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    (folder / "one.py").write_text(
+    (folder / "below" / "two.py").write_text(
         "import os\nassert (os.environ['A'], os.environ['B']) == ('1', '2')\n" + APPLICATION
     )
     variables = 'environment = { B = "2" }\n'
