@@ -54,6 +54,12 @@ class Interpreter:
     path: str
     places: tuple[str, ...]
     is_own: bool = True
+    stamp: tuple[int, ...] = ()  # of another one's file, when it was asked
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the file is still the one that was asked."""
+        return self.is_own or self.stamp == _stamp_of(self.path)
 
     def command(self, module: str, descriptor: int) -> list[str]:
         """The new process's argv: run the module's main with the descriptor of its link."""
@@ -85,6 +91,7 @@ def find_interpreter(path: str, identity: Identity, environment: dict[str, str])
     """The interpreter of that name; "": this one. StartError when workers could not run there."""
     if not path or os.path.abspath(path) == os.path.abspath(sys.executable):
         return own_interpreter()
+    stamp = _stamp_of(path)
     theirs = _ask_once(path, identity, environment)
     ours = _ask_once(sys.executable, Identity(), {**os.environ, "PYTHONPATH": ROOT})
     if (theirs.version, theirs.layout) != (ours.version, ours.layout):
@@ -92,7 +99,7 @@ def find_interpreter(path: str, identity: Identity, environment: dict[str, str])
             f"python: {path} has kernelq {theirs.version} (layout {theirs.layout}), and this is "
             f"kernelq {ours.version} (layout {ours.layout}): the same must be installed there"
         )
-    return Interpreter(path, _places(path, [*theirs.places]), is_own=False)
+    return Interpreter(path, _places(path, [*theirs.places]), is_own=False, stamp=stamp)
 
 
 def _places(path: str, folders: list[str]) -> tuple[str, ...]:
@@ -101,16 +108,21 @@ def _places(path: str, folders: list[str]) -> tuple[str, ...]:
 
 
 def _ask_once(path: str, identity: Identity, environment: dict[str, str]) -> _Answer:
-    try:
-        found = os.stat(path)
-    except OSError as error:
-        raise StartError(f"python: cannot run {path}: {error.strerror}") from None
-    stamp = (found.st_mtime_ns, found.st_ino, found.st_dev)
+    stamp = _stamp_of(path)
     key = (path, identity.uid, identity.gid)
     known = _answers.get(key)
     if known is None or known[0] != stamp:
         known = _answers[key] = stamp, _ask(path, identity, environment)
     return known[1]
+
+
+def _stamp_of(path: str) -> tuple[int, ...]:
+    """What changes with the file, or with what its name leads to; () when there is none."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return ()
+    return found.st_mtime_ns, found.st_ino, found.st_dev
 
 
 def _ask(path: str, identity: Identity, environment: dict[str, str]) -> _Answer:

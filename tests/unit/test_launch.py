@@ -142,9 +142,11 @@ def test_interpreter_is_asked_once_while_it_stays_the_same(tmp_path: Path) -> No
     for _ in range(2):
         found = interpreter.find_interpreter(python, Identity(), environment)
         assert not found.is_own
+        assert found.is_current
         assert sys.prefix in found.places or sys.base_prefix in found.places
     assert count.read_text() == "x\n"
     os.utime(python, (1, 1))
+    assert not found.is_current
     interpreter.find_interpreter(python, Identity(), environment)
     assert count.read_text() == "x\nx\n"
 
