@@ -9,7 +9,7 @@ the managers' doors.
 # What the parts use of these is not seen by the linter: hence its marks.
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t  # no-cython-lint
 from libc.stdio cimport snprintf  # no-cython-lint
-from libc.stdlib cimport calloc, free, malloc, realloc  # no-cython-lint
+from libc.stdlib cimport calloc, free, malloc, qsort, realloc  # no-cython-lint
 from libc.string cimport memcmp, memcpy, memmove, memset, strlen  # no-cython-lint
 
 from kernelq.core cimport atomic, bug, linux  # no-cython-lint
@@ -65,6 +65,8 @@ include "core/cache_evict.pxi"    # their queues, and how memory is given back
 include "core/cache_flush.pxi"    # how they become invalid
 include "core/route.pxi"          # which application a request is for
 include "core/loop.pxi"           # a loop's turn, mailbox, listeners
+include "core/routing.pxi"        # which pool a request is for
+include "core/pools.pxi"          # the pools' table, and what loops owe them
 include "core/conn.pxi"           # reading, writing, timers, closing
 include "core/exchange.pxi"       # a request's record and content, and how it ends
 include "core/cache_hit.pxi"      # answers from the store

@@ -165,6 +165,13 @@ def start(settings: ServerSettings, arguments: Sequence[str], given: Given, orig
     return supervise(open_start(settings, load, identity, given, origin))
 
 
+def _sockets_of(settings: ServerSettings) -> tuple[Binding, ...]:
+    try:
+        return find_sockets(settings.sites)
+    except ValueError as found:
+        raise StartError(str(found)) from None
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; gives the status to end with."""
     words = list(sys.argv[1:] if arguments is None else arguments)
@@ -201,7 +208,7 @@ def _require_descriptors(settings: ServerSettings) -> None:
     core = settings.core
     per_worker = 6 + 3 * core.loops  # channel, control link, pidfds
     workers = sum(pool.max_processes for pool in settings.pools)
-    own = 64 + 8 * core.loops + len(find_sockets(settings.sites)) + 2 * workers * per_worker
+    own = 64 + 8 * core.loops + len(_sockets_of(settings)) + 2 * workers * per_worker
     linux.require_descriptors(own + max(core.max_connections, 64))
 
 

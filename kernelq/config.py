@@ -77,6 +77,7 @@ class ApplicationSettings:
     warm_up: tuple[str, ...] = ()
     number: int = 0  # in records, cache keys and routes; given by Numbers
     site: str = "default"
+    host: str = field(default="localhost", compare=False)  # of warm-up requests; see sites.py
 
 
 @dataclass(frozen=True, slots=True)

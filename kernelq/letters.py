@@ -1,10 +1,12 @@
 """The words of kernelq's processes: message kinds per link, exit statuses, and the letter a worker
-starts with.
+starts with: its pool's settings, in a sealed memfd, because a message has too little room for many
+applications.
 
 Which process says what is a table here, so that both ends read the same one. Numbers are the
 message's whole numbers in order; "text" and "descriptors" are named where a message carries them.
 """
 
+import os
 from enum import IntEnum
 from typing import Any
 
@@ -38,7 +40,7 @@ class FromSpawner(IntEnum):
 class ToWorker(IntEnum):
     """Spawner to worker or zygote, over the link whose end means: the spawner has died."""
 
-    LETTER = 21  # worker, spawner's pid; text: pool settings; descriptors as in START
+    LETTER = 21  # worker, spawner's pid; descriptors: the letter, then as in START
     SUSPEND = 22  # push your memory out
 
 
@@ -105,25 +107,29 @@ class Heir(IntEnum):
 # ABRT, KILL, TERM, STOP (an orphan, left for a debugger): all that a spawner will send for others.
 SIGNALS_FOR_WORKERS = (6, 9, 15, 19)
 
+_MFD_NOEXEC_SEAL = 0x8  # what a newer kernel may insist on
+
 EXIT_REFUSED = 81  # a worker that could not load its application
 EXIT_ORPHANED = 82  # a worker whose spawner had died
 EXIT_NOT_MADE = 83  # a process that could not become what it shall be; nothing of it has run
 
 
 def pack_settings(pool: Any) -> str:
-    """A pool's settings, as the letter carries them."""
+    """A pool's settings, as the letter carries them. What is retired is loaded if it is asked for."""
     import json
+    from dataclasses import replace
 
-    first = pool.applications[0]
+    names = ("number", "site", "path", "app", "directory", "environment", "warm_up", "host")
+    known = (*pool.applications, *(replace(one, warm_up=()) for one in pool.retired))
     words = {
         "name": pool.name,
-        "application": first.app,
-        "directory": first.directory,
-        "workers": pool.max_processes,
+        "applications": [{name: getattr(one, name) for name in names} for one in known],
+        "directory": pool.directory,
         "threads": pool.core.threads,
         "umask": pool.process.umask,
         "inspectable": pool.process.inspectable,
         "log_level": pool.log_level,
+        "max_processes": pool.max_processes,
         "multiprocess": pool.max_processes > 1,
     }
     return json.dumps(words)
@@ -134,3 +140,31 @@ def unpack_settings(text: str) -> dict[str, Any]:
 
     words: dict[str, Any] = json.loads(text)
     return words
+
+
+def pack_letter(pool: Any) -> int:
+    """A descriptor with the settings, for any number of readers; nobody can change it any more."""
+    import fcntl
+
+    flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
+    try:
+        letter = os.memfd_create("kernelq-letter", flags | _MFD_NOEXEC_SEAL)
+    except OSError:
+        letter = os.memfd_create("kernelq-letter", flags)  # before Linux 6.3
+    try:
+        with open(letter, "wb", closefd=False) as out:
+            out.write(pack_settings(pool).encode())
+        seals = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+        fcntl.fcntl(letter, fcntl.F_ADD_SEALS, seals)
+    except BaseException:
+        os.close(letter)
+        raise
+    return letter
+
+
+def unpack_letter(letter: int) -> dict[str, Any]:
+    """The settings; the descriptor is closed."""
+    # Readers share the descriptor's offset with each other, so each says where it reads.
+    with open(letter, "rb") as source:
+        size = os.fstat(letter).st_size
+        return unpack_settings(os.pread(source.fileno(), size, 0).decode())

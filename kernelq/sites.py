@@ -177,6 +177,14 @@ def _as_ascii(text: str) -> str:
         return ""
 
 
+def find_host(bindings: Iterable[SiteBinding]) -> str:
+    """A host that a request to the site may name: its first binding's that has a name."""
+    for binding in bindings:
+        if binding.host not in ("", "+"):
+            return binding.host.replace("*.", "www.", 1)
+    return "localhost"
+
+
 # Sockets.
 
 

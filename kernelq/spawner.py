@@ -34,7 +34,7 @@ from kernelq.letters import (
     ToTable,
     ToWorker,
     ToZygote,
-    pack_settings,
+    pack_letter,
 )
 from kernelq.link import Link, Message, link_pair
 from kernelq.parcel import Receiver
@@ -74,6 +74,7 @@ class Spawner:
         self._current = dict(pools)
         self._pools = dict(pools)  # these, and those that have processes still
         self._launches: dict[int, launch.Launch] = {}
+        self._letters: dict[int, int] = {}
         self._tmp_folders = TmpFolders()
         self._service = service
         self._table = table
@@ -123,9 +124,16 @@ class Spawner:
         for index in {*self._pools} - {*self._current} - used:
             pool = self._pools.pop(index)
             self._launches.pop(index, None)
+            if index in self._letters:
+                os.close(self._letters.pop(index))
             group = self._cgroups.group(pool.name, index)
             if group is not None:
                 group.remove()
+
+    def _letter_of(self, pool: int) -> int:
+        if pool not in self._letters:
+            self._letters[pool] = pack_letter(self._pools[pool])
+        return self._letters[pool]
 
     # What the service asks.
 
@@ -227,9 +235,8 @@ class Spawner:
         self._tell(FromSpawner.STARTED, worker, pid, descriptors=[pidfd])
         os.close(pidfd)
         try:
-            settings = pack_settings(self._pools[child.pool])
-            numbers = (worker, self._pid)
-            child.link.send(ToWorker.LETTER, *numbers, text=settings, descriptors=child.descriptors)
+            descriptors = [self._letter_of(child.pool), *child.descriptors]
+            child.link.send(ToWorker.LETTER, worker, self._pid, descriptors=descriptors)
         except ConnectionError:
             pass  # it has died already; its wait status will say how
         child.close_descriptors()
@@ -323,7 +330,7 @@ class Spawner:
         self._watch(ours.fileno(), lambda: self._on_zygote(zygote))
         self._watch(report, lambda: self._on_zygote_report(zygote))
         with contextlib.suppress(ConnectionError):
-            ours.send(ToWorker.LETTER, 0, self._pid, text=pack_settings(self._pools[pool]))
+            ours.send(ToWorker.LETTER, 0, self._pid, descriptors=[self._letter_of(pool)])
         return zygote
 
     def _on_zygote_report(self, zygote: Zygote) -> None:

@@ -16,6 +16,7 @@ from kernelq.configuration.sites import Sites
 
 # What [defaults.pool] may say and a host process of iis5 mode does not do.
 TABLES_NOT_OF_HOSTS = ("pool.recycling", "pool.rapid_fail", "pool.cpu")
+KEYS_OF_HOSTS = ("affinity",)  # although it stands in one of those tables
 KEYS_NOT_OF_HOSTS = (
     "auto_start",
     "start_mode",
@@ -64,7 +65,7 @@ def _host_everything(
     for pool in document.pools:
         reader.note(pool.own.path, f"this pool is not used: {_IIS5}")
     for name in TABLES_NOT_OF_HOSTS:
-        if document.defaults.parts[name].origins:
+        if document.defaults.parts[name].origins.keys() - set(KEYS_OF_HOSTS):
             reader.note(document.defaults.parts[name].path, f"has no effect: {_IIS5}")
     for name in KEYS_NOT_OF_HOSTS:
         if name in document.defaults.own.origins:

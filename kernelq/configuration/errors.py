@@ -67,7 +67,9 @@ def locate(document: object, path: Path) -> str:
         if isinstance(step, str):
             words.append(f".{step}" if words else step)
         else:
-            words.append(_name_of(document) or f"[{step + 1}]")
+            # An application that gives no path has this one.
+            plain = ' "/"' if words[-1] == ".application" else f"[{step + 1}]"
+            words.append(_name_of(document) or plain)
     return "".join(words)
 
 

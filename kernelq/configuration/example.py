@@ -54,7 +54,8 @@ def _example_block(section: Section) -> str:
 
 
 def _explain(key: Key) -> str:
-    text = f"{key.help[0].upper()}{key.help[1:]}."
+    word = key.help.split(" ", 1)[0]
+    text = f"{key.help}." if word.endswith(":") else f"{key.help[0].upper()}{key.help[1:]}."
     if key.otherwise:
         text += f" Default: {key.otherwise}."
     elif key.example and key.default and not key.is_required:

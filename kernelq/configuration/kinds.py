@@ -13,10 +13,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kernelq import options
+from kernelq.configuration.toml import toml_text
 from kernelq.units import GIB, HOUR, KIB, MIB, MINUTE, MS, SECOND
 
 Schema = dict[str, Any]
 UNLIMITED = -1
+_FALSE: list[Schema] = [{"const": False}]  # where there is off
 RLIMITS = tuple(sorted(name[7:].lower() for name in dir(resource) if name.startswith("RLIMIT_")))
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 _CLOCK = re.compile(r"(\d\d?):(\d\d)(?::(\d\d))?", re.ASCII)
@@ -44,38 +46,6 @@ class Kind:
             return self.read(value)
         values = value if isinstance(value, list) else [value]
         return self.combine([self.item.read(one) for one in values])
-
-
-def toml_text(value: object) -> str:
-    """The value as TOML writes it."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str):
-        return _quoted(value)
-    if isinstance(value, Mapping):
-        inside = ", ".join(
-            f"{toml_key(str(name))} = {toml_text(one)}" for name, one in value.items()
-        )
-        return f"{{ {inside} }}" if inside else "{}"
-    if isinstance(value, (list, tuple)):
-        return f"[{', '.join(toml_text(one) for one in value)}]"
-    return str(value)
-
-
-def toml_key(name: str) -> str:
-    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name, re.ASCII) else _quoted(name)
-
-
-def _quoted(text: str) -> str:
-    made = []
-    for c in text:
-        if c in '"\\':
-            made.append("\\" + c)
-        elif c.isprintable():
-            made.append(c)
-        else:
-            made.append(f"\\u{ord(c):04x}" if ord(c) < 0x10000 else f"\\U{ord(c):08x}")
-    return f'"{"".join(made)}"'
 
 
 def _is_number(value: object) -> bool:
@@ -177,6 +147,7 @@ def time(least_ns: int, off: bool = False) -> Kind:
         "anyOf": [
             {"type": "number", "minimum": 0 if off else least_ns / SECOND},
             _pattern(rf"\d+(\.\d*)?(ms|s|m|h)?{words}"),
+            *_FALSE[:off],
         ]
     }
     return Kind("time", read, schema, lambda value: time_text(value, off), ("off",) if off else ())
@@ -209,6 +180,7 @@ def size(least: int, most: int, off: bool = False) -> Kind:
         "anyOf": [
             {"type": "integer", "minimum": 0 if off else least, "maximum": most},
             _pattern(rf"\d+([KkMmGg]([Ii]?[Bb])?|[Bb])?{words}"),
+            *_FALSE[:off],
         ]
     }
     return Kind("size", read, schema, lambda value: size_text(value, off), ("off",) if off else ())
@@ -343,7 +315,7 @@ def at_least_one(what: str) -> Callable[[list[Any]], tuple[Any, ...]]:
     def combine(found: list[Any]) -> tuple[Any, ...]:
         if not found:
             raise ValueError(f"at least one {what}")
-        return tuple(dict.fromkeys(found))
+        return tuple(found)
 
     return combine
 

@@ -23,14 +23,14 @@ def check_pool(reader: Reader, pool: CheckedPool, settings: PoolSettings) -> Non
     _check_identity(reader, process)
     for number, group in enumerate(process.values["groups"] or ()):
         if _gid_of(group) is None:
-            _report_element(reader, process, "groups", number, f"there is no group {group!r}")
+            _report_absent(reader, process, "groups", number, "group", group)
     python = settings.process.python
     if python and not (os.path.isfile(python) and os.access(python, os.X_OK)):
         reader.refuse(process.path_of("python"), python, "a Python interpreter that can be run")
     for name in ("read_only", "writable"):
         for number, path in enumerate(process.values[name]):
             if not os.path.exists(path):
-                _report_element(reader, process, name, number, f"there is no {path}")
+                _report_absent(reader, process, name, number, "file or folder", path)
     count = os.cpu_count() or 1
     if settings.cpu.affinity and settings.cpu.affinity[-1] >= count:
         reader.report(
@@ -49,8 +49,11 @@ def check_directory(reader: Reader, table: Checked, name: str) -> None:
         reader.refuse(table.origins[name], path, "a directory that exists")
 
 
-def _report_element(reader: Reader, table: Checked, name: str, number: int, text: str) -> None:
-    reader.report((*table.path_of(name), number), text)
+def _report_absent(
+    reader: Reader, table: Checked, name: str, number: int, what: str, value: str
+) -> None:
+    path = (*table.path_of(name), number)
+    reader.report(path, f"there is no {what} {reader.found(path, value)}")
 
 
 def _check_identity(reader: Reader, table: Checked) -> None:

@@ -12,9 +12,10 @@ from typing import Any
 
 from kernelq.configuration import table
 from kernelq.configuration.errors import Path, Problem, describe
-from kernelq.configuration.kinds import Kind, toml_text
+from kernelq.configuration.kinds import Kind
 from kernelq.configuration.references import Reference, is_reference, parse_reference, resolve
 from kernelq.configuration.table import Key, Section
+from kernelq.configuration.toml import toml_text
 
 _KEYS_SHOWN = 12
 _WRONG = object()
@@ -126,17 +127,30 @@ class Reader:
 
     def found(self, path: Path, value: object) -> str:
         """The value in words, unless it is one that must not be shown."""
-        reference = self.references.get(path)
+        reference = self.reference_at(path)
         return f"the value of {reference}" if reference else describe(value)
 
+    def reference_at(self, path: Path) -> Reference | None:
+        """What the value is taken from. A single value that stands for an array is its element."""
+        return self.references.get(path) or (
+            self.references.get(path[:-1]) if isinstance(path[-1], int) else None
+        )
+
     def refuse(self, path: Path, value: object, allowed: str, words: Iterable[str] = ()) -> None:
-        meant = suggest(value, words) if path not in self.references else ""
+        meant = "" if self.reference_at(path) else suggest(value, words)
         hint = f"; did you mean {toml_text(meant)}?" if meant else ""
         self.report(path, f"found {self.found(path, value)}, allowed is {allowed}{hint}")
 
+    def report_words(self, path: Path, words: str) -> None:
+        """What somebody else says of a value, which may name it."""
+        reference = self.reference_at(path)
+        if reference:
+            words = f"the value of {reference} is none that is allowed here"
+        self.report(path, words)
+
     def refuse_name(self, path: Path, what: str, name: str, known: str) -> None:
         """A name that nothing has."""
-        meant = suggest(name, known.split(", ")) if path not in self.references else ""
+        meant = "" if self.reference_at(path) else suggest(name, known.split(", "))
         hint = f"; did you mean {toml_text(meant)}?" if meant else f"; there are {known}"
         self.report(path, f"there is no {what} {self.found(path, name)}{hint}")
 

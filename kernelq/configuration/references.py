@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from kernelq.configuration.kinds import toml_text
+from kernelq.configuration.toml import toml_text
 
 _BYTES_MAX = 65536
 _ALLOWED = '{ file = "/path" } or { env = "NAME" }'

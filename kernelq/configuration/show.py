@@ -10,13 +10,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from kernelq.configuration.build import KEYS_NOT_OF_HOSTS, TABLES_NOT_OF_HOSTS
+from kernelq.configuration.build import KEYS_NOT_OF_HOSTS, KEYS_OF_HOSTS, TABLES_NOT_OF_HOSTS
 from kernelq.configuration.errors import Path
-from kernelq.configuration.kinds import toml_key, toml_text
 from kernelq.configuration.load import Configuration
 from kernelq.configuration.pools import implied_pool
 from kernelq.configuration.read import Checked, CheckedPool
 from kernelq.configuration.table import Key
+from kernelq.configuration.toml import toml_key, toml_text
 
 _SOURCE_COLUMN = 44
 _IIS5 = 'isolation_mode "iis5"'
@@ -179,7 +179,9 @@ def _is_of_hosts(table: Checked, key: Key) -> bool:
     name = table.section.name
     if name == "pool":
         return key.name == "name" or key.name in KEYS_NOT_OF_HOSTS
-    return name in TABLES_NOT_OF_HOSTS or (name == "site.application" and key.name == "pool")
+    if name == "site.application":
+        return key.name == "pool"
+    return name in TABLES_NOT_OF_HOSTS and key.name not in KEYS_OF_HOSTS
 
 
 def _is_below(path: Path, above: Path) -> bool:

@@ -1,6 +1,7 @@
 """Sites and their applications: made from checked tables, and checked against each other."""
 
 import functools
+import re
 from collections.abc import Sequence
 
 from kernelq import isolation
@@ -8,14 +9,14 @@ from kernelq.application import parse_reference
 from kernelq.binding import Binding, SiteBinding, parse_binding
 from kernelq.config import ApplicationSettings, ServerSettings, SiteSettings
 from kernelq.configuration import machine, table
-from kernelq.configuration.bindings import find_conflicts, parse_site_binding
-from kernelq.configuration.errors import Path
-from kernelq.configuration.kinds import toml_text
+from kernelq.configuration.errors import Path, describe
 from kernelq.configuration.read import Checked, CheckedSite, Document, Reader
+from kernelq.configuration.toml import toml_text
 from kernelq.errors import OptionError
+from kernelq.sites import check_sites, parse_site_binding, parse_site_path
 
 DEFAULT_BINDING = "127.0.0.1:8000"
-_PATH_BYTES_MAX = 4096
+_SITE_NAMED = re.compile(r"site '([A-Za-z0-9._-]+)'", re.ASCII)
 _POOLS_SHOWN = 8
 _NO_SITE = (
     "there is no [[site]]; needed is at least one, with an application (`kernelq config example` "
@@ -88,27 +89,29 @@ class Sites:
         for number, text in enumerate(words):
             try:
                 made.append(parse_site_binding(text))
-            except ValueError as allowed:
+            except ValueError as wrong:
                 place = (*path, number) if len(words) > 1 else path
-                self._reader.refuse(place, text, str(allowed))
+                self._reader.report_words(place, str(wrong))
         return tuple(made)
 
     def _report_conflicts(self, sites: list[SiteSettings]) -> None:
-        for first, second in find_conflicts(sites):
-            path = self._binding_path(*second)
-            other = self._binding_path(*first)
-            binding = sites[second[0]].bindings[second[1]]
-            name = sites[first[0]].name
-            what = (
-                f'site "{name}" answers there already' if first[0] != second[0] else "named twice"
-            )
-            self._reader.report(path, f'the binding "{binding}" conflicts: {what}', other)
+        numbers = {site.name: number for number, site in enumerate(sites)}
+        for error in check_sites(sites):
+            named = [numbers[name] for name in _SITE_NAMED.findall(error) if name in numbers]
+            places = [self._place_of(sites, number, error) for number in sorted({*named})]
+            # The later one is in the way of the earlier.
+            path = places[-1] if places else ("site",)
+            self._reader.report(path, error, places[0] if len(places) > 1 else None)
 
-    def _binding_path(self, site: int, binding: int) -> Path:
-        own = self._document.sites[site].own
+    def _place_of(self, sites: list[SiteSettings], number: int, error: str) -> Path:
+        """The binding of a site that an error speaks of."""
+        own = self._document.sites[number].own
         path = own.path_of("bindings")
-        several = "bindings" in own.origins and len(own.values["bindings"]) > 1
-        return (*path, binding) if several else path
+        words = own.values["bindings"] or ()
+        for place, binding in enumerate(sites[number].bindings):
+            if len(words) > 1 and str(binding.endpoint) in error:
+                return (*path, place)
+        return path
 
     def _applications(self, site: CheckedSite) -> list[ApplicationSettings]:
         if not site.applications:
@@ -139,10 +142,12 @@ class Sites:
         made = []
         for number, text in enumerate(targets):
             place = application.path_of("path")
-            path = self._path(text, (*place, number) if len(targets) > 1 else place)
-            report_twice(self._reader, paths, path, place, "for this site an application of path")
+            place = (*place, number) if len(targets) > 1 else place
+            path = self._path(text, place)
+            if not path or report_twice(self._reader, paths, path, place, "an application of path"):
+                continue
             settings = ApplicationSettings(
-                path=path or "/",
+                path=path,
                 app=app or "",
                 pool=pool,
                 directory=values["directory"] or self._directories.get(pool, self._directory),
@@ -155,11 +160,16 @@ class Sites:
         return made
 
     def _path(self, text: str, place: Path) -> str:
-        wrong = _refusal_of_path(text)
-        if wrong:
-            self._reader.refuse(place, text, wrong)
+        try:
+            if re.search(r"%[0-9A-Fa-f]{2}|[?#]", text):
+                raise ValueError(
+                    f"found the path {describe(text)}, allowed is one as it reads decoded "
+                    '("/a b" and not "/a%20b"), without query and fragment'
+                )
+            return parse_site_path(text)
+        except ValueError as wrong:
+            self._reader.report_words(place, str(wrong))
             return ""
-        return text.rstrip("/") or "/"
 
     def _pool_of(self, site: CheckedSite, application: Checked) -> str:
         """The name of its pool, or of its host process."""
@@ -187,12 +197,15 @@ class Sites:
         return str(name)
 
 
-def report_twice(reader: Reader, seen: Seen, name: str | None, path: Path, what: str) -> None:
-    """Remember a name, and complain of a second one."""
-    if name:
-        other = seen.setdefault(name, path)
-        if other is not path:
-            reader.report(path, f"{what} {toml_text(name)} is there already", other)
+def report_twice(reader: Reader, seen: Seen, name: str | None, path: Path, what: str) -> bool:
+    """Whether the name was there already; then it is reported, else remembered."""
+    if not name:
+        return False
+    if name in seen:
+        reader.report(path, f"{what} {toml_text(name)} is there already", seen[name])
+        return True
+    seen[name] = path
+    return False
 
 
 @functools.lru_cache(4096)
@@ -202,20 +215,6 @@ def _refusal_of(app: str) -> str:
         parse_reference(app)
     except OptionError as refused:
         return str(refused).partition("allowed is ")[2] or str(refused).partition("allowed are ")[2]
-    return ""
-
-
-def _refusal_of_path(text: str) -> str:
-    if not text.startswith("/"):
-        return 'a path that begins with a slash, such as "/" or "/shop"'
-    if "//" in text or any(step in (".", "..") for step in text.split("/")):
-        return "a path without empty segments, . and .."
-    if "%" in text:
-        return 'a path as it reads decoded, without %: "/a b" and not "/a%20b"'
-    if any(c in "?#" or not c.isprintable() for c in text):
-        return "a path without query, fragment and control characters"
-    if len(text.encode()) > _PATH_BYTES_MAX:
-        return f"a path of at most {_PATH_BYTES_MAX} bytes"
     return ""
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from kernelq import log
 from kernelq.configuration import kinds
 from kernelq.configuration.kinds import Kind
+from kernelq.configuration.toml import toml_text
 from kernelq.options import OPTIONS, control_path
 from kernelq.units import KIB, MS, SECOND
 
@@ -68,7 +69,7 @@ def _default_of(text: str) -> str:
         return "true"
     if text in ("no", "off"):
         return "false"
-    return text if text.isdigit() else kinds.toml_text(text)
+    return text if text.isdigit() else toml_text(text)
 
 
 _AUTO = {"auto": 0}
@@ -84,16 +85,19 @@ SERVER = Section("server", "What is one for the whole server.", (
     _like("--health-path", kinds.health_path(),
           help="answer PATH/live and PATH/ready in the core: true (/.kernelq), false, or a path"),
     _like("--content", kinds.word("held", "streamed"), "core.content_mode"),
-    _like("--content-memory", kinds.size(0, 1 << 30)),
+    _like("--content-memory", kinds.size(0, 1 << 30),
+          help="content held in memory up to this size, beyond it in spill_dir"),
     _like("--spill-dir", kinds.path()),
     _like("--response-takeover", kinds.size(64 * KIB, 1 << 30)),
     _like("--half-close", kinds.word("probe", "answer", "drop")),
     _like("--graceful-timeout", kinds.time(0), "graceful_timeout_ns",
           help="how long requests may go on when everything is to end"),
-    _like("--drain-delay", kinds.time(0), "drain_delay_ns"),
+    _like("--drain-delay", kinds.time(0), "drain_delay_ns",
+          help="after the order to stop: answer \"not ready\" but keep serving for so long (load "
+               "balancers need it)"),
     Key("isolation_mode", kinds.word("worker_process", "iis5"), '"worker_process"',
-        "iis5: one queue and one host process for all applications, without recycling, idle stop, "
-        "health and rapid-fail protection, as IIS 5.0 did; pools are then not used",
+        "with iis5, one queue and one host process for all applications, without recycling, idle "
+        "stop, health and rapid-fail protection, as IIS 5.0 did; pools are not used then",
         "isolation_mode", iis="IIs5IsolationModeEnabled"),
     _like("--user", kinds.text(True), "user",
           help="user (name or number) that serves, and runs the applications of pools that name "

@@ -45,6 +45,7 @@ _ROWS = (
         5127, 0, WARNING, "worker_distrusted", "is no longer trusted: it sent malformed data"
     ),
     PoolEvent(5186, 0, INFO, "worker_idle", "ends: it had no request for the idle time-out"),
+    PoolEvent(6000, 0, DEBUG, "pool_added", "is added"),
     PoolEvent(6001, 0, INFO, "pool_started", "is started"),
     PoolEvent(6002, 0, INFO, "pool_stopping", "is being stopped by an administrator"),
     PoolEvent(6003, 0, INFO, "pool_stopped", "is stopped"),
@@ -75,9 +76,8 @@ _ROWS = (
     PoolEvent(6029, 0, WARNING, "worker_hastened", "leaves too slowly: its place is needed"),
     PoolEvent(6030, 0, INFO, "worker_suspended", "is suspended: it had no request for long"),
     PoolEvent(6031, 0, INFO, "worker_resumed", "is resumed: a request came"),
-    PoolEvent(6032, 0, WARNING, "worker_killed", "is killed"),
-    PoolEvent(6033, 0, WARNING, "worker_orphaned", "is left to a debugger, and replaced"),
-    PoolEvent(6034, 0, INFO, "orphan_ended", "was an orphan, and has ended"),
+    PoolEvent(6032, 0, WARNING, "worker_orphaned", "is left to a debugger, and replaced"),
+    PoolEvent(6033, 0, INFO, "orphan_ended", "was an orphan, and has ended"),
     PoolEvent(6040, 0, INFO, "demand_start", "a request waits: a worker is started"),
     PoolEvent(6041, 0, INFO, "pool_grown", "requests wait: one more worker is started"),
     PoolEvent(6042, 0, INFO, "pool_shrunk", "fewer workers are enough: one less"),
@@ -90,7 +90,7 @@ _ROWS = (
     PoolEvent(6060, 0, INFO, "rapid_fail_try", "rapid-fail protection: a worker is tried"),
     PoolEvent(
         6061, 0, INFO, "rapid_fail_over",
-        "rapid-fail protection: a worker is ready, the pool starts again",
+        "rapid-fail protection: a worker is ready, the pool starts others again",
     ),
     PoolEvent(6070, 0, INFO, "cpu_interval", "the limit of processor time begins anew"),
 )  # fmt: skip

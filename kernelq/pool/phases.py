@@ -9,6 +9,8 @@ from kernelq.pool.steps import SIGKILL, Turn, drain, floor, kill, kill_starting,
 
 
 def start(pool: Pool, turn: Turn) -> Pool:
+    if pool.phase is Phase.UNINITIALIZED:
+        turn.report(6000)
     turn.report(6001)
     pool = clear_tallies(pool)
     return replace(pool, phase=Phase.INITIALIZED, target=floor(pool), is_over_cpu=False)
@@ -20,6 +22,7 @@ def start_again(pool: Pool, turn: Turn) -> Pool:
 
 
 def never_start(pool: Pool, turn: Turn) -> Pool:
+    turn.report(6000)
     turn.report(6003)
     return replace(pool, phase=Phase.DISABLED)
 

@@ -20,7 +20,15 @@ from kernelq.pool.generations import adopt_pending
 from kernelq.pool.model import Action, Do, Event, Kind, Limits, Phase, Pool, Worker
 from kernelq.pool.rapid_fail import CRASH_WINDOW_NS
 from kernelq.pool.recycling import early, next_turnover, time_limit, turn_over
-from kernelq.pool.size import await_demand, fill, measure, missing, shed, start_candidate
+from kernelq.pool.size import (
+    await_demand,
+    fill,
+    measure,
+    missing,
+    outlives_trip,
+    shed,
+    start_candidate,
+)
 from kernelq.pool.steps import NOBODY, Turn, is_up, ready, room, staying
 from kernelq.pool.table import TABLE, Place
 from kernelq.pool.tally import Tally
@@ -53,6 +61,8 @@ def next_deadline(pool: Pool) -> int | None:
     if is_up(pool):
         if missing(pool) > 0 and room(pool) > 0:
             times.append(max(pool.start_after, pool.try_at if pool.is_tripped else 0))
+        if outlives_trip(pool):
+            times.append(pool.try_at)
         if next_turnover(pool) is not None and (
             room(pool) > 0 or not pool.limits.is_overlap_allowed
         ):

@@ -55,7 +55,7 @@ def clear_tallies(pool: Pool) -> Pool:
 
 
 def end_trial(pool: Pool, turn: Turn) -> Pool:
-    """A worker is READY: a tripped pool is so no more."""
+    """A worker is READY, or an interval went by and nobody is missing: no longer tripped."""
     if not pool.is_tripped:
         return pool
     turn.report(6061)

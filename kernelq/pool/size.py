@@ -14,6 +14,7 @@ too slowly is hastened.
 from dataclasses import replace
 
 from kernelq.pool.model import Do, Pool, State
+from kernelq.pool.rapid_fail import end_trial
 from kernelq.pool.recycling import held, is_complete
 from kernelq.pool.steps import (
     SIGKILL,
@@ -117,6 +118,13 @@ def missing(pool: Pool) -> int:
     return min(max(pool.target, 1) - stay, 1)
 
 
+def outlives_trip(pool: Pool) -> bool:
+    """Whether a tripped pool has all the workers that it wants: there is nothing to try."""
+    if not pool.is_tripped or pool.candidate >= 0 or not ready(pool):
+        return False
+    return missing(pool) <= 0 and not is_starting(pool)
+
+
 def shed(pool: Pool, turn: Turn) -> Pool:
     """Whoever is more than wanted leaves: who is READY only when as many as wanted are."""
     overlapping = any(worker.is_due for worker in ready(pool)) and pool.limits.is_overlap_allowed
@@ -134,6 +142,8 @@ def shed(pool: Pool, turn: Turn) -> Pool:
 
 def fill(pool: Pool, turn: Turn) -> Pool:
     """Start who is missing."""
+    if outlives_trip(pool) and turn.now >= pool.try_at:
+        return end_trial(pool, turn)
     count = missing(pool)
     if count <= 0:
         return pool

@@ -149,6 +149,6 @@ def orphan(pool: Pool, worker: Worker, turn: Turn) -> Pool:
     worker = resume(worker, turn)
     turn.do(Do.ORPHAN, worker.key)
     turn.do(Do.RUN, worker.key, text="orphan")
-    turn.report(6033, worker.key)
+    turn.report(6032, worker.key)
     gone = replace(worker, state=State.ORPHANED, deadline=0)
     return replace(remove(pool, worker), orphans=(*pool.orphans, gone))

@@ -123,7 +123,7 @@ def leave(pool: Pool, turn: Turn) -> Pool:
 
 
 def forget_orphan(pool: Pool, turn: Turn) -> Pool:
-    turn.report(6034, turn.worker.key)
+    turn.report(6033, turn.worker.key)
     kept = tuple(worker for worker in pool.orphans if worker.key != turn.worker.key)
     return replace(pool, orphans=kept)
 

@@ -172,4 +172,4 @@ def test_check_loads_everything_and_starts_nothing(tmp_path: Path, application: 
         )
     assert done.returncode == 0
     assert done.stdout.startswith("kernelq: all is well: app:application")
-    assert run(tmp_path, "app:absent", "--check")[0] == 1
+    assert run(tmp_path, "app:absent", "--check")[0] == 2

@@ -105,6 +105,19 @@ def test_bad_bindings(text: str, words: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("bindings", "host"),
+    [
+        ([], "localhost"),
+        (["*:80:", "*:80:+"], "localhost"),
+        (["*:80:+", "*:81:b.example", "*:81:c.example"], "b.example"),
+        (["*:80:*.b.example"], "www.b.example"),
+    ],
+)
+def test_a_host_to_ask_for(bindings: list[str], host: str) -> None:
+    assert sites.find_host(map(sites.parse_site_binding, bindings)) == host
+
+
+@pytest.mark.parametrize(
     ("text", "path"),
     [("/", "/"), ("/a", "/a"), ("/a/", "/a"), ("/a/b//", "/a/b"), ("//", "/"), ("/ä b", "/ä b")],
 )
