@@ -445,7 +445,10 @@ class Spawner:
         # been installed anew.
         if plan is None or not plan.interpreter.is_current:
             settings = self._pools[pool]
-            group = self._cgroups.make(settings.name, settings.index)
+            try:
+                group = self._cgroups.make(settings.name, settings.index)
+            except OSError as found:
+                raise StartError(f"pool {settings.name}: cgroup: {found}") from None
             plan = launch.prepare(settings, group.path if group else "")
             self._launches[pool] = plan
             for level, text in plan.notes:
