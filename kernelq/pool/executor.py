@@ -365,7 +365,7 @@ class PoolExecutor:
             self.failures += 1
         member = self._members.get(action.worker)
         number, pid = (-1, 0) if member is None else (member.number, member.pid)
-        if action.number == DIED_UNEXPECTEDLY and member is not None and number >= 0:
+        if action.number in _DEATHS and member is not None and number >= 0:
             member.death_event = action.number  # said with how it died (_bury)
             return
         event = EVENTS[action.number]
@@ -511,7 +511,7 @@ _KINDS = {
     "distrusted": Kind.DISTRUSTED,
     "quota": Kind.REQUESTS_LIMIT,
 }
-DIED_UNEXPECTEDLY = 5009
+_DEATHS = frozenset((5009, 6024))  # unexpected, expected
 _PROGRAMS = {"rapid_fail": ActionKind.RAPID_FAIL, "orphan": ActionKind.ORPHAN}
 _RECYCLES = frozenset((5074, 5075, 5076, 5077, 5078, 5079, 5080, 5117))
 _FAILURES = frozenset((5009, 5010, 5011, 5012, 5127))
