@@ -83,7 +83,8 @@ _answers: dict[tuple[str, int, int], tuple[tuple[int, ...], _Answer]] = {}
 
 def own_interpreter() -> Interpreter:
     folders = [sys.prefix, sys.base_prefix, sys.exec_prefix, sys.base_exec_prefix, ROOT]
-    folders += [path for path in sys.path if os.path.isabs(path)]
+    # The first is where the script lies or the server was started, which is nobody's but ours.
+    folders += sys.path if sys.flags.safe_path else sys.path[1:]
     return Interpreter(sys.executable, _places(sys.executable, folders))
 
 
@@ -103,8 +104,11 @@ def find_interpreter(path: str, identity: Identity, environment: dict[str, str])
 
 
 def _places(path: str, folders: list[str]) -> tuple[str, ...]:
-    # An executable that is a chain of symbolic links needs the last link's folder only.
-    return outermost([*folders, os.path.dirname(os.path.realpath(path))])
+    # An executable that is a chain of symbolic links needs the last link's folder only. The whole
+    # file system is no place: an empty part of PYTHONPATH can mean it.
+    folders = [*folders, os.path.dirname(os.path.realpath(path))]
+    real = {os.path.realpath(folder) for folder in folders if os.path.isabs(folder)}
+    return outermost([folder for folder in real if folder != "/"])
 
 
 def _ask_once(path: str, identity: Identity, environment: dict[str, str]) -> _Answer:
