@@ -54,6 +54,12 @@ class Interpreter:
     path: str
     places: tuple[str, ...]
     is_own: bool = True
+    stamp: tuple[int, ...] = ()  # of another one's file, when it was asked
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the file is still the one that was asked."""
+        return self.is_own or self.stamp == _stamp_of(self.path)
 
     def command(self, module: str, descriptor: int) -> list[str]:
         """The new process's argv: run the module's main with the descriptor of its link."""
@@ -77,7 +83,8 @@ _answers: dict[tuple[str, int, int], tuple[tuple[int, ...], _Answer]] = {}
 
 def own_interpreter() -> Interpreter:
     folders = [sys.prefix, sys.base_prefix, sys.exec_prefix, sys.base_exec_prefix, ROOT]
-    folders += [path for path in sys.path if os.path.isabs(path)]
+    # The first is where the script lies or the server was started, which is nobody's but ours.
+    folders += sys.path if sys.flags.safe_path else sys.path[1:]
     return Interpreter(sys.executable, _places(sys.executable, folders))
 
 
@@ -85,6 +92,7 @@ def find_interpreter(path: str, identity: Identity, environment: dict[str, str])
     """The interpreter of that name; "": this one. StartError when workers could not run there."""
     if not path or os.path.abspath(path) == os.path.abspath(sys.executable):
         return own_interpreter()
+    stamp = _stamp_of(path)
     theirs = _ask_once(path, identity, environment)
     ours = _ask_once(sys.executable, Identity(), {**os.environ, "PYTHONPATH": ROOT})
     if (theirs.version, theirs.layout) != (ours.version, ours.layout):
@@ -92,25 +100,33 @@ def find_interpreter(path: str, identity: Identity, environment: dict[str, str])
             f"python: {path} has kernelq {theirs.version} (layout {theirs.layout}), and this is "
             f"kernelq {ours.version} (layout {ours.layout}): the same must be installed there"
         )
-    return Interpreter(path, _places(path, [*theirs.places]), is_own=False)
+    return Interpreter(path, _places(path, [*theirs.places]), is_own=False, stamp=stamp)
 
 
 def _places(path: str, folders: list[str]) -> tuple[str, ...]:
-    # An executable that is a chain of symbolic links needs the last link's folder only.
-    return outermost([*folders, os.path.dirname(os.path.realpath(path))])
+    # An executable that is a chain of symbolic links needs the last link's folder only. The whole
+    # file system is no place: an empty part of PYTHONPATH can mean it.
+    folders = [*folders, os.path.dirname(os.path.realpath(path))]
+    real = {os.path.realpath(folder) for folder in folders if os.path.isabs(folder)}
+    return outermost([folder for folder in real if folder != "/"])
 
 
 def _ask_once(path: str, identity: Identity, environment: dict[str, str]) -> _Answer:
-    try:
-        found = os.stat(path)
-    except OSError as error:
-        raise StartError(f"python: cannot run {path}: {error.strerror}") from None
-    stamp = (found.st_mtime_ns, found.st_ino, found.st_dev)
+    stamp = _stamp_of(path)
     key = (path, identity.uid, identity.gid)
     known = _answers.get(key)
     if known is None or known[0] != stamp:
         known = _answers[key] = stamp, _ask(path, identity, environment)
     return known[1]
+
+
+def _stamp_of(path: str) -> tuple[int, ...]:
+    """What changes with the file, or with what its name leads to; () when there is none."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return ()
+    return found.st_mtime_ns, found.st_ino, found.st_dev
 
 
 def _ask(path: str, identity: Identity, environment: dict[str, str]) -> _Answer:
