@@ -6,9 +6,10 @@ from typing import Protocol
 from kernelq.config import PoolSettings
 from kernelq.link import Link, Message
 from kernelq.pool.events import EVENTS
-from kernelq.pool.executor import Core, PoolExecutor
+from kernelq.pool.executor import PoolExecutor
 from kernelq.pool.journal import Journal
 from kernelq.pool.model import Event, Kind
+from kernelq.pool.neighbours import Core
 
 
 class Owner(Protocol):
