@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
-from kernelq import log
 from kernelq.config import PoolSettings
 from kernelq.link import Link, Message
 from kernelq.pool.events import EVENTS
@@ -139,7 +138,6 @@ class Pools:
         self._owner.on_pool_reloaded(executor, outcome)
 
     def on_give_up(self, executor: PoolExecutor, text: str) -> None:
-        self._owner.log(log.ERROR, f"pool {executor.name}: {text}")
         self._owner.on_pool_give_up(executor, text)
 
     def on_stopped(self, executor: PoolExecutor) -> None:

@@ -313,7 +313,6 @@ def test_the_schema_is_a_schema() -> None:
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
 
 
-
 @pytest.mark.parametrize("text", [FULL, IIS5, example_text()], ids=["full", "iis5", "example"])
 def test_whole_files_are_valid(text: str) -> None:
     assert is_valid(dedent(text))

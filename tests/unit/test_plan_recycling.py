@@ -1,5 +1,7 @@
 """Recycling in the pool's plan: what makes a worker due, and how it is replaced."""
 
+from dataclasses import replace
+
 import pytest
 from plays import Play
 
@@ -244,6 +246,22 @@ def test_waiting_settings_are_taken_when_nobody_is_left_to_recycle() -> None:
     assert play.pool.generation == 1
     play.tell(Kind.DEMAND)
     assert [(a.worker, a.number) for a in play.done(Do.START)] == [(1, 1)]
+
+
+def test_iis5_waits_for_no_recycle() -> None:
+    play = Play(workers=1, is_managed=False).serving()
+    limits = Limits(1, 1, is_always_running=True, is_managed=False, waits_for_recycle=True)
+    play.tell(Kind.CONFIGURE, limits=limits, is_restart=True)
+    assert play.started() == [1]
+
+
+def test_limits_that_change_during_a_trial_stay_when_it_ends() -> None:
+    play = Play(workers=1).serving()
+    limits = Limits(1, 1, is_always_running=True, threads=8)
+    play.tell(Kind.CONFIGURE, limits=limits, is_restart=True)
+    play.tell(Kind.CONFIGURE, limits=replace(limits, startup_ns=5))
+    play.tell(Kind.READY, 1)
+    assert play.pool.limits == replace(limits, startup_ns=5)
 
 
 def test_newer_settings_overtake_those_on_trial_and_those_that_wait() -> None:
