@@ -7,6 +7,7 @@ which nothing is believed but that they are folders' names. An answer is kept as
 interpreter's file is the same; a failure is not: installing kernelq does not change that file.
 """
 
+import math
 import os
 import select
 import signal
@@ -23,6 +24,7 @@ from kernelq.status import describe_status
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(kernelq.__file__)))
 PATIENCE_SECONDS = 20.0
+SILENCE_SECONDS = 300.0
 _ANSWER_BYTES_MAX = 65536
 _MARK = "kernelq-interpreter"
 
@@ -78,7 +80,14 @@ class _Answer:
     places: tuple[str, ...]
 
 
-_answers: dict[tuple[str, int, int], tuple[tuple[int, ...], _Answer]] = {}
+@dataclass(frozen=True, slots=True)
+class _Known:
+    stamp: tuple[int, ...]
+    until: float
+    answer: _Answer | None
+
+
+_answers: dict[tuple[str, int, int], _Known] = {}  # by interpreter, user and group
 
 
 def own_interpreter() -> Interpreter:
@@ -115,9 +124,15 @@ def _ask_once(path: str, identity: Identity, environment: dict[str, str]) -> _An
     stamp = _stamp_of(path)
     key = (path, identity.uid, identity.gid)
     known = _answers.get(key)
-    if known is None or known[0] != stamp:
-        known = _answers[key] = stamp, _ask(path, identity, environment)
-    return known[1]
+    if known is None or known.stamp != stamp or known.until <= time.monotonic():
+        answer = _ask(path, identity, environment)
+        until = math.inf if answer else time.monotonic() + SILENCE_SECONDS
+        known = _answers[key] = _Known(stamp, until, answer)
+    if known.answer is None:
+        raise StartError(
+            f"python: {path} did not answer within {PATIENCE_SECONDS:g} s, or without end"
+        )
+    return known.answer
 
 
 def _stamp_of(path: str) -> tuple[int, ...]:
@@ -129,15 +144,14 @@ def _stamp_of(path: str) -> tuple[int, ...]:
     return found.st_mtime_ns, found.st_ino, found.st_dev
 
 
-def _ask(path: str, identity: Identity, environment: dict[str, str]) -> _Answer:
+def _ask(path: str, identity: Identity, environment: dict[str, str]) -> _Answer | None:
+    """What it says; None: nothing, and it has not ended either. StartError: no kernelq is there."""
     status, text = _run(path, identity, environment)
     mark, _, answer = text.rpartition(_MARK)
     lines = answer.splitlines()
     words = lines[0].split() if lines else []
     if status is None:
-        raise StartError(
-            f"python: {path} did not answer within {PATIENCE_SECONDS:g} s, or without end"
-        )
+        return None
     if status or not mark + answer or len(words) != 2:
         last = text.strip().rpartition("\n")[2] or "it said nothing"
         raise StartError(

@@ -135,6 +135,20 @@ def test_interpreter_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.Mo
     assert "did not answer" in refusal(pool(python=endless))
 
 
+def test_interpreter_that_does_not_answer_is_left_alone_for_a_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    monkeypatch.setattr(interpreter, "_run", lambda *words: asked.append(words) or (None, ""))
+    silent = script(tmp_path / "python", "")
+    for _ in range(2):
+        assert "did not answer" in refusal(pool(python=silent))
+        assert len(asked) == 1
+    os.utime(silent, (1, 1))
+    assert "did not answer" in refusal(pool(python=silent))
+    assert len(asked) == 2
+
+
 def test_interpreter_is_asked_once_while_it_stays_the_same(tmp_path: Path) -> None:
     count = tmp_path / "count"
     text = f'echo x >> {count}; exec {sys.executable} "$@"'
