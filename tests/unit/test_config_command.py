@@ -259,3 +259,16 @@ def test_config_without_a_subject(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_the_demo_needs_no_file() -> None:
     assert cli.read_command([]).sites[0].applications[0].app == DEMO_APPLICATION
+
+
+def test_the_file_of_the_document_means_what_its_command_does(folder: Path) -> None:
+    page = (ROOT / "docs" / "configuration.md").read_text()
+    _, _, part = page.partition("What `kernelq shop.wsgi:application")
+    words, _, rest = part.partition("` means, as a file:\n")
+    lines = [line[4:] for line in rest.partition("<!--")[0].split("\n")]
+    (folder / "as.toml").write_text("\n".join(lines))
+    command = cli.read_command(["shop.wsgi:application", *words.split(), "--workers", "4"])
+    file = cli.read_command(["--config", "as.toml"])
+    assert file.pools == command.pools
+    assert file.sites == command.sites
+    assert file.core == command.core

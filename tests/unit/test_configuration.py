@@ -1,6 +1,7 @@
 """The configuration file as a whole: what it means, and everything that is wrong, said at once."""
 
 import os
+import resource
 from collections.abc import Callable
 from pathlib import Path
 from textwrap import dedent
@@ -274,6 +275,34 @@ def test_all_errors_at_once_in_the_order_of_the_file(errors: Errors) -> None:
 def test_one_error(errors: Errors, text: str, error: str) -> None:
     (found,) = errors(text + SITE)
     assert found == error or (error in found and not error[0].isdigit())
+
+
+def test_what_only_root_may(errors: Errors, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 4711)
+    monkeypatch.setattr(os, "getegid", lambda: 4711)
+    monkeypatch.setattr(os, "getgroups", lambda: [4711])
+    monkeypatch.setattr(resource, "getrlimit", lambda limit: (5, 5))
+    assert errors(
+        """\
+        [server]
+        user = "0"
+        [[pool]]
+        name = "p"
+        [pool.process]
+        group = "0"
+        groups = ["0"]
+        nice = -1
+        rlimits = { nofile = 5, core = [0, 6] }
+        """
+        + SITE
+    ) == [
+        '2: server.user: no permission to become user "0": only root may change user or group',
+        '6: pool "p".process.group: no permission to become group "0": only root may change user '
+        "or group",
+        '7: pool "p".process.groups: no permission: only root may choose groups',
+        '8: pool "p".process.nice: found -1, allowed is 0 to 19 without root',
+        '9: pool "p".process.rlimits.core: the hard limit here is 5, and only root may raise it',
+    ]
 
 
 def test_nothing_is_no_configuration(errors: Errors) -> None:

@@ -161,7 +161,10 @@ CASES: dict[str, Cases] = {
         ['"no-such-user"', "0"],
     ),
     "pool.process.group": ([('""', "")], ['"no-such-group"', "0"]),
-    "pool.process.groups": ([('["0"]', ("0",)), ("[]", ())], ['["no-such-group"]', "[0]"]),
+    "pool.process.groups": (
+        [('["0"]', ("0",)), ("[]", ())] if os.geteuid() == 0 else [],
+        ['["no-such-group"]', "[0]"],
+    ),
     "pool.process.umask": ([('"027"', 0o27)], ["18", '"x"']),
     "pool.process.nice": ([("19", 19), ('"5"', 5)], ["20", "-21", "1.5", "true"]),
     "pool.process.rlimits": (
