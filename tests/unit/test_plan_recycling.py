@@ -106,6 +106,18 @@ def test_without_overlap_the_old_one_is_gone_first() -> None:
     assert (play.started(), play.drained()) == ([], [1])
 
 
+def test_without_overlap_the_old_one_stays_during_a_back_off() -> None:
+    play = Play(workers=1, is_overlap_allowed=False).serving()
+    play.tell(Kind.TIMEOUT, 0)
+    play.useful(1)
+    play.pool = replace(play.pool, start_after=play.now + 5 * SECOND)
+    play.tell(Kind.RECYCLE)
+    assert play.drained() == []
+    assert next_deadline(play.pool) == play.now + 5 * SECOND
+    play.wait(5)
+    assert play.drained() == [1]
+
+
 def test_without_overlap_on_demand_the_new_one_needs_no_demand() -> None:
     play = Play(1, is_always_running=False, is_overlap_allowed=False).serving()
     play.tell(Kind.RECYCLE)
