@@ -82,7 +82,7 @@ class ToService(IntEnum):
     REFUSED = 58  # text: why there will be no reload
     LEND = 59  # give me copies of your listening sockets
     CONTROL = 60  # descriptor: the control socket, now that nobody else listens on it
-    LEAVE = 61  # a new main process serves: finish, and remove nothing
+    LEAVE = 61  # a new main process serves: finish, and remove nothing; text: as Heir.SERVING
     UPGRADE_FAILED = 62  # text: why
 
 
@@ -100,7 +100,7 @@ class Heir(IntEnum):
     """Between the main processes of an upgrade, old to new and back."""
 
     SOCKETS = 81  # as FromService.LENT
-    SERVING = 82  # the new one serves
+    SERVING = 82  # the new one serves; text: its version and service_pid (JSON)
     YOURS = 83  # the old one has let go of the control socket
 
 

@@ -289,7 +289,7 @@ class Service:
             case ToService.CONTROL:
                 self._take_control(message.descriptors.pop())
             case ToService.LEAVE:
-                self._leave(message.numbers[0] if message.numbers else 0)
+                self._leave(message.text)
             case ToService.UPGRADE_FAILED:
                 self.manager.upgrade_failed(message.text)
         message.close_descriptors()
@@ -347,7 +347,7 @@ class Service:
         self._phase = Phase.DELAYING
         self._phase_deadline = time.monotonic_ns() + delay_ns
 
-    def _leave(self, heiress: int) -> None:
+    def _leave(self, heiress: str) -> None:
         """Another main process serves from now on."""
         self.manager.upgraded(heiress)
         if self._control is not None:

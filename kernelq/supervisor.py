@@ -26,7 +26,7 @@ import sys
 import time
 from dataclasses import replace
 
-from kernelq import linux, log, service, spawner
+from kernelq import launch, linux, log, service, spawner
 from kernelq.cgroup import open_cgroups
 from kernelq.config import PoolSettings, ServerSettings
 from kernelq.endpoints import Endpoint, close_unused, open_endpoints
@@ -243,6 +243,7 @@ class Supervisor:
             return
         try:
             settings = self._numbers.number(self._start.load())
+            self._prepare(settings)
             opened = self._open_new(settings)
         except StartError as found:
             self._send(ToService.REFUSED, text=str(found))
@@ -263,6 +264,14 @@ class Supervisor:
             pass  # the service has ended; its status ends us
         for one in opened:
             one.listener.socket.close()
+
+    def _prepare(self, settings: ServerSettings) -> None:
+        """StartError when a new pool's processes cannot be what they shall be: better now than at
+        the first start of each.
+        """
+        for pool in settings.pools:
+            if pool.index not in self._tables:
+                launch.prepare(pool)
 
     def _open_new(self, settings: ServerSettings) -> list[Endpoint]:
         known = {one.name for one in self._endpoints}
@@ -342,7 +351,7 @@ class Supervisor:
         self._notifier.send(f"MAINPID={self._heiress.pid}")
         self._has_left = True
         log.info(f"upgrade: process {self._heiress.pid} serves; this one finishes and ends")
-        self._send(ToService.LEAVE)
+        self._send(ToService.LEAVE, text=self._heiress.words)
         self._heiress.hand_over()
 
     def _end_heiress(self, why: str) -> None:
@@ -360,7 +369,7 @@ class Supervisor:
     def _succeed(self) -> None:
         """We serve: the predecessor lets go of the control socket, and finishes."""
         assert self._predecessor is not None
-        self._predecessor.take_over()
+        self._predecessor.take_over(self._service_pid)
         self._predecessor = None
         if self._settings.pid_file:
             write_pid_file(self._settings.pid_file)

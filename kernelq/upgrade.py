@@ -19,7 +19,7 @@ import sys
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass, field
 
-from kernelq import linux
+from kernelq import __version__, linux
 from kernelq.binding import Listener
 from kernelq.endpoints import CONTROL, Given, listeners_from
 from kernelq.errors import StartError
@@ -57,6 +57,7 @@ class Heiress:
         self._origin = origin
         self._link: Link | None = None
         self.pid = 0
+        self.words = ""  # what it says of itself when it serves (JSON)
 
     def begin(self, data: bytes, descriptors: list[int]) -> None:
         """Start it, with these sockets (names in JSON); takes them. OSError."""
@@ -98,6 +99,7 @@ class Heiress:
         if message is None:
             return False
         message.close_descriptors()
+        self.words = message.text
         return message.kind == Heir.SERVING
 
     def hand_over(self) -> None:
@@ -119,10 +121,11 @@ class Predecessor:
         self.given = given
         self.control = control
 
-    def take_over(self) -> None:
+    def take_over(self, service_pid: int) -> None:
         """Say that we serve, and wait until the old one has let go. One that has died has, too."""
         try:
-            self._link.send(Heir.SERVING)
+            words = {"version": __version__, "service_pid": service_pid}
+            self._link.send(Heir.SERVING, text=json.dumps(words))
             if self._link.wait(PATIENCE_SECONDS):
                 message = self._link.receive()
                 if message is not None:

@@ -26,7 +26,8 @@ from kernelq.pool.events import EVENTS
 from kernelq.pool.limits import limits_of, requests_limit
 from kernelq.pool.member import STATUS_UNKNOWN, Member, describe_death
 from kernelq.pool.model import Action, Do, Event, Kind, Phase, State, Worker
-from kernelq.pool.neighbours import Core, Host
+from kernelq.pool.neighbours import KINDS, Core, Host
+from kernelq.pool.orphan import describe_orphan
 from kernelq.pool.watch import Watch
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class PoolExecutor:
         self._waiting: deque[Member] = deque()  # to be started when there is a spawner
         self._events: deque[Event] = deque()
         self._is_stepping = False
+        self._orphans: dict[int, int] = {}  # by key: until when their stacks are waited for
         self._incoming: PoolSettings | None = None  # of the next generation
         self._generations: dict[int, PoolSettings] = {0: settings}
         self.recycles = 0
@@ -120,6 +122,9 @@ class PoolExecutor:
 
     def tick(self, now: int) -> None:
         """Its deadline has come."""
+        for key, at in list(self._orphans.items()):
+            if now >= at:
+                self._abandon(self._members[key])
         due = plan.next_deadline(self.state)
         if due is not None and now >= due:
             self.apply(Event(Kind.TICK))
@@ -137,11 +142,18 @@ class PoolExecutor:
         if is_restart:
             self._incoming = settings
         else:
-            self._generations[self.state.newest_generation] = settings
+            self._generations[self.state.generation] = settings
         self._core.pool_change(self.number, settings.core)
         self.watch.configure(settings)
         self.apply(Event(Kind.CONFIGURE, limits=limits, is_restart=is_restart))
         return is_restart
+
+    def restore(self, settings: PoolSettings) -> None:
+        """Back to the settings that its workers still have: new ones were tried and have failed."""
+        self.settings = settings
+        self._core.pool_change(self.number, settings.core)
+        self.watch.configure(settings)
+        self.apply(Event(Kind.CONFIGURE, limits=limits_of(settings, self._gives_up)))
 
     def close(self) -> None:
         """The pool is gone: nothing routes to it, no process is left. ValueError otherwise."""
@@ -215,7 +227,7 @@ class PoolExecutor:
                 self.apply(Event(Kind.SPAWNER_LOST))
             self._end(member)
             return
-        kind = _KINDS.get(name)
+        kind = KINDS.get(name)
         if kind is not None:
             self.apply(Event(kind, member.key, number=value))
 
@@ -279,10 +291,18 @@ class PoolExecutor:
         # is treated as after a death.
         member = self._members[action.worker]
         member.is_orphan = True
-        if member.control is not None:
-            member.control.try_send(Control.STACKS)
+        if member.control is not None and member.control.try_send(Control.STACKS):
+            self._orphans[member.key] = time.monotonic_ns() + ORPHAN_WORDS_NS
+        else:
+            self._abandon(member)
+
+    def _abandon(self, member: Member) -> None:
+        self._orphans.pop(member.key, None)
         self._tell_spawner(ToSpawner.SIGNAL, member.number, signal.SIGSTOP)
         self._core.worker_abandon(member.number)
+        process = self.settings.process
+        for text in describe_orphan(member.pid, self.settings.directory, process.inspectable):
+            self._host.log(log.WARNING, f"{self._name(member)} {text}")
 
     def _do_suspend(self, action: Action) -> None:
         self._tell_spawner(ToSpawner.SUSPEND, self._members[action.worker].number)
@@ -420,6 +440,7 @@ class PoolExecutor:
         member.stacks.clear()
 
     def _forget(self, member: Member) -> None:
+        self._orphans.pop(member.key, None)
         self._members.pop(member.key, None)
 
     def _is_leaving(self, member: Member) -> bool:
@@ -431,7 +452,8 @@ class PoolExecutor:
         return [member for key, member in self._members.items() if key in keys]
 
     def _plan_tick(self) -> None:
-        times = [plan.next_deadline(self.state), None if self.is_gone else self.watch.next_at]
+        times = [plan.next_deadline(self.state), *self._orphans.values()]
+        times.append(None if self.is_gone else self.watch.next_at)
         self.deadline = min((at for at in times if at is not None), default=None)
 
     def _on_control(self, member: Member) -> None:
@@ -445,7 +467,9 @@ class PoolExecutor:
             if message is None:
                 self._release(member)
                 return
-            if message.kind == Control.STACKS_DONE:
+            if message.kind == Control.STACKS_DONE and member.key in self._orphans:
+                self._abandon(member)
+            elif message.kind == Control.STACKS_DONE:
                 self.apply(Event(Kind.STACKS_DONE, member.key))
             elif message.kind == Control.REFUSED:
                 self.apply(Event(Kind.REFUSED, member.key, text=message.text))
@@ -469,17 +493,8 @@ class PoolExecutor:
         return f"pool {self.name}: worker{number}{who}"
 
 
-_KINDS = {
-    "ready": Kind.READY,
-    "first_answer": Kind.FIRST_ANSWER,
-    "unhealthy": Kind.UNHEALTHY,
-    "recovered": Kind.RECOVERED,
-    "hopeless": Kind.HOPELESS,
-    "timeout": Kind.TIMEOUT,
-    "distrusted": Kind.DISTRUSTED,
-    "quota": Kind.REQUESTS_LIMIT,
-}
-_DEATHS = frozenset((5009, 6024))  # unexpected, expected
+ORPHAN_WORDS_NS = 1_000_000_000  # for an orphan's stacks, before it is stopped
+_DEATHS = frozenset((5009, 6024, 6025))
 _PROGRAMS = {"rapid_fail": ActionKind.RAPID_FAIL, "orphan": ActionKind.ORPHAN}
 _RECYCLES = frozenset((5074, 5075, 5076, 5077, 5078, 5079, 5080, 5117))
 _FAILURES = frozenset((5009, 5010, 5011, 5012, 5127))

@@ -5,9 +5,22 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from kernelq.config import CorePoolSettings
 from kernelq.link import Link
+from kernelq.pool.model import Kind
 
 if TYPE_CHECKING:
     from kernelq.pool.executor import PoolExecutor
+
+# What the core's events about workers mean to the plan; "gone" and "demand" are the executor's.
+KINDS = {
+    "ready": Kind.READY,
+    "first_answer": Kind.FIRST_ANSWER,
+    "unhealthy": Kind.UNHEALTHY,
+    "recovered": Kind.RECOVERED,
+    "hopeless": Kind.HOPELESS,
+    "timeout": Kind.TIMEOUT,
+    "distrusted": Kind.DISTRUSTED,
+    "quota": Kind.REQUESTS_LIMIT,
+}
 
 
 class Core(Protocol):
