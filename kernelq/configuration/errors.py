@@ -49,6 +49,8 @@ def describe(value: object) -> str:
         return text if 2 < len(text) <= _FOUND_MAX else f"an array of {len(value)}"
     if isinstance(value, (datetime.datetime, datetime.date, datetime.time)):
         return f"the time {value.isoformat()}"
+    if isinstance(value, int) and abs(value) >= 1 << 64:
+        return f"a number of {value.bit_length()} bits"
     return str(value)
 
 
