@@ -447,6 +447,16 @@ def test_values_without_measure(errors: Errors, value: str, error: str) -> None:
             assert error in found
 
 
+def test_nesting_of_any_depth_is_refused_in_words(tmp_path: Path) -> None:
+    file = tmp_path / "k.toml"
+    for depth in range(5, 600, 37):
+        for opening, closing in (("[", "]"), ("{a=", "}")):
+            for key in ("server.loops", "pool", "site"):
+                file.write_text(f"{key} = {depth * opening}1{depth * closing}\n")
+                with pytest.raises(ConfigurationErrors):
+                    read(str(file))
+
+
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationErrors, match="cannot be read: No such file"):
         read(str(tmp_path / "absent.toml"))
