@@ -115,7 +115,7 @@ EXIT_NOT_MADE = 83  # a process that could not become what it shall be; nothing 
 
 
 def pack_settings(pool: Any) -> str:
-    """A pool's settings, as the letter carries them. What is retired is loaded if it is asked for."""
+    """A pool's settings, as the letter carries them. What is retired is loaded when asked for."""
     import json
     from dataclasses import replace
 

@@ -13,7 +13,7 @@ from kernelq.config import ApplicationSettings, ServerSettings, SiteSettings
 from kernelq.desk import Pending
 from kernelq.letters import FromService
 from kernelq.managed import take_page, unknown_name
-from kernelq.pool import probes
+from kernelq.pool.probes import cpu_ns, memory_kib
 from kernelq.pool.executor import PoolExecutor
 from kernelq.pool.member import Member
 from kernelq.pool.model import Event, Kind
@@ -181,7 +181,7 @@ class Manager:
         info: dict[str, Any] = {}
         if member.number >= 0:
             info = self._service.core.worker_info(member.number)
-        memory = probes.memory_kib(member.pid)
+        memory = memory_kib(member.pid)
         return Worker(
             number=member.number,
             pid=member.pid,
@@ -191,7 +191,7 @@ class Manager:
             executing=info.get("in_hand", 0),
             rss_kib=memory[0],
             private_kib=memory[1],
-            cpu_s=round(probes.cpu_ns(member.pid) / 1e9, 3) if member.pid else -1,
+            cpu_s=round(cpu_ns(member.pid) / 1e9, 3) if member.pid else -1,
             started=_time(member.started_at),
             age_s=round(time.time() - member.started_at, 3),
             unhealthy=bool(info.get("unhealthy")),

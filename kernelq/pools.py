@@ -3,13 +3,13 @@
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
-from kernelq import log
 from kernelq.config import PoolSettings
 from kernelq.link import Link, Message
 from kernelq.pool.events import EVENTS
-from kernelq.pool.executor import Core, PoolExecutor
+from kernelq.pool.executor import PoolExecutor
 from kernelq.pool.journal import Journal
 from kernelq.pool.model import Event, Kind
+from kernelq.pool.neighbours import Core
 
 
 class Owner(Protocol):
@@ -139,7 +139,6 @@ class Pools:
         self._owner.on_pool_reloaded(executor, outcome)
 
     def on_give_up(self, executor: PoolExecutor, text: str) -> None:
-        self._owner.log(log.ERROR, f"pool {executor.name}: {text}")
         self._owner.on_pool_give_up(executor, text)
 
     def on_stopped(self, executor: PoolExecutor) -> None:

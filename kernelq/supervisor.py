@@ -27,6 +27,7 @@ import time
 from dataclasses import replace
 
 from kernelq import linux, log, service, spawner
+from kernelq.cgroup import open_cgroups
 from kernelq.config import PoolSettings, ServerSettings
 from kernelq.endpoints import Endpoint, close_unused, open_endpoints
 from kernelq.errors import StartError
@@ -93,6 +94,8 @@ class Supervisor:
     def run(self) -> int:
         """Everything from the first fork to the last wait; gives the status to end with."""
         linux.adopt_orphans()  # workers whose spawner died; and as process 1 everybody's
+        self._cgroups = open_cgroups(self._settings.cgroup_root, self._start.identity.owner)
+        log.write(_level_of_cgroups(self._settings), self._cgroups.describe())
         self._signals = SignalQueue(_SIGNALS)
         self._link, theirs = link_pair()
         gc.collect()
@@ -151,7 +154,12 @@ class Supervisor:
         self._spawner_link, table = link_pair()
         pools = dict(self._tables)
         keep = [theirs.fileno(), table.fileno()]
-        self._spawner_pid = fork_process(lambda: spawner.run(pools, theirs, table), keep)
+        cgroups, identity = self._cgroups, self._start.identity
+
+        def main() -> int:
+            return spawner.run(pools, theirs, table, cgroups, identity)
+
+        self._spawner_pid = fork_process(main, keep)
         self._spawner_started_ns = time.monotonic_ns()
         theirs.close()
         table.close()
@@ -404,6 +412,7 @@ class Supervisor:
         if not self._spawner_pid:
             return
         os.waitpid(self._spawner_pid, 0)
+        self._cgroups.remove_all()
 
     def clean_up(self) -> None:
         """Remove the files that are ours: not those of a predecessor or of an heiress."""
@@ -435,3 +444,9 @@ def supervise(start: Start) -> int:
     finally:
         supervisor.clean_up()
         sys.stderr.flush()
+
+
+def _level_of_cgroups(settings: ServerSettings) -> int:
+    """Who has asked for what control groups do wants to know whether they do it."""
+    is_asked = any(p.cpu.limit or p.idle_timeout_action == "suspend" for p in settings.pools)
+    return log.INFO if is_asked else log.DEBUG
