@@ -57,7 +57,9 @@ def _text_of(value: object) -> str:
     """A text, or a number as the command line would have it; nothing for anything else."""
     if isinstance(value, str):
         return value
-    return str(value) if _is_number(value) and abs(value) < 1 << 64 else ""  # type: ignore[arg-type]
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or abs(value) >= 1 << 64:
+        return ""
+    return str(value)
 
 
 def whole(least: int, most: int, words: Mapping[str, int] | None = None) -> Kind:
