@@ -6,6 +6,7 @@ import os
 import pty
 import re
 import select
+import signal
 import subprocess
 import sys
 import termios
@@ -258,12 +259,16 @@ class Terminal:
             },
         )
         self.slave = slave
-        self.text = ""
+        self.data = b""
+
+    @property
+    def text(self) -> str:
+        return self.data.decode(errors="replace")
 
     def expect(self, pattern: str) -> None:
         while not re.search(pattern, self.text, re.S):
             assert select.select([self.master], [], [], PATIENCE)[0], self.text
-            self.text += os.read(self.master, 65536).decode(errors="replace")
+            self.data += os.read(self.master, 65536)
 
     def press(self, key: bytes) -> None:
         os.write(self.master, key)
@@ -275,7 +280,10 @@ class Terminal:
         ]
 
     def close(self) -> int:
-        status = self.process.wait(PATIENCE)
+        try:
+            status = self.process.wait(PATIENCE)
+        finally:
+            self.process.kill()
         assert termios.tcgetattr(self.slave) == self.before
         os.close(self.master)
         os.close(self.slave)
@@ -309,7 +317,7 @@ def test_top_survives_a_restart_and_shows_no_colours_if_told(tmp_path: Path) -> 
     again = Served(tmp_path / "s")
     again.managers.all_pools = {"new": make_pool("reborn")}
     terminal.expect("reborn")
-    terminal.press(b"\x03")
+    terminal.process.send_signal(signal.SIGTERM)
     terminal.expect(r"\x1b\[\?1049l")
     assert terminal.close() == 130
     assert not re.search(r"\x1b\[\d+m", terminal.text)
