@@ -431,9 +431,8 @@ class Service:
                 f"with {_count(pool.core.threads, 'thread')} each{how}",
             )
         main = os.getppid()
-        self.log(
-            log.INFO, f"stop with Ctrl-C or kill {main}; reload the code with kill -HUP {main}"
-        )
+        what = "read the file again" if self.settings.config_file else "reload the code"
+        self.log(log.INFO, f"stop with Ctrl-C or kill {main}; {what} with kill -HUP {main}")
 
 
 def start_pool(pool: PoolExecutor) -> None:

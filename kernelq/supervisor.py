@@ -315,7 +315,7 @@ class Supervisor:
         if why:
             self._upgrade_failed(why)
             return
-        self._heiress = Heiress(self._start.origin)
+        self._heiress = Heiress(self._start.origin, self._settings.config_file)
         self._send(ToService.LEND)
 
     def _why_no_upgrade(self) -> str:

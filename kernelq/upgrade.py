@@ -53,8 +53,12 @@ class Origin:
 class Heiress:
     """The new main process, as the old one sees it."""
 
-    def __init__(self, origin: Origin) -> None:
+    def __init__(self, origin: Origin, config_file: str) -> None:
         self._origin = origin
+        # A file that was found, not named, may be gone: then it must not start something else.
+        is_named = any(word.startswith("--config") for word in origin.command)
+        named = () if is_named or not config_file else ("--config", config_file)
+        self._command = (*origin.command, *named)
         self._link: Link | None = None
         self.pid = 0
         self.words = ""  # what it says of itself when it serves (JSON)
@@ -84,7 +88,7 @@ class Heiress:
         os.set_inheritable(link.fileno(), True)
         linux.adopt_orphans(False)
         os.chdir(self._origin.directory)
-        os.execve(sys.executable, self._origin.command, environment)
+        os.execve(sys.executable, self._command, environment)
 
     def fileno(self) -> int:
         return -1 if self._link is None else self._link.fileno()

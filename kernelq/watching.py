@@ -97,7 +97,7 @@ def _paint_frames(
 def _paint_screen(lines: list[str], room: int) -> None:
     # Over the last picture, line by line: a cleared screen would flicker. No line end after the
     # last line, which would scroll.
-    text = "\r\n".join(f"{line}\x1b[K" for line in lines[:room])
+    text = "\n".join(f"{line}\x1b[K" for line in lines[:room])
     sys.stdout.write(f"\x1b[H{text}\x1b[J")
     sys.stdout.flush()
 

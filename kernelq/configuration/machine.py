@@ -104,10 +104,11 @@ def _check_group(reader: Reader, table: Checked, name: str) -> bool:
 def _ids_of(user: str) -> tuple[int, int] | None:
     import pwd
 
+    number = _number_of(user)
     try:
-        found = pwd.getpwuid(int(user)) if user.isdigit() else pwd.getpwnam(user)
-    except (KeyError, OverflowError):
-        return (int(user), int(user)) if user.isdigit() and int(user) < 1 << 32 else None
+        found = pwd.getpwnam(user) if number is None else pwd.getpwuid(number)
+    except KeyError:
+        return None if number is None else (number, number)
     return found.pw_uid, found.pw_gid
 
 
@@ -115,10 +116,18 @@ def _ids_of(user: str) -> tuple[int, int] | None:
 def _gid_of(group: str) -> int | None:
     import grp
 
+    number = _number_of(group)
     try:
-        return int(group) if group.isdigit() else grp.getgrnam(group).gr_gid
+        return grp.getgrnam(group).gr_gid if number is None else number
     except KeyError:
         return None
+
+
+def _number_of(name: str) -> int | None:
+    """The number that stands in place of a name, if it can be one; the last one means "none"."""
+    if name.isascii() and name.isdigit() and len(name) <= 10 and int(name) < (1 << 32) - 1:
+        return int(name)
+    return None
 
 
 def _check_privileges(reader: Reader, process: Checked, settings: PoolSettings) -> None:

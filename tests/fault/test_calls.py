@@ -34,11 +34,11 @@ class Bench:
 
     def __init__(self, loops: int = 1, listener: socket.socket | None = None) -> None:
         self.core = _core.Core(CoreSettings(loops=loops, log_level=50))
-        pool = self.core.pool_open(CorePoolSettings(threads=2))
+        self.pool = self.core.pool_open(CorePoolSettings(threads=2))
         if listener is not None:
             self.core.add_listener(os.dup(listener.fileno()))
         self.core.start()
-        self.number, fds = self.core.channel_open(pool, 0)
+        self.number, fds = self.core.channel_open(self.pool, 0)
         # Ends when its standard input does.
         command = [sys.executable, "-c", "import sys; sys.stdin.read()"]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE)

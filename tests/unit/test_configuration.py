@@ -426,6 +426,37 @@ def test_errors_of_syntax_say_where(text: str, error: str, tmp_path: Path) -> No
     assert str(refused.value) == f"{file}{error}"
 
 
+@pytest.mark.parametrize(
+    ("value", "error"),
+    [
+        (5000 * "9", "there is a number of too many digits"),
+        (9000 * "[" + 9000 * "]", "arrays or tables are nested too deeply"),
+        (400 * "9", "found a number of 1329 bits, allowed is"),
+        ("0x" + 5000 * "f", "found a number of 20000 bits, allowed is"),
+        (f'"{5000 * "9"}"', 'found "9999'),
+    ],
+)
+def test_values_without_measure(errors: Errors, value: str, error: str) -> None:
+    for key in ("server.loops", "server.drain_delay", "server.content_memory", "server.user"):
+        (found,) = errors(f"{key} = {value}\n" + SITE)
+        assert error in found or "there is no user" in found
+    for key in ("environment.A", "rlimits.core"):
+        text = f'[[pool]]\nname = "p"\nprocess.{key} = {value}\n' + SITE
+        if key == "rlimits.core" or value[0] != '"':
+            (found,) = errors(text)
+            assert error in found
+
+
+def test_nesting_of_any_depth_is_refused_in_words(tmp_path: Path) -> None:
+    file = tmp_path / "k.toml"
+    for depth in range(5, 600, 37):
+        for opening, closing in (("[", "]"), ("{a=", "}")):
+            for key in ("server.loops", "pool", "site"):
+                file.write_text(f"{key} = {depth * opening}1{depth * closing}\n")
+                with pytest.raises(ConfigurationErrors):
+                    read(str(file))
+
+
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationErrors, match="cannot be read: No such file"):
         read(str(tmp_path / "absent.toml"))
