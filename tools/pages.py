@@ -1,7 +1,8 @@
 """Write the documents that are made from the code: python tools/pages.py
 
 docs/layout.md from kernelq/core/layout.pxd, docs/reasons.md from the rows of
-kernelq/core/reason.pxd, docs/options.md from the table in kernelq/options.py.
+kernelq/core/reason.pxd, docs/options.md from the table in kernelq/options.py, commands and shapes
+in docs/control.md from kernelq/protocol.py and kernelq/shapes.py (control_page.py).
 tests/unit/test_docs.py compares.
 """
 
@@ -9,6 +10,8 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from control_page import control_page
 
 from kernelq import _core
 from kernelq.options import OPTIONS
@@ -130,6 +133,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "docs/layout.md": layout_page,
     "docs/reasons.md": reasons_page,
     "docs/options.md": options_page,
+    "docs/control.md": control_page,
 }
 
 
