@@ -9,7 +9,7 @@ the managers' doors.
 # What the parts use of these is not seen by the linter: hence its marks.
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t  # no-cython-lint
 from libc.stdio cimport snprintf  # no-cython-lint
-from libc.stdlib cimport calloc, free, malloc, realloc  # no-cython-lint
+from libc.stdlib cimport calloc, free, malloc, qsort, realloc  # no-cython-lint
 from libc.string cimport memcmp, memcpy, memmove, memset, strlen  # no-cython-lint
 
 from kernelq.core cimport atomic, bug, linux  # no-cython-lint
@@ -24,6 +24,7 @@ from kernelq.core.limits cimport *
 from kernelq.core.linux cimport *
 from kernelq.core.reason cimport *
 from kernelq.core.ring cimport *
+from kernelq.core.route cimport *
 from kernelq.core.settings cimport *
 from kernelq.core.span cimport *
 from kernelq.core.spin cimport *
@@ -62,7 +63,10 @@ include "core/cache_keys.pxi"     # keys
 include "core/cache_store.pxi"    # stored responses: table and content
 include "core/cache_evict.pxi"    # their queues, and how memory is given back
 include "core/cache_flush.pxi"    # how they become invalid
+include "core/route.pxi"          # which application a request is for
 include "core/loop.pxi"           # a loop's turn, mailbox, listeners
+include "core/routing.pxi"        # which pool a request is for
+include "core/pools.pxi"          # the pools' table, and what loops owe them
 include "core/conn.pxi"           # reading, writing, timers, closing
 include "core/exchange.pxi"       # a request's record and content, and how it ends
 include "core/cache_hit.pxi"      # answers from the store
@@ -79,5 +83,6 @@ include "core/cache_call.pxi"     # of these: flushing the response cache
 include "core/helpers.pxi"        # threads for what can block
 include "core/log.pxi"            # access and error log
 include "core/stats.pxi"          # start, stop, figures
+include "core/route_doors.pxi"    # routes from Python's tuples
 include "core/cache_doors.pxi"    # what Python sees of the cache
 include "core/doors.pxi"          # what Python sees: the class Core

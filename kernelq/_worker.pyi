@@ -1,14 +1,18 @@
 # The doors of the worker process's extension, typed.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 CHANNEL_FDS: tuple[str, ...]
 CALLS: dict[str, int]
 REPLIES: dict[str, int]
 RECURSIVE: int
+layout_version: int
 
 class ClientGone(ConnectionError): ...
+
+class Loadable(Protocol):
+    def load(self) -> Callable[..., Any]: ...
 
 class Channel:
     def __init__(self, fds: Sequence[int]) -> None: ...
@@ -20,7 +24,7 @@ class Channel:
     def ready(self) -> None: ...
     def serve(
         self,
-        application: Callable[..., Any],
+        applications: Mapping[int, Loadable],
         threads: int,
         settings: Mapping[str, Any] | None = None,
     ) -> None: ...

@@ -23,6 +23,7 @@ import weakref
 
 import kernelq
 from kernelq import log as error_log
+from kernelq.errors import StartError
 
 cimport cython
 from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer

@@ -102,7 +102,7 @@ def _import_module(reference: Reference) -> object:
             place = sys.path[0] if sys.path else "."
             raise StartError(
                 f"application {reference.text!r}: there is no module {found.name!r} "
-                f"(looked in {place} and in sys.path; --chdir names another directory)"
+                f"(looked in {place} and in sys.path; --chdir or `directory` names another)"
             ) from None
         raise StartError(_with_traceback(reference, "importing it failed", found)) from None
     except BaseException as found:

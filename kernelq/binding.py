@@ -12,7 +12,7 @@ import errno
 import os
 import socket
 import stat
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass
 
 from kernelq.errors import StartError
@@ -119,7 +119,7 @@ def close_listeners(listeners: Sequence[Listener]) -> None:
         listener.remove_socket_file()
 
 
-def take_passed_bindings(environment: dict[str, str]) -> list[Binding]:
+def take_passed_bindings(environment: MutableMapping[str, str]) -> list[Binding]:
     """The sockets that systemd has opened for this process; their variables are used up."""
     count = environment.pop("LISTEN_FDS", "")
     owner = environment.pop("LISTEN_PID", "")
@@ -153,6 +153,18 @@ def _open(binding: Binding, owner: tuple[int, int] | None, umask: int) -> list[L
         return _open_tcp(binding)
     except OSError as found:
         raise StartError(f"cannot listen on {binding}: {explain(binding, found)}") from None
+
+
+def listener_of(sock: socket.socket) -> Listener:
+    """A listening socket that somebody else has opened, with its file if it has one."""
+    if sock.family != socket.AF_UNIX:
+        return Listener(sock, _url(sock))
+    path = os.fsdecode(sock.getsockname())
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return Listener(sock, _url(sock))  # an abstract name, or a file that is gone
+    return Listener(sock, _url(sock), path, (found.st_dev, found.st_ino))
 
 
 def _open_tcp(binding: Binding) -> list[Listener]:

@@ -3,26 +3,36 @@
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any, NoReturn
 
-from kernelq import __version__, linux, log
-from kernelq.binding import Binding, close_listeners, open_bindings, take_passed_bindings
+from kernelq import __version__, config_command, linux, log
+from kernelq.binding import Binding, take_passed_bindings
 from kernelq.config import ServerSettings, make_settings
-from kernelq.control_socket import open_control
-from kernelq.errors import OptionError, StartError
-from kernelq.identity import Identity, find_identity, require_interpreter
-from kernelq.notify import Notifier
+from kernelq.configuration import ConfigurationErrors, load
+from kernelq.configuration.table import key_of_option
+from kernelq.endpoints import Given
+from kernelq.errors import BAD_OPTION, OptionError, StartError
+from kernelq.identity import find_identity, require_interpreter
 from kernelq.options import OPTIONS, Option, default_values, parse_option
+from kernelq.sites import find_sockets
+from kernelq.start import open_passed, open_start, passed_names
 from kernelq.subjects import SUBJECTS, overview
+from kernelq.upgrade import Origin, find_origin
 
 _DESCRIPTION = """\
-Serve a WSGI application (PEP 3333) from worker processes whose death no client notices.
+Serve WSGI applications (PEP 3333) from worker processes whose death no client notices.
 
   kernelq app:application                      serve `application` of app.py on 127.0.0.1:8000
   kernelq project.wsgi:application --bind 0.0.0.0:8080 --workers 4
   kernelq 'shop:make_app("test")'              call a factory, with literal arguments
-  kernelq                                      without an application: a page shows how it works
+  kernelq --config kernelq.toml                sites, applications and pools, as the file says
+  kernelq                                      kernelq.toml of this folder; if there is none, a
+                                               page that shows how it works
+  kernelq check                                read everything, load the applications, start nothing
+  kernelq config show|example|schema           the file as it is understood; one to start from
 
 commands that talk to a running server (each has its own --help):
 """
@@ -35,6 +45,9 @@ signals to the main process:
 
 times are 30, 30s, 500ms, 2m, 1h; sizes are bytes or 64K, 1M, 1G.
 """
+
+# Options that may stand beside a configuration file.
+_BESIDE_A_FILE = ("--config", "--check")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -75,9 +88,23 @@ def _add_option(group: Any, option: Option) -> None:
     group.add_argument(option.name, metavar=option.metavar, action=action, help=words)
 
 
-def read_command(arguments: Sequence[str]) -> tuple[ServerSettings, bool]:
-    """The settings, and whether a --bind was given. OptionError says what cannot be understood."""
+def read_command(
+    arguments: Sequence[str], passed: Sequence[Binding] = (), finds_file: bool = True
+) -> ServerSettings:
+    """The settings that the words on the command line mean, of a file or of their own. `passed` are
+    the listening sockets that came from systemd; `finds_file`: without an application and a file,
+    look for the usual one. StartError says what cannot be understood.
+    """
     namespace = make_parser().parse_intermixed_args(arguments)
+    application = _application_of(namespace.words)
+    file = namespace.config or ""
+    if namespace.config == "":
+        raise OptionError("--config: found '', allowed is the name of a file")
+    if finds_file and not file:
+        file = config_command.find_file(application)
+    if file:
+        _refuse_beside_a_file(namespace, application, file)
+        return replace(load(file, passed), check=namespace.check is not None)
     values = default_values()
     for option in OPTIONS:
         given = getattr(namespace, option.key)
@@ -87,9 +114,9 @@ def read_command(arguments: Sequence[str]) -> tuple[ServerSettings, bool]:
             values[option.key] = tuple(parse_option(option, text) for text in given)
         else:
             values[option.key] = parse_option(option, given)
-    application = _application_of(namespace.words)
-    settings = make_settings(application, values, linux.descriptor_soft_limit())
-    return settings, namespace.bind is not None
+    if passed:
+        values["bind"] = (*passed, *(values["bind"] if namespace.bind is not None else ()))
+    return make_settings(application, values, linux.descriptor_soft_limit())
 
 
 def _application_of(words: list[str]) -> str:
@@ -100,66 +127,92 @@ def _application_of(words: list[str]) -> str:
     return words[0] if words else ""
 
 
-def check(settings: ServerSettings, identity: Identity) -> int:
-    """Load everything, start nothing. The application is loaded by a child, as the user it will run
-    as.
-    """
-    from kernelq.supervisor import fork_process
+def _refuse_beside_a_file(namespace: argparse.Namespace, application: str, file: str) -> None:
+    """A file says everything: what stands beside it would be heard by nobody."""
+    wrong = [f"the application {application} (app in [[site.application]])"] if application else []
+    for option in OPTIONS:
+        if getattr(namespace, option.key) is not None and option.name not in _BESIDE_A_FILE:
+            keys = [f"{key.name} in {_heading(section)}" for section, key in
+                    key_of_option(option.name)]  # fmt: skip
+            wrong.append(f"{option.name} ({' and '.join(keys)})")
+    if wrong:
+        why = "" if namespace.config else ", which is used because no application is named"
+        raise OptionError(f"{', '.join(wrong)}: this stands in {file}{why}")
+
+
+def _heading(section: Any) -> str:
+    return f"[[{section.name}]]" if section.is_array else f"[{section.name}]"
+
+
+def check(settings: ServerSettings) -> int:
+    """Load everything, start nothing: every application is loaded by a process like its workers."""
+    from kernelq.trial import try_pools
 
     __import__("kernelq._core")
-    pool = settings.pools[0]
-
-    def load() -> int:
-        from kernelq import worker
-        from kernelq.letters import pack_settings, unpack_settings
-
-        identity.assume()
-        try:
-            worker.load_application(unpack_settings(pack_settings(pool)))
-        except StartError as found:
-            _complain(str(found))
-            return found.status
-        return 0
-
-    _, status = os.waitpid(fork_process(load, []), 0)
-    if status == 0:
-        where = ", ".join(str(binding) for binding in settings.bindings)
-        print(f"kernelq: all is well: {pool.application}, {pool.workers} workers, on {where}")
-    return os.waitstatus_to_exitcode(status)
+    errors = try_pools(settings)
+    for error in errors:
+        _complain(error)
+    if errors:
+        return BAD_OPTION
+    print(f"kernelq: all is well: {config_command.summarise(settings)}")
+    return 0
 
 
-def start(settings: ServerSettings, identity: Identity) -> int:
+def start(settings: ServerSettings, arguments: Sequence[str], given: Given, origin: Origin) -> int:
     """Open the sockets while it is still allowed, then run."""
     from kernelq.supervisor import supervise
 
     _require_descriptors(settings)
-    if os.geteuid() == 0 and not settings.user:
+    if os.geteuid() == 0 and not all(pool.process.user for pool in settings.pools):
         log.warning("running the application as root: --user NAME is advised")
-    listeners = open_bindings(settings.bindings, identity.owner, settings.umask)
+    identity = find_identity(settings.user, settings.group)
+    require_interpreter(identity)
+    passed = passed_names(given)
+    again = reload_of(settings, arguments, passed)
+    return supervise(open_start(settings, again, identity, given, origin))
+
+
+def reload_of(
+    settings: ServerSettings, arguments: Sequence[str], passed: Sequence[Binding]
+) -> Callable[[], ServerSettings]:
+    """What reads the settings once more: from where they came the first time, and from nowhere else
+    even if a file of the usual name has come or gone.
+    """
+    if settings.config_file:
+        return partial(load, settings.config_file, passed)
+    return partial(read_command, arguments, passed, finds_file=False)
+
+
+def _sockets_of(settings: ServerSettings) -> tuple[Binding, ...]:
     try:
-        control_listener = open_control(settings.control, listeners, identity.owner)
-    except StartError:
-        close_listeners(listeners)
-        raise
-    notifier = Notifier(os.environ)  # type: ignore[arg-type]
-    return supervise(settings, listeners, control_listener, identity, notifier)
+        return find_sockets(settings.sites)
+    except ValueError as found:
+        raise StartError(str(found)) from None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; gives the status to end with."""
-    words = sys.argv[1:] if arguments is None else arguments
+    words = list(sys.argv[1:] if arguments is None else arguments)
     if words and words[0] in SUBJECTS:
         from kernelq import commands
 
         return commands.main(words)
     try:
-        settings, has_binding = read_command(words)
+        if words and words[0] == "config":
+            return config_command.main(words[1:])
+        if words and words[0] == "check":
+            words = [*words[1:], "--check"]
+        origin = find_origin(os.environ)
+        passed = take_passed_bindings(os.environ) or passed_names(origin.given)
+        settings = read_command(words, passed)
         log.set_threshold(settings.log_level)
         linux.check_kernel()
-        identity = find_identity(settings.user, settings.group)
-        require_interpreter(identity)
-        settings = _with_passed_bindings(settings, has_binding)
-        return check(settings, identity) if settings.check else start(settings, identity)
+        if settings.check:
+            return check(settings)
+        given = origin.given or open_passed(passed)
+        return start(settings, words, given, origin)
+    except ConfigurationErrors as found:
+        return config_command.complain(found)
     except StartError as found:
         _complain(str(found))
         if isinstance(found, OptionError):
@@ -169,20 +222,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _with_passed_bindings(settings: ServerSettings, has_binding: bool) -> ServerSettings:
-    from dataclasses import replace
-
-    passed = take_passed_bindings(os.environ)  # type: ignore[arg-type]
-    if not passed:
-        return settings
-    named: tuple[Binding, ...] = settings.bindings if has_binding else ()
-    return replace(settings, bindings=(*passed, *named))
-
-
 def _require_descriptors(settings: ServerSettings) -> None:
-    core, pool = settings.core, settings.pools[0]
+    core = settings.core
     per_worker = 6 + 3 * core.loops  # channel, control link, pidfds
-    own = 64 + 8 * core.loops + len(settings.bindings) + 2 * pool.workers * per_worker
+    workers = sum(pool.max_processes for pool in settings.pools)
+    own = 64 + 8 * core.loops + len(_sockets_of(settings)) + 2 * workers * per_worker
     linux.require_descriptors(own + max(core.max_connections, 64))
 
 

@@ -75,8 +75,9 @@ class ApplicationSettings:
     directory: str = "."
     environment: tuple[tuple[str, str], ...] = ()
     warm_up: tuple[str, ...] = ()
-    number: int = 0  # in records, cache keys and routes; given by number_settings()
+    number: int = 0  # in records, cache keys and routes; given by Numbers
     site: str = "default"
+    host: str = field(default="localhost", compare=False)  # of warm-up requests; see sites.py
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +171,10 @@ class PoolSettings:
     orphan_action: tuple[str, ...] = ()  # a program and its arguments; "%1%" is the pid
     is_managed: bool = True  # False: IIS 5.0 isolation mode: restarted, and nothing else
     log_level: int = log.INFO
-    index: int = 0  # in the spawner's table; given by number_settings()
+    index: int = 0  # in the spawner's table; given by Numbers
+    # What the workers of the previous index answered and these need not: requests for it may still
+    # wait in the queue.
+    retired: tuple[ApplicationSettings, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,7 +270,7 @@ def _pool_settings(
 def _core_settings(values: dict[str, Any], processors: int) -> CoreSettings:
     frequent_hits, frequent_ns = values["cache_frequent_hits"]
     return CoreSettings(
-        loops=values["loops"] or (1 if processors < 4 else processors // 4),
+        loops=values["loops"] or cpus.count_loops(processors),
         idle_timeout_ns=values["idle_timeout"],
         header_timeout_ns=values["header_timeout"],
         entity_timeout_ns=values["entity_timeout"],

@@ -4,6 +4,11 @@ import math
 import os
 
 
+def count_loops(processors: int) -> int:
+    """How many loop threads are enough for so many CPUs."""
+    return 1 if processors < 4 else processors // 4
+
+
 def count_usable(root: str = "/") -> int:
     """CPUs by affinity, or fewer where a quota grants less time than that; at least 1."""
     by_affinity = len(os.sched_getaffinity(0))

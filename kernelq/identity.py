@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from kernelq.errors import StartError
@@ -30,27 +31,46 @@ class Identity:
         os.setresgid(self.gid, self.gid, self.gid)
         os.setresuid(self.uid, self.uid, self.uid)
 
-    def set_environment(self) -> None:
+    def login_environment(self) -> dict[str, str]:
         """What a login would have set; root's own home is of no use to another user."""
-        if self.home:
-            os.environ.update(HOME=self.home, USER=self.name, LOGNAME=self.name)
+        return {"HOME": self.home, "USER": self.name, "LOGNAME": self.name} if self.home else {}
+
+    def set_environment(self) -> None:
+        os.environ.update(self.login_environment())
 
 
-def find_identity(user: str, group: str) -> Identity:
-    """StartError when there is no such user or group, or when we may not become it."""
-    if not user and not group:
+NOBODY_ELSE = Identity()
+
+
+def find_identity(user: str, group: str, groups: Sequence[str] | None = None) -> Identity:
+    """StartError when there is no such user or group, or when we may not become it.
+
+    groups: the supplementary ones; None: those that the user has.
+    """
+    if not user and not group and groups is None:
         return Identity()
     uid, gid, name, home = _find_user(user)
     if group:
         gid = _find_group(group)
+    wanted = None if groups is None else tuple(sorted({_find_group(one) for one in groups} | {gid}))
     if os.geteuid() != 0:
-        if (uid, gid) == (os.geteuid(), os.getegid()):
+        has_groups = wanted is None or set(wanted) == {*os.getgroups(), os.getegid()}
+        if (uid, gid) == (os.geteuid(), os.getegid()) and has_groups:
             return Identity()
         raise StartError(
             f"no permission to become user {name!r}: only root may change user or group"
         )
-    groups = tuple(os.getgrouplist(name, gid)) if user and not name.isdigit() else (gid,)
-    return Identity(uid, gid, groups, name, home)
+    if wanted is None:
+        is_known = user and not name.isdigit()
+        wanted = tuple(os.getgrouplist(name, gid)) if is_known else (gid,)
+    return Identity(uid, gid, wanted, name, home)
+
+
+def find_readers(group: str) -> int | None:
+    """The id of the group whose members may look at the control socket; None: there is none.
+    StartError when no group has that name.
+    """
+    return _find_group(group) if group else None
 
 
 def require_interpreter(identity: Identity) -> None:

@@ -1,10 +1,12 @@
 """The words of kernelq's processes: message kinds per link, exit statuses, and the letter a worker
-starts with.
+starts with: its pool's settings, in a sealed memfd, because a message has too little room for many
+applications.
 
 Which process says what is a table here, so that both ends read the same one. Numbers are the
 message's whole numbers in order; "text" and "descriptors" are named where a message carries them.
 """
 
+import os
 from enum import IntEnum
 from typing import Any
 
@@ -15,20 +17,31 @@ class ToSpawner(IntEnum):
     START = 1  # pool, worker, generation; descriptors: the channel's, then the control link
     SIGNAL = 2  # worker, signal
     RETIRE = 3  # pool, generation: no more starts of it
+    ACTION = 4  # pool, kind, pid: run the pool's action program of that kind for that process
+    SUSPEND = 5  # worker: give its memory back
+    THROTTLE = 6  # pool, 1 or 0: hold its workers to their CPU limit, or let them go
+
+
+class ActionKind(IntEnum):
+    """Which of a pool's programs ACTION means."""
+
+    RAPID_FAIL = 1  # rapid_fail.action
+    ORPHAN = 2  # orphan_action
 
 
 class FromSpawner(IntEnum):
     """Spawner to service."""
 
     STARTED = 11  # worker, pid; descriptor: its pidfd
-    FAILED = 12  # worker; text: why, when the application refused to load
+    FAILED = 12  # worker; text: why, when it could not be made or refused to load the application
     DIED = 13  # worker, wait status, largest resident size in KiB, CPU time in microseconds
 
 
 class ToWorker(IntEnum):
     """Spawner to worker or zygote, over the link whose end means: the spawner has died."""
 
-    LETTER = 21  # worker, spawner's pid; text: pool settings; descriptors as in START
+    LETTER = 21  # worker, spawner's pid; descriptors: the letter, then as in START
+    SUSPEND = 22  # push your memory out
 
 
 class ToZygote(IntEnum):
@@ -46,6 +59,14 @@ class Control(IntEnum):
     STACKS = 41  # service asks
     STACKS_DONE = 42  # worker has written them
     REFUSED = 43  # text: why the application cannot be loaded
+    TELL_STACKS = 44  # service asks
+    TOLD = 45  # descriptor: a memfd with the stacks as text
+
+
+class ToTable(IntEnum):
+    """Supervisor to spawner: the table of pools, which nobody else may change."""
+
+    POOLS = 25  # a parcel: the pools by index (pickle), replacing those that have no workers
 
 
 class ToService(IntEnum):
@@ -54,29 +75,63 @@ class ToService(IntEnum):
     SPAWNER = 51  # descriptor: a link to a new spawner
     STOP = 52
     STOP_NOW = 53
-    RELOAD = 54
+    RELOAD = 54  # the applications' code, with the settings as they are
     REOPEN = 55  # descriptor: the access log, opened again
+    # a parcel: settings, names and addresses of new sockets (pickle), and the sockets
+    CONFIGURE = 56
+    REFUSED = 58  # text: why there will be no reload
+    LEND = 59  # give me copies of your listening sockets
+    CONTROL = 60  # descriptor: the control socket, now that nobody else listens on it
+    LEAVE = 61  # a new main process serves: finish, and remove nothing; text: as Heir.SERVING
+    UPGRADE_FAILED = 62  # text: why
 
 
 class FromService(IntEnum):
     """Service to supervisor."""
 
-    NOTIFY = 61  # text: lines for systemd
+    NOTIFY = 71  # text: lines for systemd
+    RELOAD = 72  # somebody asks for one
+    RELOADED = 73  # number: 1, the settings are in force; 0, the old ones are
+    UPGRADE = 74  # somebody asks for one
+    LENT = 75  # a parcel: names (JSON), and sockets; the control socket's name is "control"
 
 
-SIGNALS_FOR_WORKERS = (6, 9, 15)  # ABRT, KILL, TERM: all that a spawner will send for others
+class Heir(IntEnum):
+    """Between the main processes of an upgrade, old to new and back."""
+
+    SOCKETS = 81  # as FromService.LENT
+    SERVING = 82  # the new one serves; text: its version and service_pid (JSON)
+    YOURS = 83  # the old one has let go of the control socket
+
+
+# ABRT, KILL, TERM, STOP (an orphan, left for a debugger): all that a spawner will send for others.
+SIGNALS_FOR_WORKERS = (6, 9, 15, 19)
+
+_MFD_NOEXEC_SEAL = 0x8  # what a newer kernel may insist on
 
 EXIT_REFUSED = 81  # a worker that could not load its application
 EXIT_ORPHANED = 82  # a worker whose spawner had died
+EXIT_NOT_MADE = 83  # a process that could not become what it shall be; nothing of it has run
 
 
 def pack_settings(pool: Any) -> str:
-    """A pool's settings, as the letter carries them."""
+    """A pool's settings, as the letter carries them. What is retired is loaded when asked for."""
     import json
+    from dataclasses import replace
 
-    names = ("name", "application", "directory", "workers", "threads", "umask", "inspectable")
-    words: dict[str, object] = {name: getattr(pool, name) for name in (*names, "log_level")}
-    words["multiprocess"] = pool.workers > 1
+    names = ("number", "site", "path", "app", "directory", "environment", "warm_up", "host")
+    known = (*pool.applications, *(replace(one, warm_up=()) for one in pool.retired))
+    words = {
+        "name": pool.name,
+        "applications": [{name: getattr(one, name) for name in names} for one in known],
+        "directory": pool.directory,
+        "threads": pool.core.threads,
+        "umask": pool.process.umask,
+        "inspectable": pool.process.inspectable,
+        "log_level": pool.log_level,
+        "max_processes": pool.max_processes,
+        "multiprocess": pool.max_processes > 1,
+    }
     return json.dumps(words)
 
 
@@ -85,3 +140,31 @@ def unpack_settings(text: str) -> dict[str, Any]:
 
     words: dict[str, Any] = json.loads(text)
     return words
+
+
+def pack_letter(pool: Any) -> int:
+    """A descriptor with the settings, for any number of readers; nobody can change it any more."""
+    import fcntl
+
+    flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
+    try:
+        letter = os.memfd_create("kernelq-letter", flags | _MFD_NOEXEC_SEAL)
+    except OSError:
+        letter = os.memfd_create("kernelq-letter", flags)  # before Linux 6.3
+    try:
+        with open(letter, "wb", closefd=False) as out:
+            out.write(pack_settings(pool).encode())
+        seals = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+        fcntl.fcntl(letter, fcntl.F_ADD_SEALS, seals)
+    except BaseException:
+        os.close(letter)
+        raise
+    return letter
+
+
+def unpack_letter(letter: int) -> dict[str, Any]:
+    """The settings; the descriptor is closed."""
+    # Readers share the descriptor's offset with each other, so each says where it reads.
+    with open(letter, "rb") as source:
+        size = os.fstat(letter).st_size
+        return unpack_settings(os.pread(source.fileno(), size, 0).decode())

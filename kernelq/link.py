@@ -60,9 +60,13 @@ class Link:
 
     def is_readable(self) -> bool:
         """Whether a message, or the end, is there."""
+        return self.wait(0)
+
+    def wait(self, seconds: float) -> bool:
+        """Whether a message, or the end, comes within this time."""
         poll = select.poll()
         poll.register(self._socket, select.POLLIN)
-        return bool(poll.poll(0))
+        return bool(poll.poll(seconds * 1000))
 
     def is_ended(self) -> bool:
         """Whether the other end has gone; what it sent before may still be there to receive."""

@@ -15,21 +15,76 @@ _PR_SET_NAME = 15
 _PR_SET_CHILD_SUBREAPER = 36
 _PR_SET_NO_NEW_PRIVS = 38
 
+_CLONE_NEWNS = 0x20000
+_MS_NOSUID, _MS_NODEV, _MS_REC, _MS_SLAVE = 0x2, 0x4, 0x4000, 0x80000
+
 _F_ADD_SEALS = 1033
 _F_SEAL_FUTURE_WRITE = 0x10
 _F_SEAL_SHRINK = 0x2
 
 DESCRIPTORS_WANTED_MAX = 1_048_576
 
-_prctl = ctypes.CDLL(None, use_errno=True).prctl
+_libc = ctypes.CDLL(None, use_errno=True)
+_prctl = _libc.prctl
 _prctl.argtypes = [ctypes.c_int] + [ctypes.c_ulong] * 4
 _prctl.restype = ctypes.c_int
+_mount = _libc.mount
+_mount.argtypes = [ctypes.c_char_p] * 3 + [ctypes.c_ulong, ctypes.c_char_p]
+_unshare = _libc.unshare
+_unshare.argtypes = [ctypes.c_int]
+_madvise = _libc.madvise
+_madvise.argtypes = [ctypes.c_size_t, ctypes.c_size_t, ctypes.c_int]
+_syscall = _libc.syscall
+_syscall.restype = ctypes.c_long
 
 
 def _call_prctl(option: int, value: int) -> None:
     if _prctl(option, value, 0, 0, 0) < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
+        raise _last_error()
+
+
+def call(number: int, *arguments: object) -> int:
+    """A system call by its number, for those that C libraries have no name for; OSError when it
+    fails. Whole numbers must fit a long; pointers come as ctypes makes them.
+    """
+    words = [ctypes.c_long(word) if isinstance(word, int) else word for word in arguments]
+    result: int = _syscall(ctypes.c_long(number), *words)
+    if result < 0:
+        raise _last_error()
+    return result
+
+
+def _last_error() -> OSError:
+    number = ctypes.get_errno()
+    return OSError(number, os.strerror(number))
+
+
+def trim_heap() -> None:
+    """Give back what the C library keeps of freed memory, where it knows how to."""
+    trim = getattr(_libc, "malloc_trim", None)  # glibc's
+    if trim is not None:
+        trim(0)
+
+
+def advise_memory(address: int, size: int, advice: int) -> None:
+    """madvise() for memory of our own."""
+    if _madvise(address, size, advice) < 0:
+        raise _last_error()
+
+
+def leave_mount_namespace() -> None:
+    """What is mounted from here on, only this process and its children see; what others mount
+    later still appears here.
+    """
+    if _unshare(_CLONE_NEWNS) < 0 or _mount(None, b"/", None, _MS_REC | _MS_SLAVE, None) < 0:
+        raise _last_error()
+
+
+def mount_tmpfs(path: str, options: str) -> None:
+    """An empty file system in memory."""
+    flags = _MS_NOSUID | _MS_NODEV
+    if _mount(b"tmpfs", os.fsencode(path), b"tmpfs", flags, options.encode()) < 0:
+        raise _last_error()
 
 
 def forbid_inspection() -> None:
@@ -70,6 +125,16 @@ def close_all_but(keep: Iterable[int]) -> None:
         os.closerange(low, descriptor)
         low = descriptor + 1
     os.closerange(low, _descriptor_limit())
+
+
+def empty_input() -> None:
+    """Standard input reads as empty from here on, also where it was closed."""
+    null = os.open(os.devnull, os.O_RDWR)
+    if null == 0:
+        os.set_inheritable(null, True)
+    else:
+        os.dup2(null, 0)
+        os.close(null)
 
 
 def descriptor_soft_limit() -> int:

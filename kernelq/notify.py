@@ -5,12 +5,13 @@ is enough.
 import os
 import socket
 import time
+from collections.abc import MutableMapping
 
 
 class Notifier:
     """The socket that systemd passed, or nothing."""
 
-    def __init__(self, environment: dict[str, str]) -> None:
+    def __init__(self, environment: MutableMapping[str, str]) -> None:
         self._address = environment.pop("NOTIFY_SOCKET", "")
         self.watchdog_ns = _watchdog_ns(environment)
 
@@ -32,7 +33,7 @@ def reloading() -> str:
     return f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}"
 
 
-def _watchdog_ns(environment: dict[str, str]) -> int:
+def _watchdog_ns(environment: MutableMapping[str, str]) -> int:
     """How often to say WATCHDOG=1: half of what systemd grants; 0 for never."""
     period = environment.pop("WATCHDOG_USEC", "")
     owner = environment.pop("WATCHDOG_PID", "")

@@ -10,6 +10,7 @@ left is answered by the core and the workers are ended. A second order ends at o
 """
 
 import os
+import pickle
 import selectors
 import signal
 import time
@@ -19,14 +20,22 @@ from enum import Enum, auto
 from kernelq import linux, log, notify
 from kernelq.binding import Listener
 from kernelq.config import ServerSettings
-from kernelq.control_server import ControlServer, cache_commands
+from kernelq.control_commands import cache_commands, journal_commands, manager_commands
+from kernelq.control_server import ControlServer
+from kernelq.desk import Desk
+from kernelq.endpoints import Endpoint, lend
 from kernelq.errors import FAILED, StartError
-from kernelq.identity import Identity
+from kernelq.identity import Identity, find_readers
 from kernelq.letters import FromService, ToService
 from kernelq.link import Link, link_from
+from kernelq.managed import manager_table
+from kernelq.manager import Manager
+from kernelq.parcel import Receiver
 from kernelq.pool.executor import PoolExecutor
+from kernelq.pool.journal import Journal
 from kernelq.pool.model import Event, Kind
-from kernelq.pool.plan import next_deadline
+from kernelq.pools import Pools
+from kernelq.routing import Routing
 from kernelq.signals import SignalQueue
 
 SECOND = 1_000_000_000
@@ -52,25 +61,31 @@ class Service:
     def __init__(
         self,
         settings: ServerSettings,
-        listeners: Sequence[Listener],
+        endpoints: Sequence[Endpoint],
         control: Listener | None,
         supervisor: Link,
         watchdog_ns: int,
     ) -> None:
         from kernelq._core import Core
 
-        self._settings = settings
-        self._supervisor = supervisor
+        self.settings = settings
+        self.supervisor = supervisor
         self._watchdog_ns = watchdog_ns
         try:
-            self._core = Core(settings.core)
+            self.core = Core(settings.core)
         except (OSError, ValueError) as found:
             raise StartError(f"the core cannot be made: {found}") from None
-        for listener in listeners:
-            self._core.add_listener(listener.socket.detach())
-        self._urls = [listener.url for listener in listeners]
-        self._control = self._make_control(control)
-        self._pool = PoolExecutor(self._core, self, 0, settings.pools[0])
+        self.journal = Journal()
+        self.desk = Desk(self.log)
+        self.pools = Pools(self.core, self, self.journal)
+        self.routing = Routing(self.core, self.pools)
+        for endpoint in endpoints:
+            self.routing.add_listener(endpoint.name, endpoint.listener)
+        self.manager = Manager(self)
+        self._control_socket: Listener | None = None
+        self._control: ControlServer | None = None
+        if control is not None:
+            self._make_control(control)
         self._spawner: Link | None = None
         self._selector = selectors.DefaultSelector()
         self._phase = Phase.SERVING
@@ -78,6 +93,10 @@ class Service:
         self._watchdog_at = 0
         self._is_quiet = False
         self._status = 0
+        self._configuring = Receiver()
+        self._awaited: set[str] = set()  # pools without whose first worker we are not ready
+        self._is_ready = False
+        self.started_at = time.time()
         self._started_ns = time.monotonic_ns()
 
     def run(self) -> int:
@@ -86,35 +105,70 @@ class Service:
         wanted = [signal.SIGTERM, *([signal.SIGUSR2] if stall_seconds else [])]
         ignored = [*_OURS_TO_IGNORE, *([] if stall_seconds else [signal.SIGUSR2])]
         signals = SignalQueue(wanted, ignored)
-        self._core.start()
+        self._register(self.core.event_fd, self._on_core_events)
+        self._register(signals.fileno(), lambda: self._on_signals(signals, stall_seconds))
+        self._register(self.supervisor.fileno(), self._on_supervisor)
+        self._register(self.desk.fileno(), lambda: self.desk.serve(self._errands))
+        self._errands = manager_table(self.manager)
+        self._open_pools()
+        self.routing.publish(self.settings)
+        self.core.start()
         if self._control is not None:
             self._control.start()
-        self._register(signals.fileno(), lambda: self._on_signals(signals, stall_seconds))
-        self._register(self._core.event_fd, self._on_core_events)
-        self._register(self._supervisor.fileno(), self._on_supervisor)
-        self._pool.apply(Event(Kind.START))
+        self._start_pools()
         self._say_start()
+        self._look_if_ready()
         while self._phase is not Phase.OVER:
             self._turn()
+        self.desk.close()
         if self._control is not None:
             self._control.stop()
-        self._core.stop()
+        self.core.stop()
         return self._status
 
-    def _make_control(self, listener: Listener | None) -> ControlServer | None:
-        if listener is None:
-            return None
-        return ControlServer(listener.socket, cache_commands(self._core), self.log)
+    @property
+    def state(self) -> str:
+        """As `kernelq status` says it."""
+        if self._phase is not Phase.SERVING:
+            return "stopping"
+        return self.manager.under_way or ("serving" if self._is_ready else "starting")
 
-    # What the executor asks of its host.
+    @property
+    def is_serving(self) -> bool:
+        return self._phase is Phase.SERVING
+
+    def _open_pools(self) -> None:
+        gives_up = len(self.settings.pools) == 1
+        for settings in self.settings.pools:
+            self.pools.open(settings, gives_up)
+            if settings.auto_start and settings.start_mode == "always_running":
+                self._awaited.add(settings.name)
+
+    def _start_pools(self) -> None:
+        for settings in self.settings.pools:
+            pool = self.pools.find(settings.name)
+            if pool is not None:
+                start_pool(pool)
+
+    def _make_control(self, listener: Listener) -> None:
+        self._control_socket = listener
+        commands = {
+            **cache_commands(self.core),
+            **journal_commands(self.journal),
+            **manager_commands(self.desk),
+        }
+        readers = find_readers(self.settings.control_readers)
+        self._control = ControlServer(listener.socket, commands, self.log, readers=readers)
+
+    # What the pools ask of their owner.
 
     def log(self, level: int, text: str) -> None:
         if not log.is_wanted(level):
             return
         first, *more = log.clean(text).split("\n")
-        self._core.log(level, first)
+        self.core.log(level, first)
         for line in more:
-            self._core.log(level, line)
+            self.core.log(level, line)
 
     def watch(self, link: Link, on_readable: Callable[[], None]) -> None:
         self._register(link.fileno(), on_readable)
@@ -122,28 +176,43 @@ class Service:
     def unwatch(self, link: Link) -> None:
         self._selector.unregister(link.fileno())
 
-    def on_serving(self) -> None:
-        seconds = (time.monotonic_ns() - self._started_ns) / SECOND
-        self.log(log.INFO, f"ready: the first worker serves after {seconds:.2f} s")
-        self._notify("READY=1\nSTATUS=serving")
+    def on_pool_serving(self, pool: PoolExecutor) -> None:
+        self.manager.on_pool_serving(pool)
+        self._awaited.discard(pool.name)
+        self._look_if_ready()
 
-    def on_reloaded(self, is_new: bool) -> None:
-        if is_new:
-            self.log(log.INFO, "reload: the new code serves; the old workers finish and end")
-        self._notify(
-            "READY=1\nSTATUS=" + ("serving" if is_new else "reload failed, old code serves")
-        )
+    def on_pool_reloaded(self, pool: PoolExecutor, outcome: int) -> None:
+        self.manager.on_pool_reloaded(pool, outcome)
 
-    def on_give_up(self, text: str) -> None:
-        self.log(log.ERROR, text)
+    def on_pool_give_up(self, pool: PoolExecutor, text: str) -> None:
+        if self.manager.on_pool_give_up(pool, text):
+            return  # a reload brought it, and takes it back
         self._status = FAILED
         self._phase = Phase.ENDING
-        self._core.begin_shutdown()
-        self._core.set_pool_state("shutdown")  # who waits already is told so
+        self.core.begin_shutdown()
+        for one in self.pools:
+            self.core.set_pool_state(one.number, "shutdown")  # who waits already is told so
+            if one is not pool:
+                one.apply(Event(Kind.STOP_NOW))
 
-    def on_stopped(self) -> None:
-        self._phase = Phase.LAST_ANSWERS
-        self._phase_deadline = time.monotonic_ns() + LAST_ANSWERS_NS
+    def on_pool_stopped(self, pool: PoolExecutor) -> None:
+        if self._phase in (Phase.SERVING, Phase.DELAYING, Phase.FINISHING):
+            self.manager.on_pool_gone(pool)
+        elif all(one.is_gone for one in self.pools):
+            self._phase = Phase.LAST_ANSWERS
+            self._phase_deadline = time.monotonic_ns() + LAST_ANSWERS_NS
+
+    def _look_if_ready(self) -> None:
+        if self._is_ready or self._awaited:
+            return
+        self._is_ready = True
+        seconds = (time.monotonic_ns() - self._started_ns) / SECOND
+        what = "the first worker serves" if self._has_workers() else "workers start on demand"
+        self.log(log.INFO, f"ready: {what} after {seconds:.2f} s")
+        self.notify("READY=1\nSTATUS=serving")
+
+    def _has_workers(self) -> bool:
+        return any(settings.start_mode == "always_running" for settings in self.settings.pools)
 
     # The loop.
 
@@ -152,20 +221,18 @@ class Service:
             if self._is_registered(key.fd):
                 key.data()
         now = time.monotonic_ns()
-        deadline = next_deadline(self._pool.state)
-        if deadline is not None and now >= deadline:
-            self._pool.apply(Event(Kind.TICK))
+        self.pools.tick(now)
         if self._phase_deadline and now >= self._phase_deadline:
             self._phase_deadline = 0
             self._on_phase_deadline()
-        if self._phase is Phase.LAST_ANSWERS and self._is_quiet and self._pool.is_buried:
+        if self._phase is Phase.LAST_ANSWERS and self._is_quiet and self.pools.is_buried:
             self._phase = Phase.OVER
         if self._watchdog_ns and now >= self._watchdog_at:
             self._watchdog_at = now + self._watchdog_ns
-            self._notify("WATCHDOG=1")
+            self.notify("WATCHDOG=1")
 
     def _seconds_to_wait(self) -> float | None:
-        times = [next_deadline(self._pool.state), self._phase_deadline or None]
+        times = [self.pools.next_deadline(), self._phase_deadline or None]
         times.append(self._watchdog_at if self._watchdog_ns else None)
         due = min((when for when in times if when is not None), default=None)
         return None if due is None else max(0, due - time.monotonic_ns()) / SECOND
@@ -178,11 +245,11 @@ class Service:
         return descriptor in self._selector.get_map()
 
     def _on_core_events(self) -> None:
-        for name, worker, _ in self._core.take_events():
+        for name, worker, value in self.core.take_events():
             if name == "quiet":
                 self._on_quiet()
             else:
-                self._pool.on_core_event(name, worker)
+                self.pools.on_core_event(name, worker, value)
 
     def _on_signals(self, signals: SignalQueue, stall_seconds: float) -> None:
         for number in signals.take():
@@ -193,7 +260,7 @@ class Service:
                 time.sleep(stall_seconds)
 
     def _on_supervisor(self) -> None:
-        message = self._supervisor.receive()
+        message = self.supervisor.receive()
         if message is None:
             self._order_stop_now()  # the main process has died: nobody would restart anything
             self._phase = Phase.OVER
@@ -206,15 +273,31 @@ class Service:
             case ToService.STOP_NOW:
                 self._order_stop_now()
             case ToService.RELOAD:
-                self._reload()
+                self.manager.reload_code()
+            case ToService.CONFIGURE:
+                parcel = self._configuring.add(message)
+                if parcel is not None:
+                    # From the process that made us, which is ourselves, with more rights.
+                    settings, names, notes = pickle.loads(parcel[0])
+                    self.manager.begin_reload(settings, names, notes, parcel[1])
+            case ToService.REFUSED:
+                self.manager.refuse_reload(message.text)
             case ToService.REOPEN:
                 self._reopen_log(message.descriptors.pop())
+            case ToService.LEND:
+                lend(self.supervisor, self.routing.sockets(), self._control_socket)
+            case ToService.CONTROL:
+                self._take_control(message.descriptors.pop())
+            case ToService.LEAVE:
+                self._leave(message.text)
+            case ToService.UPGRADE_FAILED:
+                self.manager.upgrade_failed(message.text)
         message.close_descriptors()
 
     def _reopen_log(self, descriptor: int) -> None:
         # Under the same number, so that the core's log thread never sees a closed one.
         try:
-            os.dup2(descriptor, self._settings.core.access_log_fd, inheritable=False)
+            os.dup2(descriptor, self.settings.core.access_log_fd, inheritable=False)
         finally:
             os.close(descriptor)
         self.log(log.INFO, "the access log has been opened again")
@@ -226,7 +309,7 @@ class Service:
             self._on_spawner()  # the old one is dead: what it still said, and its end
         self._spawner = link
         self._register(link.fileno(), self._on_spawner)
-        self._pool.set_spawner(link)
+        self.pools.set_spawner(link)
 
     def _on_spawner(self) -> None:
         assert self._spawner is not None
@@ -238,7 +321,7 @@ class Service:
         if message is None:
             self._drop_spawner()
             return
-        self._pool.on_spawner_message(message)
+        self.pools.on_spawner_message(message)
 
     def _drop_spawner(self) -> None:
         assert self._spawner is not None
@@ -246,33 +329,47 @@ class Service:
         self.unwatch(self._spawner)
         self._spawner.close()
         self._spawner = None
-        self._pool.set_spawner(None)
+        self.pools.set_spawner(None)
 
     # Orders.
-
-    def _reload(self) -> None:
-        if self._phase is Phase.SERVING:
-            self._notify(notify.reloading())
-            self._pool.apply(Event(Kind.RELOAD))
 
     def _order_stop(self) -> None:
         if self._phase is not Phase.SERVING:
             return
-        self._notify("STOPPING=1")
-        delay_ns = self._settings.drain_delay_ns
+        self.manager.cancel("the server ends")
+        self.notify("STOPPING=1")
+        delay_ns = self.settings.drain_delay_ns
         if not delay_ns:
             self._begin_finish()
             return
-        self._core.begin_drain()
+        self.core.begin_drain()
         self.log(log.INFO, f"stopping: not ready any more, serving for {delay_ns / SECOND:g} s")
         self._phase = Phase.DELAYING
         self._phase_deadline = time.monotonic_ns() + delay_ns
 
+    def _leave(self, heiress: str) -> None:
+        """Another main process serves from now on."""
+        self.manager.upgraded(heiress)
+        if self._control is not None:
+            self._control.stop_accepting()
+        if self._phase is Phase.SERVING:
+            self._begin_finish()
+
+    def _take_control(self, descriptor: int) -> None:
+        """The predecessor has let go of the control socket."""
+        import socket
+
+        from kernelq.binding import listener_of
+
+        self._make_control(listener_of(socket.socket(fileno=descriptor)))
+        assert self._control is not None
+        self._control.start()
+
     def _begin_finish(self) -> None:
-        seconds = self._settings.graceful_timeout_ns / SECOND
+        seconds = self.settings.graceful_timeout_ns / SECOND
         self._phase = Phase.FINISHING
-        self._phase_deadline = time.monotonic_ns() + self._settings.graceful_timeout_ns
-        self._core.begin_shutdown()  # first: whoever reads the line may rely on it
+        self._phase_deadline = time.monotonic_ns() + self.settings.graceful_timeout_ns
+        self.core.begin_shutdown()  # first: whoever reads the line may rely on it
         self.log(log.INFO, f"stopping: requests may finish within {seconds:g} s")
 
     def _order_stop_now(self) -> None:
@@ -280,11 +377,11 @@ class Service:
             self._phase = Phase.OVER
             return
         self.log(log.WARNING, "stopping now: what is unfinished is lost")
+        self.manager.cancel("the server ends")
         self._is_quiet = True
         self._phase = Phase.ENDING
         self._phase_deadline = time.monotonic_ns() + 5 * SECOND
-        self._core.set_pool_state("shutdown")
-        self._pool.apply(Event(Kind.STOP_NOW))
+        self._end_pools(Event(Kind.STOP_NOW), "shutdown")
 
     def _on_quiet(self) -> None:
         self._is_quiet = True
@@ -292,7 +389,7 @@ class Service:
             grace_ns = max(0, self._phase_deadline - time.monotonic_ns())
             self._phase = Phase.ENDING
             self._phase_deadline = 0
-            self._pool.apply(Event(Kind.STOP, number=grace_ns))
+            self._end_pools(Event(Kind.SHUTDOWN, number=grace_ns), "")
 
     def _on_phase_deadline(self) -> None:
         if self._phase is Phase.DELAYING:
@@ -300,30 +397,47 @@ class Service:
         elif self._phase is Phase.FINISHING:
             self.log(log.WARNING, "graceful timeout: what is unfinished is given up")
             self._phase = Phase.ENDING
-            self._core.set_pool_state("shutdown")
-            self._pool.apply(Event(Kind.STOP))
+            self._end_pools(Event(Kind.SHUTDOWN), "shutdown")
         else:
+            self._phase = Phase.OVER
+
+    def _end_pools(self, event: Event, state: str) -> None:
+        for pool in self.pools:
+            if state:
+                self.core.set_pool_state(pool.number, state)
+            pool.apply(event)
+        if not len(self.pools):
             self._phase = Phase.OVER
 
     # What is said.
 
-    def _notify(self, text: str) -> None:
-        self._supervisor.try_send(FromService.NOTIFY, text=text)
+    def notify(self, text: str) -> None:
+        self.supervisor.try_send(FromService.NOTIFY, text=text)
+
+    def notify_reloading(self) -> None:
+        self.notify(notify.reloading())
 
     def _say_start(self) -> None:
-        pool = self._settings.pools[0]
-        for url in self._urls:
+        for url in self.routing.urls():
             self.log(log.INFO, f"listening on {url}")
-        how = ", forked from a preloaded process" if pool.preload else ""
-        self.log(
-            log.INFO,
-            f"pool {pool.name}: {pool.application}, {_count(pool.workers, 'worker')} "
-            f"with {_count(pool.threads, 'thread')} each{how}",
-        )
+        for pool in self.settings.pools:
+            names = ", ".join(one.app for one in pool.applications[:3])
+            more = len(pool.applications) - 3
+            names += f" and {more} more" if more > 0 else ""
+            how = ", forked from a preloaded process" if pool.preload else ""
+            self.log(
+                log.INFO,
+                f"pool {pool.name}: {names}, {_count(pool.max_processes, 'worker')} "
+                f"with {_count(pool.core.threads, 'thread')} each{how}",
+            )
         main = os.getppid()
-        self.log(
-            log.INFO, f"stop with Ctrl-C or kill {main}; reload the code with kill -HUP {main}"
-        )
+        what = "read the file again" if self.settings.config_file else "reload the code"
+        self.log(log.INFO, f"stop with Ctrl-C or kill {main}; {what} with kill -HUP {main}")
+
+
+def start_pool(pool: PoolExecutor) -> None:
+    """A new pool: started, or not to be started by itself."""
+    pool.apply(Event(Kind.START if pool.settings.auto_start else Kind.STOP))
 
 
 def _count(number: int, noun: str) -> str:
@@ -332,7 +446,7 @@ def _count(number: int, noun: str) -> str:
 
 def run(
     settings: ServerSettings,
-    listeners: Sequence[Listener],
+    endpoints: Sequence[Endpoint],
     control: Listener | None,
     supervisor: Link,
     identity: Identity,
@@ -349,7 +463,7 @@ def run(
     if not linux.die_with_parent(parent):
         return FAILED
     try:
-        return Service(settings, listeners, control, supervisor, watchdog_ns).run()
+        return Service(settings, endpoints, control, supervisor, watchdog_ns).run()
     except StartError as found:
         log.error(str(found))
         return found.status

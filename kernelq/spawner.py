@@ -11,31 +11,37 @@ users, so that every worker also watches the link over which its letter came. A 
 the workers that a zygote forked; waiting works for them as for its own children.
 """
 
+import contextlib
 import os
+import pickle
 import selectors
 import signal
-import sys
-from collections.abc import Sequence
-from typing import NoReturn
+from collections.abc import Callable, Mapping, Sequence
 
-import kernelq
-from kernelq import linux, log
+from kernelq import launch, linux, log
+from kernelq.actions import Actions
+from kernelq.cgroup import NO_CGROUPS, Cgroups, Group
+from kernelq.children import Child, Zygote
 from kernelq.config import PoolSettings
-from kernelq.errors import FAILED
-from kernelq.identity import Identity, find_identity
+from kernelq.errors import FAILED, StartError
+from kernelq.identity import NOBODY_ELSE, Identity
 from kernelq.letters import (
-    EXIT_ORPHANED,
     SIGNALS_FOR_WORKERS,
+    ActionKind,
     FromSpawner,
     FromZygote,
     ToSpawner,
+    ToTable,
     ToWorker,
     ToZygote,
-    pack_settings,
+    pack_letter,
 )
 from kernelq.link import Link, Message, link_pair
-from kernelq.signals import SignalQueue, restore_defaults
+from kernelq.parcel import Receiver
+from kernelq.pool import probes
+from kernelq.signals import SignalQueue
 from kernelq.status import describe_status
+from kernelq.tmp_folders import TmpFolders
 
 _IGNORED = (
     signal.SIGINT,
@@ -45,58 +51,34 @@ _IGNORED = (
     signal.SIGUSR1,
     signal.SIGUSR2,
 )
-_ROOT = os.path.dirname(os.path.dirname(os.path.abspath(kernelq.__file__)))
 
-# The new interpreter finds this very kernelq, and nothing else by way of it, before the
-# application's directory counts.
-_BOOT = (
-    "import sys; sys.path.insert(0, {root!r}); import kernelq; del sys.path[:{added}]; "
-    "from kernelq.{module} import main; main({descriptor})"
-)
+OVERLAPPING = 2  # processes of a pool beyond its workers and as many that are leaving
 
 
-class Child:
-    """A worker process, or one that is about to be: `pid` is 0 until its zygote has forked it."""
-
-    __slots__ = ("descriptors", "link", "pid", "pool", "zygote")
-
-    def __init__(self, pool: int, link: Link, descriptors: list[int]) -> None:
-        self.pool = pool
-        self.link = link
-        self.descriptors = descriptors
-        self.pid = 0
-        self.zygote: Zygote | None = None
-
-    def close(self) -> None:
-        self.link.close()
-        self.close_descriptors()
-
-    def close_descriptors(self) -> None:
-        while self.descriptors:
-            os.close(self.descriptors.pop())
-
-
-class Zygote:
-    """A process that has loaded one generation of the application, and forks workers from it."""
-
-    __slots__ = ("generation", "is_ended", "link", "pid", "pool")
-
-    def __init__(self, pool: int, generation: int, pid: int, link: Link) -> None:
-        self.pool = pool
-        self.generation = generation
-        self.pid = pid
-        self.link = link
-        self.is_ended = False  # we have killed it, and wait for its death
+ORPHANS_MAX = 4  # of one pool; with one more, the one that was stopped first is killed
 
 
 class Spawner:
     """The spawner's state and its loop."""
 
-    def __init__(self, pools: Sequence[PoolSettings], service: Link) -> None:
-        self._pools = tuple(pools)
-        self._identities = [find_identity(pool.user, pool.group) for pool in pools]
-        self._settings = [pack_settings(pool) for pool in pools]
+    def __init__(
+        self,
+        pools: Mapping[int, PoolSettings],
+        service: Link,
+        table: Link,
+        cgroups: Cgroups = NO_CGROUPS,
+        identity: Identity = NOBODY_ELSE,
+    ) -> None:
+        self._cgroups = cgroups
+        self._actions = Actions(identity)
+        self._current = dict(pools)
+        self._pools = dict(pools)  # these, and those that have processes still
+        self._launches: dict[int, launch.Launch] = {}
+        self._letters: dict[int, int] = {}
+        self._tmp_folders = TmpFolders()
         self._service = service
+        self._table = table
+        self._new_table = Receiver()
         self._children: dict[int, Child] = {}  # by worker
         self._workers: dict[int, int] = {}  # worker by pid
         self._zygotes: dict[int, Zygote] = {}  # by pid
@@ -109,19 +91,55 @@ class Spawner:
     def run(self) -> int:
         """Serve until the service ends; then end every worker."""
         linux.adopt_orphans()
+        self._tmp_folders.sweep()
         self._selector.register(self._service, selectors.EVENT_READ, self._on_service)
-        self._selector.register(self._signals, selectors.EVENT_READ, self._on_signal)
+        self._selector.register(self._signals, selectors.EVENT_READ, self._on_signals)
+        self._selector.register(self._table, selectors.EVENT_READ, self._on_table)
         while self._is_serving:
-            for key, _ in self._selector.select():
-                key.data(key.fileobj)
+            for key, _ in self._selector.select(self._actions.seconds_to_wait()):
+                if self._selector.get_map().get(key.fd) is key:  # not ended in this very turn
+                    key.data()
+            self._actions.end_late()
         self._end_all()
         return self._status
 
+    def _on_table(self) -> None:
+        """The main process, of which this one is a fork, has read its configuration again."""
+        message = self._table.receive()
+        if message is None:
+            self._selector.unregister(self._table)  # it has died; the service's end follows
+            return
+        parcel = self._new_table.add(message) if message.kind == ToTable.POOLS else None
+        message.close_descriptors()
+        if parcel is None:
+            return
+        self._current = pickle.loads(parcel[0])
+        self._pools.update(self._current)
+        self._drop_departed()
+
+    def _drop_departed(self) -> None:
+        """Forget pools that the table names no more, once their last process has gone."""
+        used = {child.pool for child in self._children.values()}
+        used.update(zygote.pool for zygote in self._zygotes.values())
+        for index in {*self._pools} - {*self._current} - used:
+            pool = self._pools.pop(index)
+            self._launches.pop(index, None)
+            if index in self._letters:
+                os.close(self._letters.pop(index))
+            group = self._cgroups.group(pool.name, index)
+            if group is not None:
+                group.remove()
+
+    def _letter_of(self, pool: int) -> int:
+        if pool not in self._letters:
+            self._letters[pool] = pack_letter(self._pools[pool])
+        return self._letters[pool]
+
     # What the service asks.
 
-    def _on_service(self, link: Link) -> None:
+    def _on_service(self) -> None:
         try:
-            message = link.receive()
+            message = self._service.receive()
         except ValueError as found:
             log.error(f"spawner: what the service sent is no message: {found}")
             self._status = FAILED  # the supervisor starts another one
@@ -143,14 +161,30 @@ class Spawner:
                 self._signal(worker, number)
             case ToSpawner.RETIRE, (pool, generation):
                 self._retire(pool, generation)
+            case ToSpawner.ACTION, (pool, kind, pid) if self._may_act(pool, kind, pid):
+                self._actions.start(self._pools[pool], ActionKind(kind), pid)
+            case ToSpawner.SUSPEND, (worker,) if self._runs(worker):
+                self._suspend(self._children[worker])
+            case ToSpawner.THROTTLE, (pool, is_on) if pool in self._pools:
+                self._throttle(self._pools[pool], bool(is_on))
             case _:
                 log.error(f"spawner: refused {message.kind} {message.numbers}")
 
     def _may_start(self, pool: int, worker: int) -> bool:
-        if not 0 <= pool < len(self._pools) or worker in self._children:
+        if pool not in self._pools or worker in self._children:
             return False
-        living = sum(child.pool == pool for child in self._children.values())
-        return living < 2 * self._pools[pool].workers
+        living = sum(
+            child.pool == pool and not child.is_orphan for child in self._children.values()
+        )
+        return living < 2 * self._pools[pool].max_processes + OVERLAPPING
+
+    def _may_act(self, pool: int, kind: int, pid: int) -> bool:
+        if pool not in self._pools:
+            return False
+        if kind == ActionKind.RAPID_FAIL:
+            return pid == 0
+        child = self._children.get(self._workers.get(pid, -1))
+        return kind == ActionKind.ORPHAN and child is not None and child.pool == pool
 
     def _start(self, pool: int, worker: int, generation: int, message: Message) -> None:
         ours, theirs = link_pair()
@@ -159,14 +193,35 @@ class Spawner:
         try:
             if self._pools[pool].preload:
                 child.zygote = self._zygote_for(pool, generation)
-                child.zygote.link.send(ToZygote.FORK, worker, descriptors=[theirs.fileno()])
+                child.tmp_folder = child.zygote.tmp_folder
+                self._tmp_folders.hold(child.tmp_folder)
+                with contextlib.suppress(ConnectionError):  # its burial says why it is dead
+                    child.zygote.link.send(ToZygote.FORK, worker, descriptors=[theirs.fileno()])
             else:
-                self._settle_in(worker, child, self._launch(pool, "worker", theirs))
+                child.pid, child.report, child.tmp_folder = self._launch(pool, "worker", theirs)
+                self._workers[child.pid] = worker
+                self._watch(child.report, lambda: self._on_report(worker, child))
+        except StartError as found:
+            self._fail(worker, str(found))
         except OSError as found:
             log.error(f"spawner: worker {worker} could not be started: {found}")
             self._fail(worker, "")
         finally:
             theirs.close()
+
+    def _on_report(self, worker: int, child: Child) -> None:
+        """The new process runs, or says why it cannot, or has died before it could do either."""
+        self._selector.unregister(child.report)
+        text = launch.read_report(child.report)
+        child.report = -1
+        try:
+            if text is None:
+                self._settle_in(worker, child, child.pid)
+                return
+        except OSError as found:
+            text = f"it could not be announced: {found.strerror}"
+        del self._workers[child.pid]
+        self._fail(worker, text)
 
     def _settle_in(self, worker: int, child: Child, pid: int) -> None:
         """The process exists and is ours: announce it, and hand it its letter."""
@@ -180,16 +235,20 @@ class Spawner:
         self._tell(FromSpawner.STARTED, worker, pid, descriptors=[pidfd])
         os.close(pidfd)
         try:
-            settings = self._settings[child.pool]
-            numbers = (worker, self._pid)
-            child.link.send(ToWorker.LETTER, *numbers, text=settings, descriptors=child.descriptors)
+            descriptors = [self._letter_of(child.pool), *child.descriptors]
+            child.link.send(ToWorker.LETTER, worker, self._pid, descriptors=descriptors)
         except ConnectionError:
             pass  # it has died already; its wait status will say how
         child.close_descriptors()
 
     def _fail(self, worker: int, text: str) -> None:
-        self._children.pop(worker).close()
+        self._forget(worker)
         self._tell(FromSpawner.FAILED, worker, text=text)
+
+    def _forget(self, worker: int) -> None:
+        child = self._children.pop(worker)
+        child.close()
+        self._tmp_folders.release(child.tmp_folder)
 
     def _tell(
         self, kind: int, *numbers: int, text: str = "", descriptors: Sequence[int] = ()
@@ -204,10 +263,47 @@ class Spawner:
         if child is None:
             return  # it has died meanwhile
         if child.pid:
+            if number == signal.SIGSTOP:
+                self._leave_orphan(child)
             os.kill(child.pid, number)
-        elif child.zygote is not None:
+        elif child.zygote is not None and number != signal.SIGSTOP:
             # Its zygote has not come to it: it hangs in the import of the application.
             os.kill(child.zygote.pid, number)
+
+    def _leave_orphan(self, child: Child) -> None:
+        """It is no worker any more, only a process to look into; there may be few of these."""
+        orphans = [
+            one for one in self._children.values() if one.is_orphan and one.pool == child.pool
+        ]
+        child.is_orphan = True
+        if len(orphans) >= ORPHANS_MAX:
+            name = self._pools[child.pool].name
+            log.warning(
+                f"pool {name}: {ORPHANS_MAX} workers left for a debugger: the first is ended"
+            )
+            os.kill(orphans[0].pid, signal.SIGKILL)
+
+    def _runs(self, worker: int) -> bool:
+        child = self._children.get(worker)
+        return child is not None and child.pid != 0 and child.report < 0
+
+    def _suspend(self, child: Child) -> None:
+        """Push out its memory; where that is not ours to do, it is asked to do so itself."""
+        plan = self._launches[child.pool]
+        has_memory = "memory" in self._cgroups.controllers and plan.cgroup
+        is_alone = sum(one.pool == child.pool for one in self._children.values()) == 1
+
+        def push_out() -> None:  # takes as long as the swap device does
+            pushed = probes.suspend(child.pid) is not None
+            if not (has_memory and is_alone and Group(plan.cgroup).reclaim()) and not pushed:
+                child.link.try_send(ToWorker.SUSPEND)
+
+        launch.in_child(push_out, [child.link.fileno()])
+
+    def _throttle(self, pool: PoolSettings, is_on: bool) -> None:
+        group = self._cgroups.group(pool.name, pool.index)
+        if (group is None or not group.throttle(pool.cpu.limit if is_on else 0)) and is_on:
+            log.warning(f"pool {pool.name}: cpu.limit: no control group here to throttle it by")
 
     def _retire(self, pool: int, generation: int) -> None:
         for zygote in self._zygotes.values():
@@ -222,17 +318,25 @@ class Spawner:
                 return zygote
         ours, theirs = link_pair()
         try:
-            pid = self._launch(pool, "zygote", theirs)
-        except OSError:
+            pid, report, folder = self._launch(pool, "zygote", theirs)
+        except (OSError, StartError):
             ours.close()
             raise
         finally:
             theirs.close()
-        zygote = self._zygotes[pid] = Zygote(pool, generation, pid, ours)
+        zygote = self._zygotes[pid] = Zygote(pool, generation, pid, ours, report)
+        zygote.tmp_folder = folder
         ours.set_blocking(False)
-        self._selector.register(ours, selectors.EVENT_READ, lambda _: self._on_zygote(zygote))
-        ours.send(ToWorker.LETTER, 0, self._pid, text=self._settings[pool])
+        self._watch(ours.fileno(), lambda: self._on_zygote(zygote))
+        self._watch(report, lambda: self._on_zygote_report(zygote))
+        with contextlib.suppress(ConnectionError):
+            ours.send(ToWorker.LETTER, 0, self._pid, descriptors=[self._letter_of(pool)])
         return zygote
+
+    def _on_zygote_report(self, zygote: Zygote) -> None:
+        self._selector.unregister(zygote.report)
+        zygote.refusal = launch.read_report(zygote.report) or ""
+        zygote.report = -1
 
     def _on_zygote(self, zygote: Zygote) -> None:
         """One message of a zygote; its code is the application's, so it is not believed."""
@@ -276,101 +380,112 @@ class Spawner:
         """
         if not zygote.is_ended:
             zygote.is_ended = True
-            self._selector.unregister(zygote.link)
+            self._selector.unregister(zygote.link.fileno())
             os.kill(zygote.pid, signal.SIGKILL)
 
-    def _bury_zygote(self, zygote: Zygote, status: int) -> None:
+    def _hear_out(self, zygote: Zygote) -> None:
+        """It has died, and its pid is still its own: what it said before, and its end."""
         while not zygote.is_ended and zygote.link.is_readable():
             self._on_zygote(zygote)
+        if zygote.report >= 0:
+            self._on_zygote_report(zygote)
         self._end_zygote(zygote)
+
+    def _bury_zygote(self, zygote: Zygote, status: int) -> None:
         del self._zygotes[zygote.pid]
         zygote.link.close()
         log.info(f"zygote {zygote.pid} has ended: {describe_status(status)}")
         for worker, child in list(self._children.items()):
             if child.zygote is zygote and not child.pid:
-                self._fail(worker, "")
+                self._fail(worker, zygote.refusal)
+        self._tmp_folders.release(zygote.tmp_folder)
 
     # Deaths.
 
-    def _on_signal(self, signals: SignalQueue) -> None:
-        signals.take()
+    def _on_signals(self) -> None:
+        self._signals.take()
         self._reap()
 
     def _reap(self) -> None:
-        while True:
-            try:
-                pid, status, usage = os.wait4(-1, os.WNOHANG)
-            except ChildProcessError:
-                return
-            if pid == 0:
-                return
+        while (pid := self._next_dead()) is not None:
+            child = self._children.get(self._workers.get(pid, -1))
+            if child is not None and child.report >= 0:
+                self._on_report(self._workers[pid], child)  # while there is a process to announce
+            if pid in self._zygotes:
+                self._hear_out(self._zygotes[pid])
+            _, status, usage = os.wait4(pid, 0)
             if pid in self._zygotes:
                 self._bury_zygote(self._zygotes[pid], status)
+                self._drop_departed()
             elif pid in self._workers:
                 worker = self._workers.pop(pid)
-                self._children.pop(worker).close()
+                self._forget(worker)
+                self._drop_departed()
                 microseconds = int((usage.ru_utime + usage.ru_stime) * 1e6)
                 self._tell(FromSpawner.DIED, worker, status, usage.ru_maxrss, microseconds)
-            # else: an orphan of the application, which became our child when its parent died.
+            else:
+                self._actions.bury(pid, status)
+            # Or it was an orphan of the application, which became our child when its parent died;
+            # or one that could not become a worker; or one that removed a temporary folder.
 
-    def _launch(self, pool: int, module: str, link: Link) -> int:
-        """A new process of the pool that runs `module`'s main with the link; gives its pid."""
-        pid = os.fork()
-        if pid == 0:
-            _become(self._pools[pool], self._identities[pool], self._pid, module, link.fileno())
-        return pid
+    @staticmethod
+    def _next_dead() -> int | None:
+        try:
+            found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            return None
+        return None if found is None else found.si_pid
+
+    def _launch(self, pool: int, module: str, link: Link) -> tuple[int, int, str]:
+        """A new process of the pool that runs `module`'s main with the link: its pid, its report,
+        and its temporary folder. StartError, OSError: there is none.
+        """
+        plan = self._launches.get(pool)
+        # Looked up at the first start; a failure is looked up again, and so is a Python that has
+        # been installed anew.
+        if plan is None or not plan.interpreter.is_current:
+            settings = self._pools[pool]
+            try:
+                group = self._cgroups.make(settings.name, settings.index)
+            except OSError as found:
+                raise StartError(f"pool {settings.name}: cgroup: {found}") from None
+            plan = launch.prepare(settings, group.path if group else "")
+            self._launches[pool] = plan
+            for level, text in plan.notes:
+                log.write(level, f"pool {plan.pool.name}: {text}")
+        folder = self._tmp_folders.make(plan.identity) if plan.needs_tmp_folder else ""
+        try:
+            return *launch.start(plan, module, link, folder), folder
+        except OSError:
+            self._tmp_folders.release(folder)
+            raise
+
+    def _watch(self, descriptor: int, on_readable: Callable[[], None]) -> None:
+        self._selector.register(descriptor, selectors.EVENT_READ, on_readable)
 
     def _end_all(self) -> None:
         for pid in (*self._zygotes, *self._workers):
             os.kill(pid, signal.SIGKILL)
+        self._actions.end_all()
         for child in self._children.values():
             child.close()
         while self._workers or self._zygotes:
             pid, _ = os.wait()
             self._workers.pop(pid, None)
             self._zygotes.pop(pid, None)
+        self._tmp_folders.close()
 
 
-def _become(
-    pool: PoolSettings, identity: Identity, parent: int, module: str, descriptor: int
-) -> NoReturn:
-    """The child's way from fork to exec; the order is explained at the head of this file."""
-    try:
-        restore_defaults()
-        os.setsid()
-        linux.close_all_but([descriptor])
-        linux.set_descriptor_soft_limit(pool.descriptor_limit)
-        identity.assume()
-        identity.set_environment()
-        linux.forbid_new_privileges()
-        if not linux.die_with_parent(parent):
-            os._exit(EXIT_ORPHANED)
-        null = os.open(os.devnull, os.O_RDWR)
-        os.dup2(null, 0)
-        os.set_inheritable(descriptor, True)
-        os.execv(sys.executable, _command(module, descriptor))
-    except BaseException as found:
-        log.error(f"spawner: a {module} could not be started: {found}")
-    os._exit(1)
+def run(
+    pools: Mapping[int, PoolSettings],
+    service: Link,
+    table: Link,
+    cgroups: Cgroups = NO_CGROUPS,
+    identity: Identity = NOBODY_ELSE,
+) -> int:
+    """The spawner process's life: pools by index, which the main process may replace later.
 
-
-def _command(module: str, descriptor: int) -> list[str]:
-    added = 1 if sys.flags.safe_path else 2  # -c puts "" before what _BOOT puts there
-    boot = _BOOT.format(root=_ROOT, added=added, module=module, descriptor=descriptor)
-    return [sys.executable, *_interpreter_options(), "-c", boot]
-
-
-def _interpreter_options() -> list[str]:
-    """The options of this interpreter that a new one shall have too (-O, -W, -X ...)."""
-    if len(sys.orig_argv) == 1:
-        return []
-    import subprocess
-
-    options: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
-    return options
-
-
-def run(pools: Sequence[PoolSettings], service: Link) -> int:
-    """The spawner process's life."""
+    identity: the user that serves, as whom the pools' actions run.
+    """
     linux.name_process("kernelq-spawner")
-    return Spawner(pools, service).run()
+    return Spawner(pools, service, table, cgroups, identity).run()

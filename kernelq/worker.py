@@ -1,8 +1,9 @@
 """The worker process: from its first line to the serving of requests, and its end.
 
-The main thread is the control thread: it loads the application, starts the serving threads, and
-then waits for what others want of it: TERM or the channel's DRAIN (finish, then end), a request for
-the stacks of all threads, the end of the spawner (end at once). It never runs a request.
+The main thread is the control thread: it loads what must be there at once, starts the serving
+threads, and then waits for what others want of it: TERM or the channel's DRAIN (finish, then end),
+a request for the stacks of all threads, the end of the spawner (end at once). It never runs a
+request but those that warm an application up.
 
 Rules: what is imported here is memory in every worker; nothing of the application is imported
 before the process is what it shall be (user, limits, not inspectable).
@@ -12,44 +13,58 @@ import os
 import select
 import signal
 import sys
-from collections.abc import Callable
 from typing import Any, NoReturn
 
 from kernelq import linux, log
-from kernelq.letters import EXIT_ORPHANED, EXIT_REFUSED, Control, ToWorker, unpack_settings
+from kernelq.applications import (
+    Application,
+    enter_directory,
+    load_first,
+    make_applications,
+    warm_up,
+)
+from kernelq.errors import StartError
+from kernelq.letters import EXIT_ORPHANED, EXIT_REFUSED, Control, ToWorker, unpack_letter
 from kernelq.link import Link, Message, link_from
 from kernelq.signals import SignalQueue
 
-Application = Callable[..., Any]
+Applications = dict[int, Application]
 
 
 def main(descriptor: int) -> NoReturn:
-    """A new interpreter's first call: read the letter, load the application, serve."""
+    """A new interpreter's first call: read the letter, load the applications, serve."""
     linux.name_process("kernelq-worker")
     link = link_from(descriptor)
-    letter = read_letter(link)
-    settings = unpack_settings(letter.text)
+    letter, settings = read_letter(link)
     prepare(settings)
     control = link_from(letter.descriptors.pop())
-    application = _load_or_refuse(settings, control)
-    serve(link, control, letter, settings, application)
+    try:
+        applications = load_applications(settings)
+        warm_up(applications.values(), settings)
+    except StartError as found:
+        _refuse(control, found)
+    serve(link, control, letter, settings, applications)
 
 
-def main_forked(link: Link, application: Application) -> NoReturn:
-    """A zygote's child: everything is loaded and prepared, the letter says who we are."""
-    letter = read_letter(link)
+def main_forked(link: Link, applications: Applications) -> NoReturn:
+    """A zygote's child: what is loaded at once is loaded, the letter says who we are."""
+    letter, settings = read_letter(link)
     if not linux.die_with_parent(letter.numbers[1]):
         os._exit(EXIT_ORPHANED)
     control = link_from(letter.descriptors.pop())
-    serve(link, control, letter, unpack_settings(letter.text), application)
+    try:
+        warm_up(applications.values(), settings)
+    except StartError as found:
+        _refuse(control, found)
+    serve(link, control, letter, settings, applications)
 
 
-def read_letter(link: Link) -> Message:
-    """The letter; a process whose spawner has died ends here."""
+def read_letter(link: Link) -> tuple[Message, dict[str, Any]]:
+    """The letter, and the settings in it; a process whose spawner has died ends here."""
     message = link.receive()
-    if message is None or message.kind != ToWorker.LETTER:
+    if message is None or message.kind != ToWorker.LETTER or not message.descriptors:
         os._exit(EXIT_ORPHANED)
-    return message
+    return message, unpack_letter(message.descriptors.pop(0))
 
 
 def prepare(settings: dict[str, Any]) -> None:
@@ -70,21 +85,18 @@ def prepare(settings: dict[str, Any]) -> None:
             stream.reconfigure(line_buffering=True)
 
 
-def load_application(settings: dict[str, Any]) -> Application:
-    """StartError says in words why it cannot be loaded."""
-    from kernelq.application import load, parse_reference
-    from kernelq.errors import StartError
-
-    try:
-        os.chdir(settings["directory"])
-    except OSError as found:
-        raise StartError(f"--chdir: {settings['directory']}: {found.strerror}") from None
-    sys.path.insert(0, settings["directory"])
-    return load(parse_reference(settings["application"]))
+def load_applications(settings: dict[str, Any]) -> Applications:
+    """All of them, those loaded that must be there before READY; StartError says in words why one
+    cannot be.
+    """
+    enter_directory(settings)
+    applications = make_applications(settings)
+    load_first(applications)
+    return applications
 
 
 def serve(
-    link: Link, control: Link, letter: Message, settings: dict[str, Any], application: Application
+    link: Link, control: Link, letter: Message, settings: dict[str, Any], applications: Applications
 ) -> NoReturn:
     """Open the channel, start the serving threads, say READY, and control them until the end."""
     from kernelq._worker import Channel
@@ -92,20 +104,15 @@ def serve(
     signals = SignalQueue([signal.SIGTERM, signal.SIGINT])
     channel = Channel(letter.descriptors)
     letter.descriptors = []
-    channel.serve(application, settings["threads"], settings)
+    channel.serve(applications, settings["threads"], settings)
     channel.ready()
     _control(link, control, signals, channel)
     sys.exit(0)
 
 
-def _load_or_refuse(settings: dict[str, Any], control: Link) -> Application:
-    from kernelq.errors import StartError
-
-    try:
-        return load_application(settings)
-    except StartError as found:
-        control.try_send(Control.REFUSED, text=str(found))
-        os._exit(EXIT_REFUSED)
+def _refuse(control: Link, found: StartError) -> NoReturn:
+    control.try_send(Control.REFUSED, text=str(found))
+    os._exit(EXIT_REFUSED)
 
 
 def _control(link: Link, control: Link, signals: SignalQueue, channel: Any) -> None:
@@ -120,12 +127,22 @@ def _control(link: Link, control: Link, signals: SignalQueue, channel: Any) -> N
                 if channel.wait(0):
                     return
             elif descriptor == link.fileno():
-                os._exit(EXIT_ORPHANED)  # only its end can be read there
+                _obey(link)
             elif descriptor == signals.fileno():
                 if signal.SIGTERM in signals.take():
                     channel.drain()
             elif not _answer(control):
                 poll.unregister(descriptor)
+
+
+def _obey(link: Link) -> None:
+    """A word of the spawner, or its end."""
+    message = link.receive()
+    if message is None or message.kind != ToWorker.SUSPEND:
+        os._exit(EXIT_ORPHANED)
+    from kernelq.pool import probes
+
+    probes.suspend_self()
 
 
 def _reset(descriptor: int) -> None:

@@ -1,5 +1,6 @@
-"""The zygote of a pool (--preload): it loads the application, serves nothing, and forks workers in
-milliseconds.
+"""The zygote of a pool (--preload): it loads what a worker must have before READY, serves nothing,
+and forks workers in milliseconds. Warm-up requests are each worker's own: what they open (a
+connection to a database) must not be shared.
 
 Theory of operation. A worker is forked twice: the process between ends at once, so that the worker
 becomes the spawner's child (its subreaper), who waits for it like for any other and outlives the
@@ -18,7 +19,7 @@ from typing import Any, NoReturn
 
 from kernelq import linux, log, worker
 from kernelq.errors import StartError
-from kernelq.letters import EXIT_ORPHANED, FromZygote, ToZygote, unpack_settings
+from kernelq.letters import EXIT_ORPHANED, FromZygote, ToZygote
 from kernelq.link import Link, Message, link_from
 
 
@@ -26,16 +27,16 @@ def main(descriptor: int) -> NoReturn:
     """A new interpreter's first call."""
     linux.name_process("kernelq-zygote")
     link = link_from(descriptor)
-    settings = unpack_settings(worker.read_letter(link).text)
+    _, settings = worker.read_letter(link)
     worker.prepare(settings)
     try:
-        application = worker.load_application(settings)
+        applications = worker.load_applications(settings)
     except StartError as found:
         _refuse_all(link, str(found))
     _warn_of_threads()
     gc.collect()
     gc.freeze()
-    worker.main_forked(_fork_until_child(link), application)
+    worker.main_forked(_fork_until_child(link), applications)
 
 
 def _refuse_all(link: Link, text: str) -> NoReturn:

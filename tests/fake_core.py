@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import os
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 from kernelq._coretest import RECORDS, FakeCore, control_record, request_record
@@ -116,15 +117,25 @@ class Rig:
         return dispatch
 
 
+def one(application: Any) -> Any:
+    """As Channel.serve() wants it: by number, with a way to load it; or that already."""
+    if isinstance(application, dict):
+        return application
+    return {0: SimpleNamespace(load=lambda: application)}
+
+
 @contextlib.contextmanager
 def served(
-    application: Application, threads: int = 1, settings: Any = None, **options: Any
+    application: Application | dict[int, Any],
+    threads: int = 1,
+    settings: Any = None,
+    **options: Any,
 ) -> Iterator[Rig]:
     """An application, served in this process until the block ends; then drained."""
     core = FakeCore(slots=threads, **options)
     channel = Channel(list(core.worker_fds))
     core.attach()
-    channel.serve(application, threads, settings)
+    channel.serve(one(application), threads, settings)
     channel.ready()
     assert core.wait()[0] == "READY"
     rig = Rig(core, channel)

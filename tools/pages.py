@@ -1,7 +1,9 @@
 """Write the documents that are made from the code: python tools/pages.py
 
 docs/layout.md from kernelq/core/layout.pxd, docs/reasons.md from the rows of
-kernelq/core/reason.pxd, docs/options.md from the table in kernelq/options.py, commands and shapes
+kernelq/core/reason.pxd, docs/options.md from the table in kernelq/options.py, docs/events.md from
+kernelq/pool/events.py and the transitions in kernelq/pool/table.py; what stands below the mark in
+docs/configuration.md, and the JSON Schema, from kernelq/configuration/table.py; commands and shapes
 in docs/control.md from kernelq/protocol.py and kernelq/shapes.py (control_page.py).
 tests/unit/test_docs.py compares.
 """
@@ -14,11 +16,18 @@ from pathlib import Path
 from control_page import control_page
 
 from kernelq import _core
+from kernelq.configuration import table
+from kernelq.configuration.example import schema_text
+from kernelq.configuration.table import Key, Section
 from kernelq.options import OPTIONS
+from kernelq.pool.events import DEBUG, ERROR, EVENTS, INFO, WARNING
+from kernelq.pool.model import Kind, Phase, State
+from kernelq.pool.table import FOLLOWS, TABLE, Row
 
 ROOT = Path(__file__).resolve().parent.parent
 HEADER = ROOT / "kernelq" / "core" / "layout.pxd"
 MADE = "Made by `python tools/pages.py` from {}; do not edit.\n"
+MARK = "<!-- What stands below is made by `python tools/pages.py`; do not edit it. -->\n"
 SIZES = {"uint8_t": 1, "uint16_t": 2, "uint32_t": 4, "uint64_t": 8, "int64_t": 8}
 
 
@@ -129,11 +138,128 @@ def options_page() -> str:
     return "\n".join(page)
 
 
+INSIDE = (Kind.SERVES, Kind.SERVES_NO_MORE, Kind.UNSTARTABLE, Kind.EMPTY)
+LEVELS = {DEBUG: "debug", INFO: "information", WARNING: "warning", ERROR: "error"}
+
+
+def transitions(places: type[Phase] | type[State]) -> Iterator[tuple[list[str], list[str], Row]]:
+    """(places, events, row), what is alike together."""
+    by_row: dict[tuple[Row, str], list[str]] = {}
+    for (place, kind), row in TABLE.items():
+        if isinstance(place, places):
+            by_row.setdefault((row, kind.name), []).append(place.name)
+    by_places: dict[tuple[Row, tuple[str, ...]], list[str]] = {}
+    for (row, kind_name), names in by_row.items():
+        by_places.setdefault((row, tuple(names)), []).append(kind_name)
+    for (row, among), kinds in by_places.items():
+        yield list(among), kinds, row
+
+
+def causes_of(number: int) -> str:
+    """The transitions that may report an event."""
+    found: dict[str, list[str]] = {}
+    for (place, kind), row in TABLE.items():
+        if number in row.reports:
+            found.setdefault(kind.name, []).append(place.name)
+    words = [f"{kind} in {', '.join(places)}" for kind, places in found.items()]
+    if number in FOLLOWS:
+        words.append("what follows")
+    return "; ".join(words)
+
+
+def transitions_table(places: type[Phase] | type[State]) -> Iterator[str]:
+    yield "| in | event | to | then | may report |"
+    yield "| --- | --- | --- | --- | --- |"
+    for among, kinds, row in transitions(places):
+        to = ", ".join(place.name for place in row.to) or "-"
+        reports = ", ".join(str(number) for number in sorted(set(row.reports)))
+        yield f"| {', '.join(among)} | {', '.join(kinds)} | {to} | {row.text} | {reports} |"
+
+
+def events_page() -> str:
+    """What happens to pools and workers, and the state machine that makes it happen."""
+    page = ["# Events\n", MADE.format("kernelq/pool/events.py and kernelq/pool/table.py")]
+    page.append(
+        "What is said of pools and workers, in the log and by `kernelq events`. Ids below 6000 are "
+        "those of WAS (IIS 7 and later), beside them those of IIS 6; from 6000 on they are "
+        "kernelq's own. The words are kernelq's.\n"
+    )
+    page += [
+        "| id | IIS 6 | level | name | text | reported at |",
+        "| ---: " * 2 + "| --- " * 4 + "|",
+    ]
+    for row in EVENTS.values():
+        level = LEVELS[row.level]
+        about = f"{row.id} | {row.iis6 or '-'} | {level} | {row.name} | {row.text}"
+        page.append(f"| {about} | {causes_of(row.id)} |")
+    phases = ", ".join(f"{phase.value} {phase.name}" for phase in Phase)
+    page.append("\n## The pool\n")
+    page.append(f"Phases, with the numbers of IIS's counter: {phases}.\n")
+    page.append(
+        "A pair of phase and event that is not in the table changes nothing: it is about something "
+        "that is over already, or has not begun. An empty `to` means that the phase stays; where "
+        "one is named it may stay, too. "
+        f"{', '.join(kind.name for kind in INSIDE)} come from the plan itself.\n"
+    )
+    page += transitions_table(Phase)
+    page.append("\n## A worker\n")
+    page.append(
+        "TICK comes to a worker when the time limit of its state has passed. A loss counts for the "
+        "back-off and for rapid-fail protection; of a candidate or of a replacement beside workers "
+        "that go on, it is the end of the attempt and no more. ORPHANED is out of the pool.\n"
+    )
+    page += transitions_table(State)
+    page.append("\n## What follows\n")
+    page.append(
+        "After every event, and from the state alone: workers that are missing are started, those "
+        "that are too many leave, the next one that is due is replaced, the core is told what to "
+        f"do with requests. Reports: {', '.join(str(number) for number in sorted(FOLLOWS))}."
+    )
+    return "\n".join(page) + "\n"
+
+
+def configuration_page() -> str:
+    """The head that people have written, and all keys below it."""
+    head, mark, _ = (ROOT / "docs" / "configuration.md").read_text().partition(MARK)
+    assert mark, "docs/configuration.md has lost its mark"
+    page = [head + MARK, "| option | in the file |", "| --- | --- |"]
+    for option in OPTIONS:
+        keys = [f"`{key.name}` in `{heading(where)}`" for where, key in
+                table.key_of_option(option.name)]  # fmt: skip
+        if keys:
+            page.append(f"| `{option.name}` | {', '.join(keys)} |")
+    page.append("")
+    for section in table.SECTIONS:
+        page += [f"## {heading(section)}\n", f"{section.help}\n"]
+        page += ["| key | default | | IIS |", "| --- | --- | --- | --- |"]
+        page += [key_row(key) for key in section.keys]
+        page.append("")
+    return "\n".join(page)
+
+
+def heading(section: Section) -> str:
+    return f"[[{section.name}]]" if section.is_array else f"[{section.name}]"
+
+
+def key_row(key: Key) -> str:
+    default = f"`{key.default}`" if key.default else key.otherwise
+    if key.is_required:
+        default = "needed"
+    text = key.help
+    if key.example and not key.is_required:
+        text += f". Such as `{key.example}`"
+    cells = [f"`{key.name}`", default, text, key.iis]
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+
+
 PAGES: dict[str, Callable[[], str]] = {
     "docs/layout.md": layout_page,
     "docs/reasons.md": reasons_page,
     "docs/options.md": options_page,
     "docs/control.md": control_page,
+    "docs/events.md": events_page,
+    "docs/configuration.md": configuration_page,
+    "kernelq/kernelq.schema.json": schema_text,
 }
 
 

@@ -11,6 +11,7 @@ import io
 import statistics
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 from kernelq._coretest import FakeCore, control_record, request_record
@@ -91,7 +92,7 @@ def batch(application: Application, record: dict[str, Any], count: int) -> float
         data = request_record(dispatch, index % 500, remote_port=port, **record)
         assert core.put(data, ring_it=False)
     core.put(control_record("DRAIN"), ring_it=False)
-    channel.serve(timed, 1)
+    channel.serve({0: SimpleNamespace(load=lambda: timed)}, 1)
     assert channel.wait(60)
     channel.close()
     answer = core.take()

@@ -26,22 +26,42 @@ cdef size_t url_key_put(uint8_t *key, Span url) noexcept nogil:
                          head.query, head.has_query, span_of(key, 0))
 
 
-cdef uint32_t cache_call_flush(Core_ *core, Span prefix, bint is_recursive,
+cdef uint32_t cache_call_flush(Core_ *core, uint32_t pool, Span prefix, bint is_recursive,
                                uint64_t *count) noexcept nogil:
-    # Drops what is stored under an absolute URL ("": everything) and, recursively, below it.
-    # REPLY_*; count: so many entries.
+    # Drops what is stored under an absolute URL ("": everything) and, recursively, below it: of
+    # the applications of one pool, or (POOL_ANY) of all. REPLY_*; count: so many entries.
     cdef uint8_t *key
     cdef size_t bytes = 0
+    cdef uint32_t status = REPLY_DONE
     count[0] = 0
     key = <uint8_t *> malloc(CACHE_KEY_MAX)
     if key == NULL:
         return REPLY_NO_MEMORY
     if prefix.bytes:
         bytes = url_key_put(key, prefix)
-    if bytes != CACHE_KEY_NONE and core.settings.cache_mode != CACHE_OFF:
-        count[0] = store_flush(&core.store, 0, key, <uint32_t> bytes, is_recursive)
+    if bytes == CACHE_KEY_NONE:
+        status = REPLY_INVALID
+    elif core.settings.cache_mode != CACHE_OFF:
+        if pool == POOL_ANY and (is_recursive or prefix.bytes == 0):
+            count[0] = store_flush(&core.store, STORE_ANY, key, <uint32_t> bytes, True)
+        else:
+            status = flush_applications(core, pool, span_of(key, bytes), is_recursive, count)
     free(key)
-    return REPLY_INVALID if bytes == CACHE_KEY_NONE else REPLY_DONE
+    return status
+
+
+cdef uint32_t flush_applications(Core_ *core, uint32_t pool, Span key, bint is_recursive,
+                                 uint64_t *count) noexcept nogil:
+    cdef uint32_t *numbers = NULL
+    cdef uint32_t index
+    cdef int64_t found = core_applications(core, pool, &numbers)
+    if found < 0:
+        return REPLY_NO_MEMORY
+    for index in range(<uint32_t> found):
+        count[0] += store_flush(&core.store, numbers[index], key.at, <uint32_t> key.bytes,
+                                is_recursive)
+    free(numbers)
+    return REPLY_DONE
 
 
 cdef uint32_t cache_call_flush_group(Core_ *core, Span origin, Span name) noexcept nogil:

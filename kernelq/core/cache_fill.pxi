@@ -283,7 +283,7 @@ cdef void cache_ask(Loop *loop, Exchange *exchange, uint32_t vary_bytes) noexcep
         arrivals_push(loop, fill.maker)
         return
     if not exchange.conn.has_fin:
-        conn_start_timer(loop, exchange.conn, waiting_patience_ns(loop))
+        conn_start_timer(loop, exchange.conn, waiting_patience_ns(exchange))
     atomic.tally(&loop.counters[COUNT_CACHE_COLLAPSED], 1)
     exchange.cache_word = CACHED_COLLAPSED
     if state == FILL_STORING:
@@ -291,8 +291,8 @@ cdef void cache_ask(Loop *loop, Exchange *exchange, uint32_t vary_bytes) noexcep
         waiting_on_storing(loop, fill, exchange)
 
 
-cdef inline uint64_t waiting_patience_ns(const Loop *loop) noexcept nogil:
-    cdef uint64_t limit = loop.core.settings.queue_timeout_ns
+cdef inline uint64_t waiting_patience_ns(const Exchange *exchange) noexcept nogil:
+    cdef uint64_t limit = exchange.pool.limits.queue_timeout_ns
     return limit if 0 < limit < WAITING_NS else <uint64_t> WAITING_NS
 
 
@@ -301,8 +301,8 @@ cdef bint store_answers(Loop *loop, const Exchange *exchange, const FieldView *v
     # What came into the store since the look-up; entry: what is there, fresh or not.
     cdef RequestFacts facts
     cdef Span key = image_key(exchange)
-    entry[0] = store_find(&loop.core.store, 0, key.at, <uint32_t> key.bytes, exchange.cache_hash,
-                          view, loop_seconds(loop))
+    entry[0] = store_find(&loop.core.store, exchange.application, key.at, <uint32_t> key.bytes,
+                          exchange.cache_hash, view, loop_seconds(loop))
     if entry[0] == NULL:
         return False
     request_facts_read(view, wall_seconds(), &facts)
@@ -318,7 +318,8 @@ cdef Fill *fill_find(Core_ *core, const FillBucket *bucket, const Exchange *exch
         if (fill.hash == exchange.cache_hash and fill.waiting < FILL_WAITING_MAX
                 and span_is(key, <const char *> fill.key, fill.key_bytes)
                 and fill_fits(fill, exchange, view)
-                and not store_flushed_since(&core.store, 0, fill.hash, fill.serial)):
+                and not store_flushed_since(&core.store, exchange.application, fill.hash,
+                                            fill.serial)):
             return fill
         fill = fill.next
     return NULL
@@ -346,6 +347,8 @@ cdef Fill *fill_begin(Loop *loop, const Exchange *exchange, Entry *stale, uint32
     if fill == NULL:
         return NULL
     maker = exchange_new(loop, NULL)
+    if maker != NULL:
+        exchange_follow_another(loop, maker, exchange)
     if maker == NULL or not image_for_store(maker, exchange, stale):
         if maker != NULL:
             exchange_free(loop, maker)
@@ -494,15 +497,15 @@ cdef void waiting_on_timer(Loop *loop, Exchange *exchange) noexcept nogil:
     # that it will be one to share: then it goes on by itself, beside the others.
     cdef Fill *fill = exchange.fill
     cdef FillBucket *bucket = fill_bucket(loop.core, fill.hash)
-    cdef uint64_t limit = loop.core.settings.queue_timeout_ns
+    cdef uint64_t limit = exchange.pool.limits.queue_timeout_ns
     cdef bint is_known
     if limit and loop.now_ns >= exchange.queued_ns + limit:
         exchange_refuse(loop, exchange, REASON_TIMER_REQUEST_QUEUE)
         return
     # It may have been a probe's (conn_on_half_close).
-    if loop.now_ns < exchange.queued_ns + waiting_patience_ns(loop):
+    if loop.now_ns < exchange.queued_ns + waiting_patience_ns(exchange):
         conn_start_timer(loop, exchange.conn,
-                         exchange.queued_ns + waiting_patience_ns(loop) - loop.now_ns)
+                         exchange.queued_ns + waiting_patience_ns(exchange) - loop.now_ns)
         return
     pthread_mutex_lock(&bucket.lock)
     is_known = fill.stale != NULL or fill.entry != NULL
@@ -641,7 +644,7 @@ cdef bint waiting_is_over(const Loop *loop, const Exchange *exchange, int reason
     # What was asked for waited too long in the request queue: so did this one, about.
     return (reason == REASON_TIMER_REQUEST_QUEUE
             and loop.now_ns + HEALTH_TICK_NS * 2
-            >= exchange.queued_ns + loop.core.settings.queue_timeout_ns)
+            >= exchange.queued_ns + exchange.pool.limits.queue_timeout_ns)
 
 
 cdef void waiting_answer(Loop *loop, Fill *fill, Exchange *exchange, uint8_t state) noexcept nogil:

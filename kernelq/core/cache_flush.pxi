@@ -14,6 +14,7 @@
 from kernelq.core.cache_store cimport (
     FACTS_KEY_BYTES,
     HIT_FOR_MISS_S,
+    STORE_ANY,
     EntryFacts,
     Flush,
     StoreWalk,
@@ -110,7 +111,9 @@ cdef bint store_flushed_since(Store *store, uint32_t application, uint64_t hash_
 
 cdef bint prefix_takes(const Take *take, const Entry *entry) noexcept nogil:
     cdef const uint8_t *key = entry_key(entry)
-    if entry.application != take.application or entry.serial >= take.serial:
+    if take.application != STORE_ANY and entry.application != take.application:
+        return False
+    if entry.serial >= take.serial:
         return False
     if take.bytes == 0:
         return True
@@ -181,6 +184,7 @@ cdef uint64_t store_flush(Store *store, uint32_t application, const uint8_t *pre
                           uint32_t bytes, bint is_recursive) noexcept nogil:
     cdef Take take
     cdef uint64_t count
+    cdef uint32_t index
     if not is_recursive and bytes > 0:
         return store_invalidate(store, application, prefix, bytes,
                                 store_hash(store, application, prefix, bytes))
@@ -191,7 +195,9 @@ cdef uint64_t store_flush(Store *store, uint32_t application, const uint8_t *pre
     take.bytes = bytes
     take.is_recursive = is_recursive
     take.serial = atomic.add(&store.serial, 1)  # SYNC cache-serial
-    serial_raise(&store.flush_serials[application % FLUSH_WORDS], take.serial)
+    for index in range(<uint32_t> FLUSH_WORDS):
+        if application == STORE_ANY or index == application % FLUSH_WORDS:
+            serial_raise(&store.flush_serials[index], take.serial)
     count = store_take(store, &take)
     atomic.add_relaxed(&store.flushes, 1)
     atomic.add_relaxed(&store.flushed, count)

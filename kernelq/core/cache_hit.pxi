@@ -97,8 +97,8 @@ cdef bint cache_look_up(Loop *loop, Conn *conn, const uint8_t *at, const Request
     if not is_trusted:
         view_without_forwarding(loop, &view)
     ticket.serial = store_serial(&loop.core.store, ticket.hash)
-    entry = store_find(&loop.core.store, 0, loop.key, ticket.key_bytes, ticket.hash, &view,
-                       loop_seconds(loop))
+    entry = store_find(&loop.core.store, loop.route.application, loop.key, ticket.key_bytes,
+                       ticket.hash, &view, loop_seconds(loop))
     if entry != NULL and entry_may_answer(loop, entry, &facts, is_trusted, ticket):
         hit_answer(loop, conn, at, head, &facts, entry, ticket)
         return True
@@ -151,7 +151,7 @@ cdef bint cache_key(Loop *loop, Conn *conn, const uint8_t *at, const RequestHead
     if bytes == CACHE_KEY_NONE:
         return False
     ticket.key_bytes = <uint32_t> bytes
-    ticket.hash = store_hash(&loop.core.store, 0, loop.key, bytes)
+    ticket.hash = store_hash(&loop.core.store, loop.route.application, loop.key, bytes)
     return True
 
 
@@ -170,15 +170,7 @@ cdef bint entry_may_answer(Loop *loop, Entry *entry, const RequestFacts *facts, 
     if reuse == REUSE_STALE:
         return True
     return (reuse == REUSE_REVALIDATE and stale_is_allowed_on_error(&entry.facts, facts, age_s)
-            and not pool_is_serving(loop.core))
-
-
-cdef bint pool_is_serving(Core_ *core) noexcept nogil:
-    cdef bint is_serving
-    pthread_mutex_lock(&core.pool.lock)
-    is_serving = core.pool.state == POOL_ONLINE and core.pool.ready_count > 0
-    pthread_mutex_unlock(&core.pool.lock)
-    return is_serving
+            and not pool_is_serving(<Pool *> loop.route.pool))
 
 
 cdef inline bint request_looks_private(const Loop *loop, const RequestHead *head) noexcept nogil:
@@ -200,7 +192,7 @@ cdef void cache_plan(Loop *loop, const RequestHead *head, const RequestFacts *fa
     if entry != NULL:
         ticket.word = CACHED_MISS_REQUEST if is_reload else CACHED_MISS_STALE
     elif loop.core.settings.cache_status and store_has_variants(
-            &loop.core.store, 0, loop.key, ticket.key_bytes, ticket.hash):
+            &loop.core.store, loop.route.application, loop.key, ticket.key_bytes, ticket.hash):
         ticket.word = CACHED_MISS_VARY
     if facts.directives.seen & SAYS_ONLY_IF_CACHED:
         ticket.plan = PLAN_REFUSE

@@ -331,6 +331,7 @@ cdef Exchange *exchange_split(Loop *loop, Exchange *exchange) noexcept nogil:
     cdef size_t bytes = exchange.image_bytes + exchange.key_bytes
     if reader == NULL:
         return NULL
+    exchange_follow_another(loop, reader, exchange)
     reader.image = (&reader.image_inline[0] if bytes <= IMAGE_INLINE_BYTES
                     else <uint8_t *> malloc(bytes))
     if reader.image == NULL:

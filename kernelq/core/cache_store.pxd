@@ -117,6 +117,7 @@ cdef enum:
     SHARDS = 16                    # by the upper bits of the hash
     FLUSHES_KEPT = 64              # a shard remembers so many invalidations of single keys
     FLUSH_WORDS = 64               # by application
+    STORE_ANY = 0xffffffff         # store_flush(): of every application
     VARIANTS_MAX = 32              # of one key
     SEGMENT_BYTES = 65536          # of content whose length is not known, at most
     SEGMENT_BYTES_FIRST = 1024

@@ -12,6 +12,7 @@ from kernelq.trusted import pack_trusted
 
 cdef enum:
     TARGET_SHOWN_MAX = 1024        # bytes of a request target in worker_info()
+    REQUESTS_AT_ONCE = 2048        # most of one pool in requests()
 
 COUNTER_NAMES = (
     "connections", "connections_now", "requests", "answered", "refused", "client_gone",
@@ -22,10 +23,12 @@ COUNTER_NAMES = (
 )
 EVENT_NAMES = (
     "ready", "gone", "unhealthy", "recovered", "hopeless", "timeout", "distrusted", "first_answer",
-    "quiet",
+    "quiet", "demand", "quota",
 )
+POOL_WORDS = ("online", "offline", "shutdown", "disabled")
 WORKER_STATES = ("open", "starting", "ready", "draining", "distrusted", "dead")
-POOL_STATES = {"online": POOL_ONLINE, "offline": POOL_OFFLINE, "shutdown": POOL_SHUTDOWN}
+POOL_STATES = {"online": POOL_ONLINE, "offline": POOL_OFFLINE, "shutdown": POOL_SHUTDOWN,
+               "disabled": POOL_DISABLED}
 
 
 def reasons_table():
@@ -68,7 +71,7 @@ cdef uint32_t power_of_two_below(uint32_t most) noexcept nogil:
 
 
 cdef class Core:
-    """The core of one service process: loops, request queue, workers' channels.
+    """The core of one service process: loops, routes, pools with their queues, workers' channels.
 
     settings: an object with the attributes of kernelq.config.CoreSettings. Raises OSError (no
     descriptors, no memory) and ValueError (a setting that does not fit). Nothing runs before
@@ -95,22 +98,64 @@ cdef class Core:
             free(self.core)
 
     def add_listener(self, int fd):
-        """Take a listening, non-blocking socket. Before start()."""
-        cdef Listener *grown
-        cdef Listener *listener
-        if self.core.is_started:
-            raise RuntimeError("add_listener() after start()")
-        grown = <Listener *> realloc(self.core.listeners,
-                                     sizeof(Listener) * (self.core.listener_count + 1))
-        if grown == NULL:
+        """Take a listening, non-blocking socket: its number, by which routes know it."""
+        cdef Listener *listener = <Listener *> calloc(1, sizeof(Listener))
+        cdef Listener **grown
+        cdef uint32_t index
+        grown = <Listener **> realloc(self.core.listeners,
+                                      sizeof(Listener *) * (self.core.listener_count + 1))
+        if grown != NULL:
+            self.core.listeners = grown
+        if grown == NULL or listener == NULL or self.core.listener_count == ROUTE_LISTENERS_MAX:
+            free(listener)
             raise MemoryError
-        self.core.listeners = grown
-        listener = &grown[self.core.listener_count]
-        memset(listener, 0, sizeof(Listener))
         listener.source.kind = SOURCE_LISTENER
         listener.fd = fd
+        listener.number = self.core.listener_count
+        listener.loops_left = self.core.settings.loop_count
         listener_name(listener)
+        grown[self.core.listener_count] = listener
         self.core.listener_count += 1
+        for index in range(self.core.settings.loop_count):
+            if self.core.is_started:
+                letter_send(&self.core.loops[index].mailbox, LETTER_LISTEN, listener, 0, -1)
+            else:
+                listener_join(&self.core.loops[index], listener)
+        return listener.number
+
+    def remove_listener(self, uint32_t number):
+        """Take what is in its backlog, then close it. Raises ValueError."""
+        cdef uint32_t index
+        if number >= self.core.listener_count:
+            raise ValueError(f"there is no listener {number}")
+        for index in range(self.core.settings.loop_count):
+            letter_send(&self.core.loops[index].mailbox, LETTER_UNLISTEN,
+                        self.core.listeners[number], 0, -1)
+
+    def set_routes(self, rows):
+        """Which pool each request is for, from now on: an iterable of tuples (listener, address,
+        host, prefix, application, pool, site, generation, is enabled), as route_doors.pxi has them.
+        Raises ValueError: two are the same, one is malformed, or names a pool that is not open."""
+        cdef Routes *routes = routes_from(rows)
+        cdef uint32_t index
+        cdef int error
+        for index in range(routes.pool_count):
+            if pool_find(self.core, routes.pools[index].number) == NULL:
+                number = routes.pools[index].number
+                routes_free(routes)
+                raise ValueError(f"there is no pool {number}")
+        with nogil:
+            error = routes_publish(self.core, routes)
+        if error < 0:
+            routes_free(routes)
+            raise MemoryError
+
+    def route(self, uint32_t listener, bytes address, str host, bytes path):
+        """Who would answer: (application, pool, site, prefix), or None. path: as in a URL; address:
+        the connection's own, b"" or 4 or 16 bytes. Raises ValueError."""
+        if self.core.routes == NULL:
+            return None
+        return routes_match(self.core.routes.routes, listener, address, host.encode(), path)
 
     def start(self):
         """Start the loop, helper and log threads."""
@@ -135,18 +180,102 @@ cdef class Core:
             events.append((EVENT_NAMES[event.kind], event.worker, event.value))
         return events
 
-    def channel_open(self):
-        """Make a worker's channel: (worker number, descriptors to pass to it).
+    def pool_open(self, settings):
+        """A new pool: its number, which is never used again. settings: an object with the
+        attributes of kernelq.config.CorePoolSettings. Raises ValueError."""
+        cdef PoolLimits limits
+        cdef Pool *pool
+        limits_fill(&limits, settings)
+        pool = pool_new(self.core, &limits)
+        if pool == NULL:
+            raise ValueError(f"there are {POOLS_MAX} pools already, or no memory")
+        return pool.number
+
+    cdef Pool *pool(self, uint32_t number) except NULL:
+        cdef Pool *pool = pool_find(self.core, number)
+        if pool == NULL:
+            raise KeyError(f"no pool {number}")
+        return pool
+
+    def pool_change(self, uint32_t number, settings):
+        """New limits; threads are those of workers that are opened later. Raises ValueError."""
+        cdef Pool *pool = self.pool(number)
+        cdef PoolLimits limits
+        limits_fill(&limits, settings)
+        pthread_mutex_lock(&pool.lock)
+        pool.limits = limits
+        pthread_mutex_unlock(&pool.lock)
+
+    def pool_close(self, uint32_t number):
+        """It is gone: ValueError while it has workers or requests, or routes lead to it."""
+        cdef Pool *pool = self.pool(number)
+        cdef uint32_t workers, queued
+        pthread_mutex_lock(&pool.lock)
+        workers = pool.worker_count
+        queued = pool.queued
+        pthread_mutex_unlock(&pool.lock)
+        if workers or queued or routes_name(self.core, pool):
+            raise ValueError(f"pool {number} has {workers} workers, {queued} requests, "
+                             f"{'' if routes_name(self.core, pool) else 'no '}routes")
+        with nogil:
+            pool_close(self.core, pool)
+
+    def pool_info(self, uint32_t number):
+        """State, queue and counts of a pool: a dict."""
+        cdef Pool *pool = self.pool(number)
+        cdef PoolFigures seen
+        pool_figures(pool, &seen)
+        return {
+            "state": POOL_WORDS[seen.state],
+            "queued": seen.queued,
+            "queue_length": seen.queue_length,
+            "oldest_ns": seen.oldest_ns,
+            "ready": seen.ready,
+            "executing": seen.executing,
+            "peak": seen.peak,
+            "arrived": seen.arrived,
+            "answered": seen.answered,
+            "rejected": seen.rejected,
+            "redispatched": seen.redispatched,
+            "last_activity_ns": seen.active_ns,
+        }
+
+    def pool_take_peak(self, uint32_t number):
+        """Most requests queued and executing at a time since the last call."""
+        cdef Pool *pool = self.pool(number)
+        cdef uint32_t peak
+        pthread_mutex_lock(&pool.lock)
+        peak = pool.peak
+        pool.peak = pool.queued + pool.executing
+        pthread_mutex_unlock(&pool.lock)
+        return peak
+
+    def pool_await_demand(self, uint32_t number, int64_t wait_ns):
+        """Have the event "demand" (value: the pool) posted, once, when requests wait and no worker
+        is ready, or (wait_ns > 0) one has waited so long. wait_ns < 0: not any more."""
+        cdef Pool *pool = self.pool(number)
+        with nogil:
+            pool_await_demand(self.core, pool, wait_ns)
+
+    def requests(self, Py_ssize_t most, int64_t number=-1):
+        """What waits and what is executed now, of all pools or of one, the oldest first in each: at
+        most so many dicts."""
+        return requests_listed(self.core, most, number)
+
+    def channel_open(self, uint32_t pool_number, uint64_t generation):
+        """Make the channel of a worker of this pool: (worker number, descriptors to pass to it).
+        generation: only requests whose route has no larger one are dispatched to it.
 
         The descriptors, in the order of kernelq._worker.CHANNEL_FDS, are the caller's to pass on
         and close. Raises OSError.
         """
+        cdef Pool *pool = self.pool(pool_number)
         cdef Worker *worker = NULL
         cdef int side_end = -1
         cdef int error
         cdef uint32_t index
         with nogil:
-            error = worker_open(self.core, &worker, &side_end)
+            error = worker_open(self.core, pool, generation, &worker, &side_end)
         if error < 0:
             raise OSError(-error, "cannot open a worker's channel")
         fds = [fd_copy(worker.core_fd), fd_copy(worker.worker_fd), side_end]
@@ -171,6 +300,20 @@ cdef class Core:
         if error < 0:
             raise MemoryError
 
+    def worker_quota(self, uint32_t number, uint64_t requests):
+        """Have the event "quota" posted when it has answered so many requests; 0: never."""
+        cdef Worker *worker = self.find(number)
+        pthread_mutex_lock(&worker.pool.lock)
+        worker.quota = requests
+        pthread_mutex_unlock(&worker.pool.lock)
+
+    def worker_abandon(self, uint32_t number):
+        """Its process is stopped and left to a debugger: treat it as if it had died. The event
+        "gone" follows."""
+        cdef Worker *worker = self.find(number)
+        with nogil:
+            worker_abandon(self.core, worker)
+
     def worker_drain(self, uint32_t number):
         """Dispatch nothing more to it, take back what it has not started, tell it to finish."""
         cdef Worker *worker = self.find(number)
@@ -193,10 +336,10 @@ cdef class Core:
         cdef WorkerFigures seen
         cdef InHand inhand
         executing = []
-        for index in range(self.core.settings.place_count):
-            if inhand_read(self.core, worker, index, &inhand):
+        for index in range(worker.place_count):
+            if inhand_read(worker, index, &inhand):
                 executing.append(inhand_info(&inhand))
-        worker_figures(self.core, worker, &seen)
+        worker_figures(worker, &seen)
         for index in range(min(seen.casualty_count, <uint32_t> CASUALTIES_MAX)):
             executing.append(casualty_info(&seen.casualties[index]))
         return {
@@ -208,22 +351,23 @@ cdef class Core:
             "latency_ns": seen.latency_ns,
             "executing": executing,
             "casualties": seen.casualty_count,
+            "pool": worker.pool.number,
+            "generation": worker.generation,
         }
 
-    def set_pool_state(self, str state):
-        """Say what becomes of requests: "online": they are queued; "offline": they get 503
-        AppOffline, also those that are queued; "shutdown": new ones get 503 AppShutdown."""
+    def set_pool_state(self, uint32_t number, str state):
+        """Say what becomes of requests: "online": they are queued; "offline", "disabled" and
+        "shutdown": they get 503 AppOffline, Disabled or AppShutdown, also those that are queued."""
+        cdef Pool *pool = self.pool(number)
         if state not in POOL_STATES:
             raise ValueError(f"pool state {state!r}: must be one of {', '.join(POOL_STATES)}")
         cdef uint8_t value = POOL_STATES[state]
         with nogil:
-            pool_set_state(self.core, value)
+            pool_set_state(self.core, pool, value)
 
     def begin_drain(self):
         """The readiness probe turns 503; everything else goes on."""
-        pthread_mutex_lock(&self.core.pool.lock)
-        self.core.is_draining = True
-        pthread_mutex_unlock(&self.core.pool.lock)
+        atomic.store_relaxed_u32(&self.core.is_draining, 1)  # relaxed: seen by the next probe
 
     def begin_shutdown(self):
         """Accept what is in the backlog, close the listeners, finish. The event "quiet" says when
@@ -267,15 +411,17 @@ cdef class Core:
 
     def stats(self):
         """The counters, summed over the loops, and the queue's figures: a dict of ints."""
-        cdef uint32_t index, queued, ready_count
-        cdef uint64_t service_ns
+        cdef uint32_t index
+        cdef PoolFigures seen
         figures = {name: core_count(self.core, index) for index, name in enumerate(COUNTER_NAMES)}
-        pthread_mutex_lock(&self.core.pool.lock)
-        queued = self.core.pool.queued
-        ready_count = self.core.pool.ready_count
-        service_ns = self.core.pool.service_ns
-        pthread_mutex_unlock(&self.core.pool.lock)
-        figures.update(queued=queued, workers_ready=ready_count, service_ns=service_ns)
+        figures.update(queued=0, workers_ready=0, service_ns=0)
+        for index in range(self.core.pools_high):
+            if self.core.pools[index] == NULL:
+                continue
+            pool_figures(self.core.pools[index], &seen)
+            figures["queued"] += seen.queued
+            figures["workers_ready"] += seen.ready
+            figures["service_ns"] = max(figures["service_ns"], seen.service_ns)
         figures.update(cache_figures(self.core))
         if bug.DEBUG:
             figures["turn_ns_max"] = turn_ns_max(self.core)
@@ -324,8 +470,8 @@ cdef struct WorkerFigures:         # of a Worker, what is guarded by the pool's 
     Casualty casualties[CASUALTIES_MAX]
 
 
-cdef void worker_figures(Core_ *core, const Worker *worker, WorkerFigures *seen) noexcept nogil:
-    pthread_mutex_lock(&core.pool.lock)
+cdef void worker_figures(const Worker *worker, WorkerFigures *seen) noexcept nogil:
+    pthread_mutex_lock(&worker.pool.lock)
     seen.pid = worker.pid
     seen.state = worker.state
     seen.is_unhealthy = worker.is_unhealthy
@@ -334,36 +480,151 @@ cdef void worker_figures(Core_ *core, const Worker *worker, WorkerFigures *seen)
     seen.served = worker.served
     seen.latency_ns = worker.latency_ns
     memcpy(seen.casualties, worker.casualties, sizeof(seen.casualties))
-    pthread_mutex_unlock(&core.pool.lock)
+    pthread_mutex_unlock(&worker.pool.lock)
+
+
+cdef struct PoolFigures:           # of a Pool, copied under its lock
+    uint8_t state
+    uint32_t queued, queue_length, ready, executing, peak
+    uint64_t arrived, answered, rejected, redispatched
+    uint64_t active_ns, oldest_ns, service_ns
+
+
+cdef void pool_figures(Pool *pool, PoolFigures *seen) noexcept nogil:
+    cdef const Exchange *oldest
+    cdef uint64_t now_ns = linux.now_ns()
+    pthread_mutex_lock(&pool.lock)
+    oldest = pool_oldest(pool)
+    seen.state = pool.state
+    seen.queued = pool.queued
+    seen.queue_length = pool.limits.queue_length
+    seen.ready = pool.ready_count
+    seen.executing = pool.executing
+    seen.peak = pool.peak
+    seen.arrived = pool.arrived
+    seen.answered = pool.answered
+    seen.rejected = pool.rejected
+    seen.redispatched = pool.redispatched
+    seen.active_ns = pool.active_ns
+    seen.service_ns = pool.service_ns
+    seen.oldest_ns = now_ns - min(now_ns, oldest.queued_ns) if oldest != NULL else 0
+    pthread_mutex_unlock(&pool.lock)
 
 
 cdef struct InHand:                # a request in a worker's place, copied
-    uint8_t text[METHOD_BYTES_MAX + ADDRESS_TEXT_MAX + TARGET_SHOWN_MAX]
-    uint32_t method_bytes, target_bytes, remote_bytes
+    uint8_t text[METHOD_BYTES_MAX + ADDRESS_TEXT_MAX + TARGET_SHOWN_MAX + ROUTE_NAME_MAX]
+    uint32_t method_bytes, target_bytes, remote_bytes, host_bytes
+    uint32_t application
+    int64_t worker                 # its number; -1: queued
     uint64_t handed_ns
+    uint64_t arrived_ns
     bint is_started
 
 
-cdef bint inhand_read(Core_ *core, Worker *worker, uint32_t index, InHand *seen) noexcept nogil:
-    # False: nothing is in this place.
-    cdef const Place *place = &worker.places[index]
+cdef void inhand_copy(const Exchange *exchange, InHand *seen) noexcept nogil:
+    # Under its pool's lock.
     cdef Span method, remote, target
+    cdef Span host = image_field(exchange, FIELD_HOST)
     cdef uint8_t *at = seen.text
-    pthread_mutex_lock(&core.pool.lock)
-    if place.exchange == NULL:
-        pthread_mutex_unlock(&core.pool.lock)
-        return False
-    image_line(place.exchange, &method, &remote, &target)
+    image_line(exchange, &method, &remote, &target)
     seen.method_bytes = span_cut(&method, METHOD_BYTES_MAX)
     seen.target_bytes = span_cut(&target, TARGET_SHOWN_MAX)
     seen.remote_bytes = span_cut(&remote, ADDRESS_TEXT_MAX)
+    seen.host_bytes = span_cut(&host, ROUTE_NAME_MAX)
     at = span_put(at, method)
     at = span_put(at, target)
-    span_put(at, remote)
+    at = span_put(at, remote)
+    span_put(at, host)
+    seen.application = exchange.application
+    seen.arrived_ns = exchange.arrived_ns
+    seen.worker = -1
+    seen.is_started = False
+
+
+cdef bint inhand_read(Worker *worker, uint32_t index, InHand *seen) noexcept nogil:
+    # False: nothing is in this place.
+    cdef const Place *place = &worker.places[index]
+    pthread_mutex_lock(&worker.pool.lock)
+    if place.exchange == NULL:
+        pthread_mutex_unlock(&worker.pool.lock)
+        return False
+    inhand_copy(place.exchange, seen)
     seen.handed_ns = place.handed_ns
     seen.is_started = place_is_started(worker, index)
-    pthread_mutex_unlock(&core.pool.lock)
+    seen.worker = worker.number
+    pthread_mutex_unlock(&worker.pool.lock)
     return True
+
+
+cdef uint32_t pool_requests(Pool *pool, InHand *seen, uint32_t most) noexcept nogil:
+    # Copies of what is in its workers' hands and in its queue: how many.
+    cdef uint32_t count = 0
+    cdef uint32_t index
+    cdef Worker *worker
+    cdef const Exchange *exchange
+    pthread_mutex_lock(&pool.lock)
+    worker = pool.workers
+    while worker != NULL:
+        for index in range(worker.place_count):
+            if worker.places[index].exchange != NULL and count < most:
+                inhand_copy(worker.places[index].exchange, &seen[count])
+                seen[count].handed_ns = worker.places[index].handed_ns
+                seen[count].is_started = place_is_started(worker, index)
+                seen[count].worker = worker.number
+                count += 1
+        worker = worker.next
+    exchange = pool.suspects_first if pool.suspects_first != NULL else pool.first
+    while exchange != NULL and count < most:
+        inhand_copy(exchange, &seen[count])
+        count += 1
+        exchange = (pool.first if exchange.next == NULL and exchange.is_suspect
+                    else exchange.next)
+    pthread_mutex_unlock(&pool.lock)
+    return count
+
+
+cdef list requests_listed(Core_ *core, Py_ssize_t most, int64_t number):
+    cdef InHand *seen
+    cdef Pool *pool
+    cdef uint32_t slot, index, count
+    cdef uint64_t now_ns
+    listed = []
+    seen = <InHand *> malloc(REQUESTS_AT_ONCE * sizeof(InHand))
+    if seen == NULL:
+        raise MemoryError
+    for slot in range(core.pools_high):
+        pool = core.pools[slot]
+        if pool == NULL or len(listed) >= most or (number >= 0 and pool.number != number):
+            continue
+        count = min(<uint32_t> (most - len(listed)), <uint32_t> REQUESTS_AT_ONCE)
+        with nogil:
+            count = pool_requests(pool, seen, count)
+        now_ns = linux.now_ns()
+        found = [request_info(&seen[index], pool.number, now_ns) for index in range(count)]
+        listed += sorted(found, key=request_age, reverse=True)
+    free(seen)
+    return listed
+
+
+def request_age(request):
+    return request["elapsed_ns"]
+
+
+cdef dict request_info(const InHand *seen, uint32_t pool, uint64_t now_ns):
+    cdef const uint8_t *host = (seen.text + seen.method_bytes + seen.target_bytes
+                                + seen.remote_bytes)
+    request = inhand_info(seen)
+    return {
+        "pool": pool,
+        "application": seen.application,
+        "worker": seen.worker,
+        "state": "queued" if seen.worker < 0 else "executing",
+        "method": request["method"],
+        "target": request["target"],
+        "client": request["client"],
+        "host": host[:seen.host_bytes].decode("latin-1"),
+        "elapsed_ns": now_ns - min(now_ns, seen.arrived_ns),
+    }
 
 
 cdef dict inhand_info(const InHand *seen):
@@ -443,21 +704,13 @@ cdef settings_fill(Core_ *core, given):
     cdef Settings *settings = &core.settings
     if not 1 <= given.loops <= LOOPS_MAX:
         raise ValueError(f"loops: {given.loops} is not in 1..{LOOPS_MAX}")
-    if not 1 <= given.threads <= PLACES_MAX - PREFETCH_MAX:
-        raise ValueError(f"threads: {given.threads} is not in 1..{PLACES_MAX - PREFETCH_MAX}")
     settings.loop_count = given.loops
-    settings.slot_count = given.threads
-    settings.place_count = given.threads + PREFETCH_MAX
     settings.ring_bytes = power_of_two_below(
         max(RING_BYTES_MIN, min(RING_BYTES_MAX, RING_BYTES_ALL // given.loops)))
-    settings.queue_length = given.queue_length
-    settings.queue_timeout_ns = given.queue_timeout_ns
-    settings.request_timeout_ns = given.request_timeout_ns
     settings.idle_timeout_ns = given.idle_timeout_ns
     settings.header_timeout_ns = given.header_timeout_ns
     settings.entity_timeout_ns = given.entity_timeout_ns
     settings.min_send_rate = given.min_send_rate
-    settings.ping_response_ns = given.ping_response_time_ns
     settings.field_length = given.max_field_length
     settings.request_bytes = given.max_request_bytes
     settings.target_bytes = given.max_target_bytes
@@ -471,8 +724,6 @@ cdef settings_fill(Core_ *core, given):
     settings.content_window = CONTENT_WINDOW
     settings.is_streamed = choose("content_mode", given.content_mode, ("held", "streamed")) == 1
     settings.half_close = choose("half_close", given.half_close, ("probe", "answer", "drop"))
-    settings.redispatch = choose("redispatch", given.redispatch, ("idempotent", "always", "never"))
-    settings.redispatch_limit = given.redispatch_limit
     settings.keep_alive = given.keep_alive
     settings.connection_limit = given.max_connections or connection_limit_default()
     settings.log_level = given.log_level
@@ -496,6 +747,24 @@ cdef settings_fill(Core_ *core, given):
         raise MemoryError
     if trusted_init(core.trusted, packed, len(packed)) < 0:
         raise ValueError(f"trusted: {given.trusted!r} cannot be used")
+
+
+cdef limits_fill(PoolLimits *limits, given):
+    memset(limits, 0, sizeof(PoolLimits))
+    if not 1 <= given.threads <= PLACES_MAX - PREFETCH_MAX:
+        raise ValueError(f"threads: {given.threads} is not in 1..{PLACES_MAX - PREFETCH_MAX}")
+    limits.slot_count = given.threads
+    limits.place_count = given.threads + PREFETCH_MAX
+    limits.queue_length = given.queue_length
+    limits.queue_timeout_ns = given.queue_timeout_ns
+    limits.request_timeout_ns = given.request_timeout_ns
+    limits.ping_response_ns = given.ping_response_time_ns
+    limits.redispatch = choose("redispatch", given.redispatch, ("idempotent", "always", "never"))
+    limits.redispatch_limit = given.redispatch_limit
+    limits.refuses_by_reset = given.refuses_by_reset
+    limits.is_needed = given.is_needed
+    copy_text("name", given.name, limits.name, sizeof(limits.name))
+    limits.name_bytes = <uint16_t> strlen(limits.name)
 
 
 cdef cache_settings_fill(Settings *settings, given):

@@ -55,6 +55,8 @@ cdef void exchange_free_unless_held(Loop *loop, Exchange *exchange) noexcept nog
 
 cdef void exchange_free(Loop *loop, Exchange *exchange) noexcept nogil:
     bug.BUG_ON(exchange_is_held(exchange) or exchange.fill != NULL)
+    if exchange.pool != NULL:
+        pool_let_go(loop, exchange.pool)
     exchange_drop_content(loop, exchange)
     exchange_unpin(loop.core, exchange)
     fd_discard(loop.core, exchange.file_fd)
@@ -84,24 +86,15 @@ cdef void exchange_drop_content(Loop *loop, Exchange *exchange) noexcept nogil:
 cdef Worker *exchange_leave(Loop *loop, Exchange *exchange) noexcept nogil:
     # Its client has gone, or was answered in its place: out of the queue, back from a worker that
     # has not started it, and known as orphaned to one that has; gives that one.
-    cdef Pool *pool = &loop.core.pool
-    cdef Worker *worker
+    cdef Worker *worker = NULL
     cdef int reason = REASON_CLIENT_RESET
     cdef Worker *executing = NULL
     if exchange.fill != NULL and not exchange.is_maker:
         executing = fill_leave(loop, exchange)
-    pthread_mutex_lock(&pool.lock)
-    worker = exchange.worker
-    if exchange.state == EXCHANGE_QUEUED:
-        queue_unlink(pool, exchange)
-        suspect_release(pool, exchange)
-        exchange.state = EXCHANGE_DONE
-    elif worker != NULL:
-        if place_revoke(loop, worker, exchange.place) != NULL:
-            worker = NULL
-        else:
+    if exchange.pool != NULL:
+        worker = exchange_take_back(loop, exchange)
+        if worker != NULL:
             reason = REASON_CONNECTION_DROPPED
-    pthread_mutex_unlock(&pool.lock)
     if worker != NULL:
         executing = worker
     if exchange.status != 0 or executing != NULL:
@@ -117,6 +110,22 @@ cdef Worker *exchange_leave(Loop *loop, Exchange *exchange) noexcept nogil:
                   worker.places[exchange.place].dispatch, 0)
     exchange_free_unless_held(loop, exchange)
     return executing
+
+
+cdef Worker *exchange_take_back(Loop *loop, Exchange *exchange) noexcept nogil:
+    # Out of the queue, or back from a worker that has not started it; gives one that has.
+    cdef Pool *pool = exchange.pool
+    cdef Worker *worker
+    pthread_mutex_lock(&pool.lock)
+    worker = exchange.worker
+    if exchange.state == EXCHANGE_QUEUED:
+        queue_unlink(pool, exchange)
+        suspect_release(pool, exchange)
+        exchange.state = EXCHANGE_DONE
+    elif worker != NULL and place_revoke(loop, worker, exchange.place) != NULL:
+        worker = NULL
+    pthread_mutex_unlock(&pool.lock)
+    return worker
 
 
 cdef void arrivals_unlink(Loop *loop, Exchange *exchange) noexcept nogil:
@@ -137,9 +146,11 @@ cdef void arrivals_unlink(Loop *loop, Exchange *exchange) noexcept nogil:
 cdef bint exchange_is_away(Loop *loop, const Exchange *exchange) noexcept nogil:
     # In a worker's place, or (another loop may have taken it back this very moment) in the queue.
     cdef bint is_away
-    pthread_mutex_lock(&loop.core.pool.lock)
+    if exchange.pool == NULL:
+        return False
+    pthread_mutex_lock(&exchange.pool.lock)
     is_away = exchange.worker != NULL or exchange.state == EXCHANGE_QUEUED
-    pthread_mutex_unlock(&loop.core.pool.lock)
+    pthread_mutex_unlock(&exchange.pool.lock)
     return is_away
 
 
@@ -183,6 +194,20 @@ cdef void exchange_refuse(Loop *loop, Exchange *exchange, int reason) noexcept n
     answer_with_text(loop, conn, is_head, is_11, status, reasons[reason].text)
 
 
+cdef void exchange_reset(Loop *loop, Exchange *exchange, int reason) noexcept nogil:
+    # A refusal without an answer: the client sees the connection end.
+    cdef Conn *conn = exchange.conn
+    log_exchange(loop, LOG_WARNING, exchange, reason, NULL)
+    atomic.tally(&loop.reasons[reason], 1)
+    atomic.tally(&loop.counters[COUNT_REFUSED], 1)
+    exchange.is_refused = True
+    exchange.status = STATUS_NONE
+    log_access(loop, conn, exchange)
+    conn.exchange = NULL
+    exchange_leave(loop, exchange)
+    conn_reset(loop, conn)
+
+
 cdef inline bint exchange_owes(const Exchange *exchange) noexcept nogil:
     # Content of a file or of a cached entry that the client has not got.
     return exchange.file_left > 0 or (exchange.entry != NULL and (
@@ -223,8 +248,16 @@ cdef void request_accept(Loop *loop, Conn *conn, const uint8_t *at,
     cdef Exchange *exchange
     cdef Ticket ticket
     cdef int reason
+    cdef bint is_probe = loop.core.settings.health_path_bytes and head_is_probe(loop, head)
     memset(&ticket, 0, sizeof(ticket))
-    if not cache_concerns(loop, head):
+    reason = REASON_NONE if is_probe else request_route(loop, conn, head)
+    if reason != REASON_NONE:
+        log_head(loop, conn, head, reason)
+        conn_refuse_logged(loop, conn, reason, head.method_id == METHOD_HEAD)
+        return
+    if is_probe or not loop.route.is_enabled:
+        ticket.word = CACHED_NONE
+    elif not cache_concerns(loop, head):
         ticket.word = CACHED_METHOD if loop.core.settings.cache_mode != CACHE_OFF else CACHED_NONE
     elif cache_look_up(loop, conn, at, head, &ticket) and not ticket.is_behind:
         return
@@ -234,9 +267,12 @@ cdef void request_accept(Loop *loop, Conn *conn, const uint8_t *at,
             conn_refuse(loop, conn, REASON_MEMORY)
         return
     if ticket.is_behind:
+        exchange_follow(loop, exchange, &loop.route)
         request_repeat(loop, conn, exchange, at, head, &ticket)
         return
     conn.exchange = exchange
+    if not is_probe:
+        exchange_follow(loop, exchange, &loop.route)
     exchange.is_11 = head.version_minor == 1
     exchange.is_head = head.method_id == METHOD_HEAD
     exchange.is_idempotent = method_is_idempotent(head.method_id)
@@ -259,9 +295,11 @@ cdef void request_accept(Loop *loop, Conn *conn, const uint8_t *at,
         else:
             exchange_refuse(loop, exchange, reason)
         return
-    if loop.core.settings.health_path_bytes and request_is_probe(loop, conn, exchange, head):
-        return
-    if ticket.plan == PLAN_REFUSE:
+    if is_probe:
+        probe_answer(loop, conn, exchange, head)
+    elif not loop.route.is_enabled:
+        exchange_refuse(loop, exchange, REASON_DISABLED)
+    elif ticket.plan == PLAN_REFUSE:
         exchange_refuse(loop, exchange, REASON_ONLY_IF_CACHED)
     elif ticket.plan == PLAN_ASK or ticket.plan == PLAN_VALIDATE:
         exchange.is_reload = ticket.plan == PLAN_VALIDATE
@@ -353,36 +391,29 @@ cdef inline void conn_quiet_timer(Conn *conn) noexcept nogil:
         conn.timer.deadline_ns = 0
 
 
-cdef bint request_is_probe(Loop *loop, Conn *conn, Exchange *exchange,
-                           const RequestHead *head) noexcept nogil:
-    # /live and /ready below the health path, answered here. Their content, if any, is not read: the
-    # connection ends.
+cdef bint head_is_probe(const Loop *loop, const RequestHead *head) noexcept nogil:
+    # /live and /ready below the health path: answered here, whatever host is asked for.
     cdef const Settings *settings = &loop.core.settings
     cdef uint32_t prefix = settings.health_path_bytes
     cdef Span rest
-    cdef uint32_t status = 200
     if head.path.bytes <= prefix or memcmp(head.path.at, settings.health_path, prefix) != 0:
         return False
     rest = span_of(head.path.at + prefix, head.path.bytes - prefix)
-    if span_is(rest, b"/ready", 6):
-        status = 200 if core_is_ready(loop.core) else 503
-    elif not span_is(rest, b"/live", 5):
-        return False
-    if (not exchange.content_is_whole or exchange.wants_close or not settings.keep_alive
+    return span_is(rest, b"/ready", 6) or span_is(rest, b"/live", 5)
+
+
+cdef void probe_answer(Loop *loop, Conn *conn, Exchange *exchange,
+                       const RequestHead *head) noexcept nogil:
+    # Its content, if any, is not read: the connection ends.
+    cdef uint32_t status = 200
+    if head.path.at[head.path.bytes - 1] == c"y" and not core_is_ready(loop.core):
+        status = 503
+    if (not exchange.content_is_whole or exchange.wants_close or not loop.core.settings.keep_alive
             or loop.is_draining):
         conn.is_last = True
     exchange.status = <uint16_t> status
     answer_with_text(loop, conn, exchange.is_head, exchange.is_11, status,
                      b"ready" if status == 200 else b"not ready")
-    return True
-
-
-cdef bint core_is_ready(Core_ *core) noexcept nogil:
-    cdef bint is_ready
-    pthread_mutex_lock(&core.pool.lock)
-    is_ready = core.pool.state == POOL_ONLINE and core.pool.ready_count > 0 and not core.is_draining
-    pthread_mutex_unlock(&core.pool.lock)
-    return is_ready
 
 
 # --- its record -----------------------------------------------------------------------------------
@@ -436,10 +467,12 @@ cdef int request_image(Loop *loop, Conn *conn, Exchange *exchange, const uint8_t
         text[0] = 42
         path_bytes = 1
     else:
-        reason = path_normalise(head.path, text, &path_bytes)
+        reason = request_path_put(loop, head, text, &path_bytes)
         if reason < 0:
             request_image_log_only(exchange, record, text)
             return -reason
+    record.application = exchange.application
+    record.script_bytes = loop.route.prefix_bytes if exchange.pool != NULL else 0
     record.path_bytes = <uint32_t> path_bytes
     text = span_put(text + path_bytes, head.query)
     text = request_fields(text, at, head, host, forwarded.is_trusted)
@@ -450,6 +483,16 @@ cdef int request_image(Loop *loop, Conn *conn, Exchange *exchange, const uint8_t
         exchange.cache_serial = ticket.serial
         image_add_key(exchange, loop.key, ticket.key_bytes)
     return REASON_NONE
+
+
+cdef inline int request_path_put(Loop *loop, const RequestHead *head, uint8_t *text,
+                                 size_t *bytes) noexcept nogil:
+    # Normalised once: for its route, if that asked for it.
+    if loop.path_bytes == 0:
+        return path_normalise(head.path, text, bytes)
+    memcpy(text, loop.path, loop.path_bytes)
+    bytes[0] = loop.path_bytes
+    return 0
 
 
 cdef void request_image_log_only(Exchange *exchange, RequestRecord *record,
@@ -728,7 +771,7 @@ cdef int64_t content_take_streamed(Loop *loop, Conn *conn, const uint8_t *at,
 
 cdef bint lane_has_room(Loop *loop, Worker *worker, uint32_t bytes) noexcept nogil:
     return ring_claim(&worker.lanes[loop.index].requests, bytes + <uint32_t> sizeof(RecordHead),
-                      worker_side_reserve(loop.core)) != NULL
+                      worker_side_reserve(worker)) != NULL
 
 
 cdef void lane_stream(Loop *loop, Exchange *exchange, Span data) noexcept nogil:

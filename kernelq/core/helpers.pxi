@@ -380,7 +380,7 @@ cdef Parked *parked_new(const Core_ *core, Worker *worker) noexcept nogil:
     cdef Parked *grown
     cdef Parked *parked
     if worker.parked_count == worker.parked_room:
-        if worker.parked_room >= core.settings.place_count + PARKED_SPARE:
+        if worker.parked_room >= worker.place_count + PARKED_SPARE:
             return NULL
         grown = <Parked *> realloc(worker.parked,
                                    (worker.parked_room + PARKED_GROWTH) * sizeof(Parked))
@@ -413,12 +413,22 @@ cdef bint receiver_knows(Core_ *core, Worker *worker) noexcept nogil:
     # An event may be older than receiver_forget(): look the worker up by address among those that
     # are linked.
     cdef Worker *known
-    pthread_mutex_lock(&core.pool.lock)
-    known = core.pool.workers
-    while known != NULL and known != worker:
-        known = known.next
-    pthread_mutex_unlock(&core.pool.lock)
-    return known != NULL
+    cdef Pool *pool
+    cdef uint32_t slot
+    cdef bint is_known = False
+    pthread_mutex_lock(&core.pools_lock)
+    for slot in range(core.pools_high):
+        pool = core.pools[slot]
+        if pool == NULL or is_known:
+            continue
+        pthread_mutex_lock(&pool.lock)
+        known = pool.workers
+        while known != NULL and known != worker:
+            known = known.next
+        pthread_mutex_unlock(&pool.lock)
+        is_known = known != NULL
+    pthread_mutex_unlock(&core.pools_lock)
+    return is_known
 
 
 cdef bint receiver_deliver(Core_ *core, Worker *worker, uint64_t dispatch, int fd) noexcept nogil:

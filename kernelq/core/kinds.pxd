@@ -73,6 +73,11 @@ cdef enum:                         # Pool.state [pool lock]
     POOL_ONLINE = 0
     POOL_OFFLINE = 1
     POOL_SHUTDOWN = 2
+    POOL_DISABLED = 3              # stopped by an administrator
+
+cdef enum:
+    POOLS_MAX = 4096               # at a time
+    POOL_ANY = 0xffffffff          # no number
 
 cdef enum:                         # Letter.kind
     LETTER_REFUSED = 1             # exchange: refuse it with reason
@@ -80,6 +85,11 @@ cdef enum:                         # Letter.kind
     LETTER_FILE = 3                # a descriptor for a response arrived
     LETTER_WORKER = 4              # a worker has a channel: watch it
     LETTER_SHUTDOWN = 6
+    LETTER_LISTEN = 15             # a listener is to be watched
+    LETTER_UNLISTEN = 16           # and not any more
+    LETTER_ROUTES = 17             # a RouteMap in place of the one before
+    LETTER_POOL = 18               # a pool closes: count what still names it
+    LETTER_ABANDON = 19            # a worker is to be treated as if it had died
     LETTER_STOP = 7
     LETTER_WARM = 8                # a JOB_WARM is done
     LETTER_FORGET = 9              # a worker's lanes are no longer used
@@ -107,6 +117,8 @@ cdef enum:                         # events to the managers
     EVENT_DISTRUSTED = 6
     EVENT_FIRST_ANSWER = 7
     EVENT_QUIET = 8
+    EVENT_DEMAND = 9               # value: the pool
+    EVENT_QUOTA = 10               # value: requests answered
 
 cdef enum:                         # counters; the names are in stats.pxi
     COUNT_CONNECTIONS = 0

@@ -36,7 +36,7 @@ cdef extern from *:
     #include <stddef.h>
 
     #define KQ_LAYOUT_MAGIC 0x31514c454e52454bULL /* "KERNELQ1" */
-    #define KQ_LAYOUT_VERSION 2u
+    #define KQ_LAYOUT_VERSION 3u
     #define KQ_PAGE 4096u
     #define KQ_PLACES_MAX 500u
     #define KQ_LOOPS_MAX 64u
@@ -97,7 +97,7 @@ cdef extern from *:
                                       field, then, at the next multiple of 8, the content if
                                       FLAG_CONTENT_INLINE */
         KqRecordHead head;
-        uint32_t application;
+        uint32_t application;      /* number of the one that is asked for */
         uint8_t method_id;
         uint8_t version_minor;
         uint8_t is_https;
@@ -111,7 +111,8 @@ cdef extern from *:
         uint32_t target_bytes;     /* as sent */
         uint32_t path_bytes;       /* decoded and normalised */
         uint32_t query_bytes;      /* as sent, without '?' */
-        uint32_t reserved2;
+        uint32_t script_bytes;     /* of the path, at its start: the application's prefix; the
+                                      prefix "/": 0 */
         int64_t content_length;    /* -1: not known (streamed chunked content) */
     } KqRequestRecord;
 
@@ -331,6 +332,7 @@ cdef extern from *:
         uint32_t target_bytes
         uint32_t path_bytes
         uint32_t query_bytes
+        uint32_t script_bytes
         int64_t content_length
     ctypedef struct ResponseRecord "KqResponseRecord":
         RecordHead head

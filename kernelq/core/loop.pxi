@@ -87,7 +87,7 @@ cdef void letter_on_read(Loop *loop, Letter *letter) noexcept nogil:
     elif letter.kind == LETTER_WORKER:
         lane_watch(loop, <Worker *> letter.subject)
     elif letter.kind == LETTER_OPENED:
-        lane_on_opened(loop, &(<Worker *> letter.subject).lanes[loop.index])
+        lane_on_opened(loop, <Worker *> letter.subject)
     elif letter.kind == LETTER_DRAIN:
         worker_on_drain(loop, <Worker *> letter.subject)
     elif letter.kind == LETTER_DISTRUST:
@@ -96,6 +96,17 @@ cdef void letter_on_read(Loop *loop, Letter *letter) noexcept nogil:
         fill_on_letter(loop, <Fill *> letter.subject)
     elif letter.kind == LETTER_FORGET:
         lane_forget(loop, <Worker *> letter.subject)
+    elif letter.kind == LETTER_ABANDON:
+        (<Worker *> letter.subject).lanes[loop.index].has_died = True
+        loop.deaths_are_due = True
+    elif letter.kind == LETTER_ROUTES:
+        loop_take_routes(loop, <RouteMap *> letter.subject)
+    elif letter.kind == LETTER_POOL:
+        pool_on_closing(loop, <Pool *> letter.subject)
+    elif letter.kind == LETTER_LISTEN:
+        listener_join(loop, <Listener *> letter.subject)
+    elif letter.kind == LETTER_UNLISTEN:
+        listener_leave(loop, <Listener *> letter.subject)
     elif letter.kind == LETTER_SHUTDOWN:
         loop_on_shutdown(loop)
     elif letter.kind == LETTER_STOP:
@@ -110,7 +121,7 @@ cdef void exchange_on_refused(Loop *loop, Exchange *exchange, int reason) noexce
     # Somebody took it out of the queue for this reason; its client may have left meanwhile.
     exchange.is_posted = False
     exchange.state = EXCHANGE_DONE
-    exchange_refuse(loop, exchange, reason)
+    queue_turn_away(loop, exchange, reason)
 
 
 # --- events to the managers -----------------------------------------------------------------------
@@ -160,15 +171,46 @@ cdef const char *loop_date(Loop *loop) noexcept nogil:
 
 cdef void listeners_watch(Loop *loop) noexcept nogil:
     cdef uint32_t index
-    for index in range(loop.core.listener_count):
-        epoll_watch(loop, loop.core.listeners[index].fd, EPOLLIN | EPOLLEXCLUSIVE,
-                    &loop.core.listeners[index])
+    for index in range(loop.listener_count):
+        epoll_watch(loop, loop.listeners[index].fd, EPOLLIN | EPOLLEXCLUSIVE,
+                    loop.listeners[index])
 
 
 cdef void listeners_unwatch(Loop *loop) noexcept nogil:
     cdef uint32_t index
-    for index in range(loop.core.listener_count):
-        epoll_ctl(loop.epoll_fd, EPOLL_CTL_DEL, loop.core.listeners[index].fd, NULL)
+    for index in range(loop.listener_count):
+        epoll_ctl(loop.epoll_fd, EPOLL_CTL_DEL, loop.listeners[index].fd, NULL)
+
+
+cdef void listener_join(Loop *loop, Listener *listener) noexcept nogil:
+    # LETTER_LISTEN, or before the loop runs.
+    cdef Listener **grown
+    if loop.listener_count == loop.listener_room:
+        grown = <Listener **> realloc(loop.listeners,
+                                      sizeof(Listener *) * (loop.listener_room * 2 + 4))
+        bug.BUG_ON(grown == NULL)
+        loop.listeners = grown
+        loop.listener_room = loop.listener_room * 2 + 4
+    loop.listeners[loop.listener_count] = listener
+    loop.listener_count += 1
+    if loop.core.is_started and loop.accept_at_ns == 0 and not loop.is_draining:
+        epoll_watch(loop, listener.fd, EPOLLIN | EPOLLEXCLUSIVE, listener)
+
+
+cdef void listener_leave(Loop *loop, Listener *listener) noexcept nogil:
+    # Accept until EAGAIN (what is in the backlog was promised an answer), then never again; the
+    # last loop closes it.
+    cdef uint32_t index
+    for index in range(loop.listener_count):
+        if loop.listeners[index] == listener:
+            while listener_accept(loop, listener):
+                pass
+            epoll_ctl(loop.epoll_fd, EPOLL_CTL_DEL, listener.fd, NULL)
+            loop.listener_count -= 1
+            loop.listeners[index] = loop.listeners[loop.listener_count]
+            if atomic.add_u32(&listener.loops_left, <uint32_t> -1) == 0:
+                fd_close(&listener.fd)
+            return
 
 
 cdef bint listener_accept(Loop *loop, Listener *listener) noexcept nogil:
@@ -211,20 +253,13 @@ cdef void loop_log(Loop *loop, int level, const char *text) noexcept nogil:
 # --- shutdown -------------------------------------------------------------------------------------
 
 cdef void loop_on_shutdown(Loop *loop) noexcept nogil:
-    # Accept until EAGAIN (what is in the backlog was promised an answer), then never again.
-    cdef uint32_t index
     if loop.is_draining:
         return
-    for index in range(loop.core.listener_count):
-        while listener_accept(loop, &loop.core.listeners[index]):
-            pass
-    listeners_unwatch(loop)
+    while loop.listener_count:
+        listener_leave(loop, loop.listeners[0])
     loop.is_draining = True
     loop.accept_at_ns = 0
     loop.drain_until_ns = loop.now_ns + DRAIN_NS
-    if atomic.add_u32(&loop.core.loops_shut, 1) == loop.core.settings.loop_count:
-        for index in range(loop.core.listener_count):
-            fd_close(&loop.core.listeners[index].fd)
 
 
 cdef void loop_check_quiet(Loop *loop) noexcept nogil:
@@ -318,17 +353,22 @@ cdef void loop_run_timers(Loop *loop) noexcept nogil:
 
 
 cdef void loop_tick(Loop *loop) noexcept nogil:
-    # Every HEALTH_TICK_NS while this loop has requests; for the pool whichever loop comes first
-    # (the others may sleep).
+    # Every HEALTH_TICK_NS while this loop has requests; for a pool whichever loop comes first (the
+    # others may sleep).
+    cdef uint32_t slot, high
+    cdef Pool *pool
     loop.health_at_ns = loop.now_ns + HEALTH_TICK_NS
+    loop.worker_is_watched = False
     loop_check_timeouts(loop)
-    if pool_takes_tick(loop):
-        pool_check_health(loop)
-        pool_expire(loop)
+    high = atomic.load_acquire_u32(&loop.core.pools_high)  # SYNC pools
+    for slot in range(high):
+        pool = pool_at(loop.core, slot)
+        if pool != NULL and pool_takes_tick(loop, pool):
+            pool_check_health(loop, pool)
+            pool_expire(loop, pool)
 
 
-cdef bint pool_takes_tick(Loop *loop) noexcept nogil:
-    cdef Pool *pool = &loop.core.pool
+cdef bint pool_takes_tick(Loop *loop, Pool *pool) noexcept nogil:
     cdef bint is_due
     pthread_mutex_lock(&pool.lock)
     is_due = loop.now_ns >= pool.tick_at_ns
@@ -415,7 +455,7 @@ cdef void loop_ring(Loop *loop) noexcept nogil:
 cdef int loop_wait(Loop *loop, epoll_event *events) noexcept nogil:
     # Sleeps until something happens, with the lanes armed.
     cdef int timeout_ms, count
-    if (loop.again != NULL or loop.dispatch_is_due or loop.has_mail
+    if (loop.again != NULL or loop.due != NULL or loop.has_mail
             or loop.arrivals_first != NULL):
         return epoll_wait(loop.epoll_fd, events, EVENTS_PER_TURN, 0)
     if loop.ring_is_due:
@@ -511,8 +551,7 @@ cdef void loop_work(Loop *loop, epoll_event *events, int count) noexcept nogil:
     if loop.index == 0 and loop.core.settings.cache_scavenge_s:
         loop_sweep(loop)
     if loop.rebalance_at_ns and loop.now_ns >= loop.rebalance_at_ns:
-        loop.rebalance_at_ns = 0
-        loop.dispatch_is_due = True
+        loop_owe_rebalance(loop)
     pool_admit(loop)
     if loop.ring_is_due:
         loop_ring(loop)

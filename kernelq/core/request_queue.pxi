@@ -1,7 +1,7 @@
-# The request queue of the pool, and dispatch.
+# The request queue of a pool, and dispatch.
 #
 # Rules
-#  1. Everything here but pool_admit() and the *_locked wrappers runs under pool.lock.
+#  1. Everything here but pool_admit(), and what takes the lock itself, runs under pool.lock.
 #  2. A request leaves the queue only into a worker's place, into a letter (refused), or with its
 #     client.
 #
@@ -57,6 +57,7 @@ cdef void queue_push(Pool *pool, Exchange *exchange) noexcept nogil:
     else:
         queue_link(&pool.first, &pool.last, exchange)
     pool.queued += 1
+    pool.peak = max(pool.peak, pool.queued + pool.executing)
 
 
 cdef void queue_unlink(Pool *pool, Exchange *exchange) noexcept nogil:
@@ -83,41 +84,42 @@ cdef uint32_t worker_active(const Worker *worker) noexcept nogil:
     return worker.in_hand - worker.revoked_count
 
 
-cdef bint worker_takes(const Worker *worker, const Loop *loop) noexcept nogil:
+cdef bint worker_takes(const Worker *worker, const Loop *loop,
+                       const Exchange *exchange) noexcept nogil:
     cdef const Lane *lane = &worker.lanes[loop.index]
     return (worker.state == WORKER_READY and not worker.is_solo and worker.waiting_suspect == NULL
+            and worker.generation >= exchange.generation
             and not worker.is_unhealthy and not worker.has_timed_out and worker.free_count > 0
             and worker.deaf_since_ns == 0 and lane.is_open and not lane.requests.is_broken
             and lane.full_turn != loop.counters[COUNT_TURNS])
 
 
-cdef uint32_t prefetch_depth(const Pool *pool, const Settings *settings) noexcept nogil:
+cdef uint32_t prefetch_depth(const Pool *pool, const Worker *worker,
+                             const Settings *settings) noexcept nogil:
     # As many as a worker executes while it would otherwise sleep and be woken, and no more than
     # have room in its response ring beside the answers of its slots: a full ring stops every
     # thread.
     cdef uint64_t service_ns = pool.service_ns if pool.service_ns else SERVICE_UNKNOWN_NS
     cdef uint64_t depth = PREFETCH_NS // service_ns
     cdef uint64_t room = settings.ring_bytes // 4 * 3 // (pool.answer_bytes + 1)
-    depth = min(depth, settings.place_count - settings.slot_count)
-    return <uint32_t> min(depth, room - settings.slot_count if room > settings.slot_count else 0)
+    depth = min(depth, worker.place_count - worker.slot_count)
+    return <uint32_t> min(depth, room - worker.slot_count if room > worker.slot_count else 0)
 
 
-cdef Worker *worker_pick(Loop *loop) noexcept nogil:
+cdef Worker *worker_pick(Loop *loop, Pool *pool, const Exchange *exchange) noexcept nogil:
     # A worker with a free slot, the one with most of them; else one with prefetch places left; else
     # NULL.
-    cdef Pool *pool = &loop.core.pool
-    cdef const Settings *settings = &loop.core.settings
     cdef Worker *worker = pool.workers
     cdef Worker *best = NULL
     cdef uint32_t most
     while worker != NULL:
-        if (worker_takes(worker, loop)
+        if (worker_takes(worker, loop, exchange)
                 and (best == NULL or worker_active(worker) < worker_active(best))):
             best = worker
         worker = worker.next
-    if best == NULL or worker_active(best) < settings.slot_count:
+    if best == NULL or worker_active(best) < best.slot_count:
         return best
-    most = settings.slot_count + prefetch_depth(pool, settings)
+    most = best.slot_count + prefetch_depth(pool, best, &loop.core.settings)
     return best if worker_active(best) < most and best.revoked_count == 0 else NULL
 
 
@@ -134,10 +136,11 @@ cdef bint worker_hand(Loop *loop, Worker *worker, Exchange *exchange) noexcept n
     if exchange.content != NULL:
         inline_bytes = <uint32_t> exchange.content_received
         bytes = <uint32_t> align8(bytes) + inline_bytes
-    at = ring_claim(&lane.requests, bytes, worker_side_reserve(loop.core))
+    at = ring_claim(&lane.requests, bytes, worker_side_reserve(worker))
     if at == NULL:
         lane.full_turn = loop.counters[COUNT_TURNS]
-        loop.dispatch_is_due |= lane.requests.is_broken  # a turn soon: lanes_drain() will see it
+        if lane.requests.is_broken:
+            pool_owe(loop, worker.pool)  # a turn soon: lanes_drain() will see it
         return False
     index = worker.free_places[worker.free_count - 1]
     place = &worker.places[index]
@@ -158,6 +161,7 @@ cdef bint worker_hand(Loop *loop, Worker *worker, Exchange *exchange) noexcept n
     loop.ring_is_due = True
     worker.free_count -= 1
     worker.in_hand += 1
+    worker.pool.executing += 1
     worker.is_solo = exchange.is_suspect
     place.exchange = exchange
     place.state = PLACE_HANDED
@@ -166,7 +170,7 @@ cdef bint worker_hand(Loop *loop, Worker *worker, Exchange *exchange) noexcept n
     exchange.place = <uint16_t> index
     exchange.state = EXCHANGE_HANDED
     atomic.tally(&loop.counters[COUNT_DISPATCHED], 1)
-    if worker_active(worker) > loop.core.settings.slot_count:
+    if worker_active(worker) > worker.slot_count:
         atomic.tally(&loop.counters[COUNT_PREFETCHED], 1)
     bug.FAULT("handed, not rung")
     return True
@@ -191,6 +195,8 @@ cdef void place_free(Loop *loop, Worker *worker, uint32_t index) noexcept nogil:
     bug.BUG_ON(place.state == PLACE_FREE)
     if place.state == PLACE_REVOKED:
         worker.revoked_count -= 1
+    else:
+        worker.pool.executing -= 1
     place.state = PLACE_FREE
     place.exchange = NULL
     place.dispatch = 0
@@ -199,7 +205,7 @@ cdef void place_free(Loop *loop, Worker *worker, uint32_t index) noexcept nogil:
     worker.in_hand -= 1
     if worker.in_hand == 0:
         worker.is_solo = False
-    loop.dispatch_is_due = True
+    pool_owe(loop, worker.pool)
 
 
 cdef Exchange *place_revoke(Loop *loop, Worker *worker, uint32_t index) noexcept nogil:
@@ -219,6 +225,7 @@ cdef Exchange *place_revoke(Loop *loop, Worker *worker, uint32_t index) noexcept
     place.state = PLACE_REVOKED
     place.exchange = NULL
     worker.revoked_count += 1
+    worker.pool.executing -= 1
     exchange.worker = NULL
     exchange.state = EXCHANGE_RECEIVING
     atomic.tally(&loop.counters[COUNT_REVOKED], 1)
@@ -243,21 +250,20 @@ cdef void worker_revoke_all(Loop *loop, Worker *worker) noexcept nogil:
     cdef Exchange *exchange
     if worker.worker_memory == NULL:
         return
-    for index in range(loop.core.settings.place_count):
+    for index in range(worker.place_count):
         exchange = place_revoke(loop, worker, index)
         if exchange != NULL:
-            queue_push(&loop.core.pool, exchange)
-            loop.dispatch_is_due = True
+            queue_push(worker.pool, exchange)
+            pool_owe(loop, worker.pool)
 
 
-cdef void suspects_dispatch(Loop *loop) noexcept nogil:
-    cdef Pool *pool = &loop.core.pool
+cdef void suspects_dispatch(Loop *loop, Pool *pool) noexcept nogil:
     cdef Exchange *exchange = pool.suspects_first
     cdef Exchange *following
     cdef Worker *worker
     while exchange != NULL:
         following = exchange.next
-        worker = worker_for_suspect(loop, exchange)
+        worker = worker_for_suspect(loop, pool, exchange)
         if worker == NULL:
             exchange = following  # a later one may have a worker kept for it
             continue
@@ -271,11 +277,11 @@ cdef void suspects_dispatch(Loop *loop) noexcept nogil:
         exchange = following
 
 
-cdef Worker *worker_for_suspect(Loop *loop, Exchange *exchange) noexcept nogil:
+cdef Worker *worker_for_suspect(Loop *loop, Pool *pool, Exchange *exchange) noexcept nogil:
     # The worker with least in hand; once chosen it is kept, unless another one has become idle
     # sooner. NULL: none now. Suspects never take the last of several workers: one that runs for
     # long would stop all others.
-    cdef Worker *worker = loop.core.pool.workers
+    cdef Worker *worker = pool.workers
     cdef Worker *best = NULL
     cdef Worker *kept = NULL
     cdef uint32_t usable = 0
@@ -288,7 +294,7 @@ cdef Worker *worker_for_suspect(Loop *loop, Exchange *exchange) noexcept nogil:
                 kept = worker
         elif worker.waiting_suspect == exchange:
             worker.waiting_suspect = NULL
-        if worker_takes(worker, loop) and (best == NULL or worker.in_hand < best.in_hand):
+        if worker_takes(worker, loop, exchange) and (best == NULL or worker.in_hand < best.in_hand):
             best = worker
         worker = worker.next
     if kept != NULL:
@@ -308,14 +314,13 @@ cdef void suspect_release(Pool *pool, Exchange *exchange) noexcept nogil:
         worker = worker.next
 
 
-cdef void pool_dispatch(Loop *loop) noexcept nogil:
-    cdef Pool *pool = &loop.core.pool
+cdef void pool_dispatch(Loop *loop, Pool *pool) noexcept nogil:
     cdef Exchange *exchange
     cdef Worker *worker
     if pool.suspects_first != NULL:
-        suspects_dispatch(loop)
+        suspects_dispatch(loop, pool)
     while pool.first != NULL:
-        worker = worker_pick(loop)
+        worker = worker_pick(loop, pool, pool.first)
         if worker == NULL:
             return
         exchange = pool.first
@@ -323,33 +328,39 @@ cdef void pool_dispatch(Loop *loop) noexcept nogil:
         if not worker_hand(loop, worker, exchange):
             queue_push(pool, exchange)
     if pool.ready_count > 1:
-        pool_rebalance(loop)
+        pool_rebalance(loop, pool)
 
 
-cdef void pool_rebalance(Loop *loop) noexcept nogil:
+cdef void pool_rebalance(Loop *loop, Pool *pool) noexcept nogil:
     # The queue is empty. If one worker has a free slot while another sits on requests that it does
     # not start, take back the oldest of those; too young ones are looked at again in a millisecond.
-    cdef Pool *pool = &loop.core.pool
-    cdef uint32_t slots = loop.core.settings.slot_count
-    cdef Worker *idle = worker_pick(loop)
     cdef Worker *worker = pool.workers
+    cdef Worker *idle
     cdef Exchange *exchange
     cdef uint32_t index
-    if idle == NULL or worker_active(idle) >= slots:
-        return
     while worker != NULL:
-        if worker != idle and worker.state == WORKER_READY and worker_active(worker) > slots:
-            index = place_oldest_unstarted(worker, loop.core.settings.place_count)
-            if index < loop.core.settings.place_count:
-                if worker.places[index].handed_ns + REVOKE_AFTER_NS > loop.now_ns:
-                    loop.rebalance_at_ns = worker.places[index].handed_ns + REVOKE_AFTER_NS
-                else:
-                    exchange = place_revoke(loop, worker, index)
-                    if exchange != NULL and not worker_hand(loop, idle, exchange):
-                        queue_push(pool, exchange)
-                    loop.rebalance_at_ns = loop.now_ns
+        index = worker.place_count
+        if worker.state == WORKER_READY and worker_active(worker) > worker.slot_count:
+            index = place_oldest_unstarted(worker, worker.place_count)
+        if index < worker.place_count:
+            exchange = worker.places[index].exchange
+            idle = worker_pick(loop, pool, exchange)
+            if idle != NULL and idle != worker and worker_active(idle) < idle.slot_count:
+                rebalance_one(loop, worker, index, idle)
                 return
         worker = worker.next
+
+
+cdef void rebalance_one(Loop *loop, Worker *worker, uint32_t index, Worker *idle) noexcept nogil:
+    cdef PoolSide *side = &worker.pool.sides[loop.index]
+    cdef Exchange *exchange
+    side.rebalance_at_ns = worker.places[index].handed_ns + REVOKE_AFTER_NS
+    if side.rebalance_at_ns <= loop.now_ns:
+        exchange = place_revoke(loop, worker, index)
+        if exchange != NULL and not worker_hand(loop, idle, exchange):
+            queue_push(worker.pool, exchange)
+        side.rebalance_at_ns = loop.now_ns
+    loop.rebalance_at_ns = earlier(loop.rebalance_at_ns, side.rebalance_at_ns)
 
 
 cdef uint32_t place_oldest_unstarted(const Worker *worker, uint32_t place_count) noexcept nogil:
@@ -369,78 +380,122 @@ cdef uint32_t place_oldest_unstarted(const Worker *worker, uint32_t place_count)
     return oldest
 
 
-cdef int queue_reason(const Core_ *core) noexcept nogil:
+cdef int queue_reason(const Pool *pool) noexcept nogil:
     # Why the queue takes nothing just now; REASON_NONE: it does.
-    if core.pool.state == POOL_OFFLINE:
-        return REASON_APP_OFFLINE
-    if core.pool.state == POOL_SHUTDOWN:
-        return REASON_APP_SHUTDOWN
-    if core.pool.queued >= core.settings.queue_length:
+    if pool.state != POOL_ONLINE:
+        return pool_state_reason(pool.state)
+    if pool.queued >= pool.limits.queue_length:
         return REASON_QUEUE_FULL
     return REASON_NONE
 
 
+cdef inline int pool_state_reason(uint8_t state) noexcept nogil:
+    if state == POOL_OFFLINE:
+        return REASON_APP_OFFLINE
+    return REASON_DISABLED if state == POOL_DISABLED else REASON_APP_SHUTDOWN
+
+
 cdef void pool_admit(Loop *loop) noexcept nogil:
-    # This turn's complete requests go into the queue and, as far as there are credits, to workers.
-    cdef Pool *pool = &loop.core.pool
+    # This turn's complete requests go into their queues and, as far as there are credits, to
+    # workers.
     cdef Exchange *exchange = loop.arrivals_first
+    cdef Exchange *following
+    cdef PoolSide *side
+    cdef PoolSide *next_side
+    loop.arrivals_first = NULL
+    loop.arrivals_last = NULL
+    while exchange != NULL:
+        following = exchange.next
+        exchange.next = NULL
+        side = &exchange.pool.sides[loop.index]
+        if side.arrivals_first == NULL:
+            side.arrivals_first = exchange
+        else:
+            side.arrivals_last.next = exchange
+        side.arrivals_last = exchange
+        pool_owe(loop, exchange.pool)
+        exchange = following
+    side = loop.due
+    loop.due = NULL
+    while side != NULL:
+        side.is_due = False
+        next_side = side.next_due
+        side_admit(loop, side)
+        side = next_side
+
+
+cdef void side_admit(Loop *loop, PoolSide *side) noexcept nogil:
+    cdef Pool *pool = side.pool
+    cdef Exchange *exchange = side.arrivals_first
     cdef Exchange *refused = NULL
     cdef Exchange *following
     cdef int reason
-    if exchange == NULL and not loop.dispatch_is_due:
-        return
-    loop.arrivals_first = NULL
-    loop.arrivals_last = NULL
-    loop.dispatch_is_due = False
+    side.arrivals_first = NULL
+    side.arrivals_last = NULL
     pthread_mutex_lock(&pool.lock)
     while exchange != NULL:
         following = exchange.next
         exchange.next = NULL
-        reason = queue_reason(loop.core)
+        reason = queue_reason(pool)
         if reason == REASON_QUEUE_FULL:
-            pool_dispatch(loop)
-            reason = queue_reason(loop.core)
+            pool_dispatch(loop, pool)
+            reason = queue_reason(pool)
+        pool.arrived += 1
+        pool.active_ns = loop.now_ns
         if reason == REASON_NONE:
             if exchange.queued_ns == 0:
                 exchange.queued_ns = loop.now_ns  # else it has waited for another's response before
             queue_push(pool, exchange)
         else:
+            pool.rejected += 1
             exchange.letter.reason = <uint8_t> reason
             exchange.next = refused
             refused = exchange
         exchange = following
-    pool_dispatch(loop)
-    queue_refuse_all(loop.core)
+    pool_dispatch(loop, pool)
+    queue_refuse_all(loop.core, pool)
+    pool_look_for_demand(loop.core, pool, loop.now_ns)
     pthread_mutex_unlock(&pool.lock)
     while refused != NULL:
         following = refused.next
         refused.next = NULL
-        exchange_refuse(loop, refused, refused.letter.reason)
+        queue_turn_away(loop, refused, refused.letter.reason)
         refused = following
 
 
-cdef void pool_expire(Loop *loop) noexcept nogil:
+cdef void queue_turn_away(Loop *loop, Exchange *exchange, int reason) noexcept nogil:
+    # The queue did not take it, or not to the end. Level-4 balancers want a reset in place of a 503
+    # (IIS loadBalancerCapabilities TcpLevel).
+    cdef bint resets = exchange.pool.limits.refuses_by_reset
+    if (resets and exchange.conn != NULL and not exchange.head_sent
+            and reasons[reason].status == 503):
+        exchange_reset(loop, exchange, reason)
+    else:
+        exchange_refuse(loop, exchange, reason)
+
+
+cdef void pool_expire(Loop *loop, Pool *pool) noexcept nogil:
     # Requests that waited too long, whichever loop owns them: their loop answers.
-    cdef Pool *pool = &loop.core.pool
-    cdef uint64_t limit = loop.core.settings.queue_timeout_ns
+    cdef uint64_t limit
     cdef Exchange *exchange
-    if limit == 0:
-        return
     pthread_mutex_lock(&pool.lock)
-    while True:
+    limit = pool.limits.queue_timeout_ns
+    while limit:
         exchange = pool.first
         if exchange == NULL or exchange.queued_ns + limit > loop.now_ns:
             exchange = pool.suspects_first
             if exchange == NULL or exchange.queued_ns + limit > loop.now_ns:
                 break
         queue_refuse(loop.core, exchange, REASON_TIMER_REQUEST_QUEUE)
+    pool_look_for_demand(loop.core, pool, loop.now_ns)
     pthread_mutex_unlock(&pool.lock)
 
 
 cdef void queue_refuse(Core_ *core, Exchange *exchange, int reason) noexcept nogil:
-    cdef Pool *pool = &core.pool
+    cdef Pool *pool = exchange.pool
     queue_unlink(pool, exchange)
     suspect_release(pool, exchange)
+    pool.rejected += 1
     exchange.state = EXCHANGE_REFUSED
     exchange.is_posted = True
     exchange.letter.kind = LETTER_REFUSED
@@ -450,23 +505,22 @@ cdef void queue_refuse(Core_ *core, Exchange *exchange, int reason) noexcept nog
     mailbox_post(&core.loops[exchange.loop].mailbox, &exchange.letter)
 
 
-cdef void queue_refuse_all(Core_ *core) noexcept nogil:
+cdef void queue_refuse_all(Core_ *core, Pool *pool) noexcept nogil:
     # Nobody will execute what is queued, or comes back from dying workers, while the pool is
-    # offline or after the server's graceful timeout.
-    cdef Pool *pool = &core.pool
-    cdef int reason = REASON_APP_OFFLINE if pool.state == POOL_OFFLINE else REASON_APP_SHUTDOWN
+    # offline or disabled, or after the server's graceful timeout.
+    cdef int reason
     if pool.state == POOL_ONLINE:
         return
+    reason = pool_state_reason(pool.state)
     while pool.first != NULL:
         queue_refuse(core, pool.first, reason)
     while pool.suspects_first != NULL:
         queue_refuse(core, pool.suspects_first, reason)
 
 
-cdef void pool_set_state(Core_ *core, uint8_t state) noexcept nogil:
+cdef void pool_set_state(Core_ *core, Pool *pool, uint8_t state) noexcept nogil:
     # Managers' thread.
-    cdef Pool *pool = &core.pool
     pthread_mutex_lock(&pool.lock)
     pool.state = state
-    queue_refuse_all(core)
+    queue_refuse_all(core, pool)
     pthread_mutex_unlock(&pool.lock)

@@ -1,4 +1,5 @@
 # The settings of a Core, checked and copied once at its door; read by every loop, written by none.
+# Those of a pool may change while it serves.
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
@@ -10,31 +11,37 @@ cdef enum:
     REDISPATCH_ALWAYS = 1
     REDISPATCH_NEVER = 2
 
-ctypedef struct Settings:
-    uint32_t loop_count
+ctypedef struct PoolLimits:        # the settings of one pool; [pool lock] once it is open
     uint32_t slot_count            # execution slots of a worker: its threads
     uint32_t place_count           # slots and prefetch places
-    uint32_t ring_bytes            # of each ring
     uint32_t queue_length
+    uint32_t redispatch_limit
+    uint64_t queue_timeout_ns
+    uint64_t request_timeout_ns    # 0: off
+    uint64_t ping_response_ns
+    uint8_t redispatch
+    bint refuses_by_reset          # a reset in place of a 503 of its queue
+    bint is_needed                 # the server is ready only while this pool has a worker
+    uint16_t name_bytes
+    char name[64]
+
+ctypedef struct Settings:
+    uint32_t loop_count
+    uint32_t ring_bytes            # of each ring
     uint32_t content_memory        # bytes of held content kept in memory; beyond: spilled
     uint32_t response_takeover     # bytes of a response taken over from a worker for a slow client
     uint32_t content_window        # bytes of streamed content ahead of CONSUMED
     uint32_t connection_limit
-    uint32_t redispatch_limit
     uint32_t min_send_rate         # bytes per second; 0: off
     uint32_t field_length
     uint32_t request_bytes
     uint32_t target_bytes
     uint32_t field_count
     uint64_t content_limit
-    uint64_t queue_timeout_ns
-    uint64_t request_timeout_ns    # 0: off
     uint64_t idle_timeout_ns
     uint64_t header_timeout_ns
     uint64_t entity_timeout_ns
-    uint64_t ping_response_ns
     uint8_t half_close
-    uint8_t redispatch
     bint keep_alive
     bint is_streamed               # content goes to the worker as it arrives
     bint has_access_log

@@ -3,7 +3,8 @@
 #     Core ── Loop × n ──── Conn ×   (socket, input, output, timer)
 #       │                    │ carries
 #       │                   Exchange (one request and its response; states below)
-#       ├── Pool: request queue of Exchanges, one short lock
+#       ├── RouteMap: which Pool a request is for (route.pxd); swapped as a whole
+#       ├── Pool × p: request queue of Exchanges, one short lock; a PoolSide for each loop
 #       ├── Store: cached responses (cache_store.pxd); Fill: one that is asked for, and who waits
 #       └── Worker × m ──── Place × k: which Exchange was handed to it under which dispatch
 #
@@ -17,6 +18,10 @@
 #  3. An Exchange is freed by its own loop only, when its connection, the queue, its place and no
 #     letter names it.
 #  4. Everything that other threads want of a loop is a Letter in its mailbox.
+#  5. The locks of two pools are never held together. Inside a pool's lock only those of a mailbox
+#     and of the events are taken. Core_.pools_lock comes before a pool's.
+#  6. A Pool is freed when it is out of the table, each loop has read LETTER_POOL, and no exchange
+#     names it (PoolSide.exchanges). A RouteMap when each loop has read the letter with the next.
 #
 # Life of an Exchange
 #     RECEIVING ─▶ QUEUED ─▶ HANDED ─▶ STARTED ─▶ (END) freed
@@ -31,9 +36,11 @@ from kernelq.core.http1 cimport ChunkDecoder, FieldLine, HeadLimits, HeadProgres
 from kernelq.core.kinds cimport *
 from kernelq.core.layout cimport RecordHead
 from kernelq.core.linux cimport pthread_cond_t, pthread_mutex_t, pthread_t
+from kernelq.core.parts cimport *
 from kernelq.core.reason cimport REASON_COUNT
 from kernelq.core.ring cimport RingReader, RingWriter
-from kernelq.core.settings cimport Settings
+from kernelq.core.route cimport Route, Routes
+from kernelq.core.settings cimport PoolLimits, Settings
 from kernelq.core.spin cimport Spin
 from kernelq.core.timer cimport Timer, TimerWheel
 
@@ -43,49 +50,21 @@ cdef struct Worker
 cdef struct Exchange
 cdef struct Fill
 cdef struct Listener
+cdef struct RouteMap
 cdef struct Loop
+cdef struct Pool
 cdef struct Core_
 
-
-cdef struct Source:
-    uint8_t kind
-
-cdef struct Chunk:
-    Chunk *next
-    uint32_t start, end            # of what is still to be sent
-    uint8_t data[CHUNK_BYTES]
-
-cdef struct Letter:
-    Letter *next
-    uint8_t kind
-    uint8_t reason
-    bint is_owned                  # allocated for itself: the reader frees it
-    void *subject
-    uint64_t value
-    int fd
-
-cdef struct Mailbox:
-    Source source
-    pthread_mutex_t lock
-    Letter *first
-    Letter *last
-    int fd                         # eventfd
-
-cdef struct SpillBuffer:
-    uint32_t bytes
-    uint8_t data[SPILL_BYTES]
-
-cdef struct SpillFile:             # shared by an exchange and the jobs that write for it
-    pthread_mutex_t lock
-    int fd
-    int reader_fd                  # a second, read-only open: what workers get
-    bint has_failed
 
 cdef struct Exchange:
     Exchange *next                 # [pool lock] in the queue; or the loop's arrivals, spare list
     Exchange *previous
     Conn *conn                     # NULL: the client has gone
     Worker *worker                 # [pool lock]
+    Pool *pool                     # NULL: it is for no application
+    uint64_t generation            # least one of the workers that know its application
+    uint32_t application
+    uint32_t site
     uint16_t place                 # [pool lock]
     uint8_t loop
     uint8_t state
@@ -241,9 +220,11 @@ cdef struct Conn:
     uint8_t remote_address[16]
     char remote[46]                # text of the address
 
-cdef struct Listener:
+cdef struct Listener:              # never freed before the core is: connections name it
     Source source
     int fd
+    uint32_t number
+    uint32_t loops_left            # atomic: that still watch it
     uint8_t family
     uint16_t port
     bint is_no_delay               # inherited by accepted sockets
@@ -261,11 +242,6 @@ cdef struct Parked:                # a descriptor without its FILE record, or th
     Exchange *exchange
     int fd
     bint is_expected               # the record came first
-
-cdef struct Casualty:              # a request that its worker was executing when it died
-    uint64_t handed_ns
-    uint16_t method_bytes, target_bytes, client_bytes
-    char text[384]                 # method, target, client; cut to fit
 
 cdef struct Bell:
     Source source
@@ -288,7 +264,11 @@ cdef struct Lane:              # one worker, as one loop sees it
 
 cdef struct Worker:
     Worker *next                   # [pool lock] the pool's list
+    Pool *pool
     uint32_t number
+    uint32_t slot_count            # its pool's when it was opened
+    uint32_t place_count
+    uint64_t generation            # of code and settings: which applications it knows
     uint8_t state
     int pid
     int pidfd
@@ -312,6 +292,7 @@ cdef struct Worker:
     bint is_solo                   # executes a suspect alone
     Exchange *waiting_suspect      # it is kept for this one
     uint64_t served
+    uint64_t quota                 # the managers hear when it has served so many; 0: never
     uint64_t last_end_ns
     uint64_t service_ns            # moving average between two answers under load
     uint64_t unstarted_since_ns    # health: the oldest handed slot request not started; 0: none
@@ -335,8 +316,22 @@ cdef struct Worker:
     uint32_t parked_count, parked_room
     bint side_has_ended            # nothing more will come over the side socket
 
+cdef struct PoolSide:              # a pool, as one loop sees it; touched by that loop only
+    Pool *pool
+    PoolSide *next_due             # in the loop's list of pools that it has to look at this turn
+    Exchange *arrivals_first       # from the loop's, while it admits them
+    Exchange *arrivals_last
+    uint64_t rebalance_at_ns
+    uint32_t exchanges             # of this loop that name the pool
+    bint is_due
+    bint is_closing                # LETTER_POOL was read
+
 cdef struct Pool:
     pthread_mutex_t lock
+    PoolSide *sides                # by loop
+    PoolLimits limits
+    uint32_t number                # never used again
+    uint32_t sides_left            # atomic: closing: sides that exchanges may still name
     uint8_t state
     Exchange *first
     Exchange *last
@@ -345,16 +340,17 @@ cdef struct Pool:
     uint32_t queued                # in both lists
     uint64_t serial
     Worker *workers
-    uint32_t worker_number
+    uint32_t worker_count
     uint32_t ready_count
+    uint32_t executing             # in places, and not taken back
+    uint32_t peak                  # most queued and executing at a time since it was asked for
+    uint64_t arrived, answered, rejected, redispatched
+    uint64_t active_ns             # last arrival or answer
+    bint awaits_demand             # the managers want EVENT_DEMAND, once
+    uint64_t demand_wait_ns        # also when a request waited so long; 0: only without a worker
     uint64_t tick_at_ns            # next look at its workers' health and at its queue
     uint64_t service_ns            # moving average over the workers: prefetch depth
     uint64_t answer_bytes          # likewise, of what an answer takes in a response ring
-
-cdef struct Event:
-    uint8_t kind
-    int64_t worker
-    int64_t value
 
 cdef struct Loop:
     Core_ *core
@@ -370,10 +366,16 @@ cdef struct Loop:
     uint8_t *head_out              # a response's head on its way out
     uint32_t head_out_bytes
     FieldLine *fields
+    Listener **listeners           # that this loop accepts from
+    uint32_t listener_count
+    uint32_t listener_room
+    RouteMap *routes               # NULL: the core's first pool gets everything
+    Route route                    # of the request at hand
+    uint8_t *path                  # of the request at hand, decoded and normalised
+    size_t path_bytes              # 0: not yet
     Exchange *arrivals_first       # complete requests of this turn, not yet in the queue
     Exchange *arrivals_last
-    uint32_t arrivals
-    bint dispatch_is_due           # a credit came back, or a worker became ready
+    PoolSide *due                  # pools with arrivals, or to whom a credit came back
     Conn *closed                   # freed at the end of the turn
     Conn *again                    # have work left for the next turn
     Conn *spare_conns
@@ -433,6 +435,7 @@ cdef struct Job:
 cdef struct Call:                  # of a worker, while a helper thread is at it
     Job job                        # first: the helper thread gets its address
     uint32_t worker                # its number
+    uint32_t pool                  # likewise: the applications that it may speak for
     uint32_t operation, flags
     uint32_t status
     uint64_t number                # the worker's own
@@ -448,18 +451,29 @@ cdef struct JobQueue:
     bint stops
     Core_ *core
 
+cdef struct RouteMap:              # a snapshot of routes in use
+    Routes *routes
+    uint32_t holders               # atomic: loops, and one for its being the newest
+
 cdef struct Core_:
     Settings settings
     HeadLimits limits
     TrustedNetworks *trusted
     Loop *loops
-    Listener *listeners
+    Listener **listeners           # managers' thread
     uint32_t listener_count
-    Pool pool
+    pthread_mutex_t routes_lock    # for whoever is no loop
+    RouteMap *routes               # [routes lock] the newest
+    pthread_mutex_t pools_lock     # of the table, for whoever is no loop
+    Pool *pools[4096]              # POOLS_MAX; atomic: NULL: free
+    uint32_t pools_high            # [pools_lock, atomic] slots from here on were never used
+    uint32_t pool_number           # the last that was given
+    uint32_t worker_number
+    uint32_t needed_pools          # atomic: with limits.is_needed
     Store store
     FillBucket fills[FILL_BUCKETS]
     bint is_started
-    bint is_draining               # /ready says 503
+    uint32_t is_draining           # atomic: /ready says 503
     uint32_t connections           # over all loops
     uint32_t quiet_loops
     uint32_t loops_shut            # have begun to drain

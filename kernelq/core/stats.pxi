@@ -21,11 +21,12 @@ cdef int loop_init(Core_ *core, uint32_t index) noexcept nogil:
     loop.fields = <FieldLine *> calloc(core.settings.field_count + FIELDS_ADDED, sizeof(FieldLine))
     loop.view = <FieldLine *> calloc(core.settings.field_count + FIELDS_ADDED, sizeof(FieldLine))
     loop.key = <uint8_t *> malloc(CACHE_KEY_MAX)
+    loop.path = <uint8_t *> malloc(core.settings.target_bytes + 1)
     loop.batch = <uint8_t *> malloc(BATCH_BYTES)
     if (loop.epoll_fd < 0 or loop.mailbox.fd < 0 or loop.scratch == NULL
             or loop.head_scratch == NULL
             or loop.head_out == NULL or loop.fields == NULL or loop.view == NULL
-            or loop.key == NULL or loop.batch == NULL):
+            or loop.key == NULL or loop.path == NULL or loop.batch == NULL):
         return -ENOMEM
     fd = linux.memfd(b"kernelq-log")
     if fd < 0 or linux.ftruncate(fd, LOG_RING_BYTES) < 0:
@@ -74,6 +75,8 @@ cdef void loop_uninit(Core_ *core, uint32_t index) noexcept nogil:
     free(loop.key)
     free(loop.batch)
     free(loop.workers)
+    free(loop.listeners)
+    free(loop.path)
     fd_close(&loop.epoll_fd)
     fd_close(&loop.mailbox.fd)
 
@@ -83,7 +86,8 @@ cdef int core_init(Core_ *core) noexcept nogil:
     cdef uint32_t index
     cdef int error
     core.event_fd = core.writer_fd = core.receiver_epoll = core.receiver_stop_fd = -1
-    pthread_mutex_init(&core.pool.lock, NULL)
+    pthread_mutex_init(&core.pools_lock, NULL)
+    pthread_mutex_init(&core.routes_lock, NULL)
     pthread_mutex_init(&core.events_lock, NULL)
     pthread_mutex_init(&core.receiver_lock, NULL)
     pthread_mutex_init(&core.log_lock, NULL)
@@ -182,15 +186,28 @@ cdef void core_uninit(Core_ *core) noexcept nogil:
     # After core_stop(). Sockets of clients go with the process or with their connections' memory.
     cdef uint32_t index
     cdef Worker *worker
-    while core.pool.workers != NULL:
-        worker = core.pool.workers
-        core.pool.workers = worker.next
-        worker_free(core, worker)
+    cdef Pool *pool
+    for index in range(core.pools_high):
+        pool = core.pools[index]
+        while pool != NULL and pool.workers != NULL:
+            worker = pool.workers
+            pool.workers = worker.next
+            worker_free(core, worker)
     for index in range(core.listener_count):
         fd_close(&core.listeners[index].fd)
     if core.loops != NULL:
         for index in range(core.settings.loop_count):
             loop_uninit(core, index)
+    for index in range(core.pools_high):
+        if core.pools[index] != NULL:
+            pool_free(core.pools[index])
+            core.pools[index] = NULL
+    if core.routes != NULL:
+        routes_free(core.routes.routes)
+        free(core.routes)
+        core.routes = NULL
+    for index in range(core.listener_count):
+        free(core.listeners[index])
     if core.settings.cache_mode != CACHE_OFF:
         store_uninit(&core.store)
     free(core.loops)

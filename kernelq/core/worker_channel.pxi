@@ -6,6 +6,7 @@ CHANNEL_FDS = ("core_memory", "worker_memory", "side_socket", "doorbell", "bell"
 CALLS = {"flush": CALL_FLUSH, "flush_group": CALL_FLUSH_GROUP}
 REPLIES = {"done": REPLY_DONE, "invalid": REPLY_INVALID, "no_memory": REPLY_NO_MEMORY}
 RECURSIVE = CALL_FLAG_RECURSIVE
+layout_version = LAYOUT_VERSION  # what interpreter.py compares
 
 cdef object channels = weakref.WeakSet()
 cdef object served = None          # weak: the channel that is being served in this process
@@ -136,12 +137,18 @@ cdef class Channel:
             thread.bell_ring(self.link.lanes[0].bell)
         FAULT(b"worker-ready-said")
 
-    def serve(self, application, int threads, settings=None):
-        """Start so many serving threads that run application; return at once."""
+    def serve(self, applications, int threads, settings=None):
+        """Start so many serving threads that run these applications; return at once.
+
+        applications: by number, as requests name them, objects with a method load() that gives the
+        callable. It is called once per thread; StartError says why it cannot be had now.
+        """
         cdef int index
         self.check()
         if self.serving:
             raise ValueError("the channel is being served already")
+        if not applications:
+            raise ValueError("there is no application to serve")
         if threads != <int> self.link.sizes.slot_count:
             raise ValueError(
                 f"the core expects {self.link.sizes.slot_count} threads, not {threads}")
@@ -157,7 +164,7 @@ cdef class Channel:
         self.link.has_deputy = True
         base = environ_base(threads, settings)
         for index in range(threads):
-            runner = Runner(self, index, application, base)
+            runner = Runner(self, index, applications, base)
             self.serving.append(
                 threading.Thread(target=runner.run, name=f"kernelq-{index + 1}", daemon=True))
         global served

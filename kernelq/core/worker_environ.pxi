@@ -37,13 +37,15 @@ cdef enum:                         # parts of a shape
     PART_TARGET = 3
     PART_PATH = 4
     PART_QUERY = 5
-    PART_FIELDS = 6
+    PART_SCRIPT = 6
+    PART_FIELDS = 7
     SHAPE_PARTS = PART_FIELDS + SHAPE_FIELDS
 
 ctypedef struct Shape:
     PyObject *proto                # dict; NULL: empty slot
     PyObject *texts[SHAPE_PARTS]   # what the proto has for each part; NULL: nothing yet
     uint32_t misses
+    uint32_t script_bytes
     uint16_t server_port
     uint8_t version_minor
     uint8_t is_https
@@ -51,6 +53,7 @@ ctypedef struct Shape:
     uint8_t known[SHAPE_FIELDS]
 
 cdef str KEY_METHOD = "REQUEST_METHOD"
+cdef str KEY_SCRIPT = "SCRIPT_NAME"
 cdef str KEY_PATH = "PATH_INFO"
 cdef str KEY_QUERY = "QUERY_STRING"
 cdef str KEY_TARGET = "REQUEST_URI"
@@ -135,7 +138,7 @@ cdef dict template_make(dict base, str scheme):
     for key, value in base.items():
         template[key] = value
     template["wsgi.url_scheme"] = scheme
-    template["SCRIPT_NAME"] = ""
+    template[KEY_SCRIPT] = ""
     return template
 
 
@@ -176,7 +179,8 @@ cdef inline bint shape_is(const Shape *shape, const RequestRecord *record,
     cdef uint32_t index
     if (shape.proto == NULL or shape.count != count or shape.is_https != record.is_https
             or shape.version_minor != record.version_minor
-            or shape.server_port != record.server_port):
+            or shape.server_port != record.server_port
+            or shape.script_bytes != record.script_bytes):
         return False
     for index in range(count):
         if shape.known[index] != entries[index].known:
@@ -187,7 +191,7 @@ cdef inline bint shape_is(const Shape *shape, const RequestRecord *record,
 @cython.final
 @cython.no_gc
 cdef class EnvironMaker:
-    # Makes environs for one serving thread; its caches are its own.
+    # Makes environs for one application in one serving thread; its caches are its own.
     cdef dict plain                # templates
     cdef dict secure
     cdef Shape shapes[SHAPE_SLOTS]
@@ -244,6 +248,7 @@ cdef class EnvironMaker:
         shape.is_https = record.is_https
         shape.version_minor = record.version_minor
         shape.server_port = record.server_port
+        shape.script_bytes = record.script_bytes
         Py_INCREF(proto)
         shape.proto = <PyObject *> proto
         return 0
@@ -268,7 +273,10 @@ cdef class EnvironMaker:
         if unlikely(not text_is(shape.texts[PART_TARGET], at, record.target_bytes)):
             target_renew(shape, environ, at, record.target_bytes)
         at += record.target_bytes
-        shape_set(shape, environ, PART_PATH, KEY_PATH, at, record.path_bytes)
+        if unlikely(record.script_bytes > 0):
+            shape_set(shape, environ, PART_SCRIPT, KEY_SCRIPT, at, record.script_bytes)
+        shape_set(shape, environ, PART_PATH, KEY_PATH, at + record.script_bytes,
+                  record.path_bytes - record.script_bytes)
         at += record.path_bytes
         shape_set(shape, environ, PART_QUERY, KEY_QUERY, at, record.query_bytes)
         at += record.query_bytes

@@ -80,24 +80,55 @@ cdef inline void clock_stop(LinkThread *self) noexcept nogil:
     average_move(&link.blocked_ns, blocked)
 
 
+cdef class Served:
+    # One application, as a serving thread has it.
+    cdef object source             # has load(); None: this worker does not have the application
+    cdef object application        # None: not loaded yet
+    cdef EnvironMaker maker
+
+
 cdef class Runner:
-    # What one serving thread has: its caches, its response, its error stream.
+    # What one serving thread has: its caches, its response, its error stream. Most workers have one
+    # application, most others are asked for one several times in a row: so the last request's is at
+    # hand, and only a change of it is looked up.
     cdef Channel channel           # keeps the link
     cdef LinkThread *thread
-    cdef object application
-    cdef EnvironMaker maker
+    cdef object applications       # Served.source by number
+    cdef dict base                 # what every environ has
+    cdef dict known                # Served by number
+    cdef uint32_t number           # of the last request's application
+    cdef Served served             # it
+    cdef object application        # served.application
+    cdef EnvironMaker maker        # served.maker
     cdef ErrorStream errors
     cdef Response response
     cdef object starter            # response.start, bound once
     cdef dict environ              # of the request under way
 
-    def __cinit__(self, Channel channel, int index, object application, dict base):
+    def __cinit__(self, Channel channel, int index, object applications, dict base):
         self.channel = channel
         self.thread = &channel.link.threads[index]
-        self.application = application
+        self.applications = applications
         self.errors = ErrorStream()
-        self.maker = EnvironMaker(base | {"wsgi.errors": self.errors})
+        self.base = base | {"wsgi.errors": self.errors}
+        self.known = {}
+        self.change_application(next(iter(applications)))
         self.renew_response()
+
+    cdef int change_application(self, uint32_t number) except -1:
+        # From that of the last request to another one.
+        cdef Served served = self.known.get(number)
+        if served is None:
+            served = Served.__new__(Served)
+            served.source = self.applications.get(number)
+            served.maker = EnvironMaker(self.base)
+            if served.source is not None:
+                self.known[number] = served
+        self.number = number
+        self.served = served
+        self.application = served.application
+        self.maker = served.maker
+        return 0
 
     cdef int renew_response(self) except -1:
         if self.response is not None:
@@ -142,6 +173,8 @@ cdef class Runner:
         clock_start(self_thread)
         self.response.begin(self_thread, taken, record.method_id == METHOD_HEAD)
         try:
+            if unlikely(record.application != self.number):
+                self.change_application(record.application)
             if unlikely(record.head.flags & (
                     FLAG_CONTENT_INLINE | FLAG_CONTENT_SPILLED | FLAG_CONTENT_STREAMED)):
                 content = content_make(self_thread, taken)
@@ -161,7 +194,10 @@ cdef class Runner:
         return 0
 
     cdef int call(self) except -1:
-        cdef object result = self.application(self.environ, self.starter)
+        cdef object result
+        if unlikely(self.application is None) and not self.find_application():
+            return 0
+        result = self.application(self.environ, self.starter)
         FAULT(b"worker-returned")
         if likely(PyList_CheckExact(result) or PyTuple_CheckExact(result)):
             return self.response.send_blocks(result)
@@ -171,6 +207,33 @@ cdef class Runner:
         finally:
             self.close(result)
         return self.response.finish()
+
+    cdef bint find_application(self) except -1:
+        # Loads it, for its first request here. False: there is none, and the request is answered.
+        cdef Served served = self.served
+        if served.source is None:
+            error_log.error(self.line(
+                f"the request is for application {self.number}, which this worker does not have"))
+            self.answer("503 Service Unavailable")
+            return False
+        try:
+            self.application = served.application = served.source.load()
+        except StartError as error:
+            error_log.error(self.line(str(error)))
+            self.answer("500 Internal Server Error")
+            return False
+        return True
+
+    cdef int answer(self, str status) except -1:
+        # The worker's own word, if nothing has been sent.
+        cdef Response response = self.response
+        if not response.is_sent:
+            response.content_length = -1
+            response.set_status(status)
+            response.set_headers([("Content-Type", "text/plain; charset=utf-8")])
+            response.is_started = True
+            response.send_one(f"{status[4:]}\n".encode())
+        return 0
 
     cdef int close(self, object result) except -1:
         # PEP 3333: always, however the response went. Its failure is the application's, and changes
@@ -195,12 +258,7 @@ cdef class Runner:
             except BaseException:
                 error_write("the application failed, and its traceback could not be made\n")
         try:
-            if not response.is_sent:
-                response.content_length = -1
-                response.set_status("500 Internal Server Error")
-                response.set_headers([("Content-Type", "text/plain; charset=utf-8")])
-                response.is_started = True
-                response.send_one(b"Internal Server Error\n")
+            self.answer("500 Internal Server Error")
         except BaseException as second:
             if not isinstance(second, ClientGone):
                 raise

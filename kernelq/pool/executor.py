@@ -5,102 +5,102 @@ A worker has three names: the plan's key, the core's number (a new one for each 
 it), and a pid. A death is known from two sides: the core says "gone" when the process has ended and
 every loop has finished with it, the spawner brings the wait status. The plan acts on the first, the
 log line waits for both.
+
+A generation is one reading of code and settings: what its workers are started with is kept until
+the plan retires it.
 """
 
 import os
+import signal
 import time
 from collections import deque
-from collections.abc import Callable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from kernelq import log
+from kernelq import log, sealed
 from kernelq.config import PoolSettings
-from kernelq.letters import Control, FromSpawner, ToSpawner
+from kernelq.desk import Pending
+from kernelq.letters import ActionKind, Control, FromSpawner, ToSpawner
 from kernelq.link import Link, Message, link_pair
 from kernelq.pool import plan
-from kernelq.pool.model import Action, Do, Event, Kind, Limits, State
-from kernelq.status import describe_status
+from kernelq.pool.events import EVENTS
+from kernelq.pool.limits import limits_of, requests_limit
+from kernelq.pool.member import STATUS_UNKNOWN, Member, describe_death
+from kernelq.pool.model import Action, Do, Event, Kind, Phase, State, Worker
+from kernelq.pool.neighbours import KINDS, Core, Host
+from kernelq.pool.orphan import describe_orphan
+from kernelq.pool.watch import Watch
 
-REQUESTS_SHOWN_MAX = 8
-STATUS_UNKNOWN = -1
-
-
-class Core(Protocol):
-    """The part of kernelq._core.Core that a pool needs."""
-
-    def channel_open(self) -> tuple[int, list[int]]: ...
-    def worker_attach(self, worker: int, pid: int, pidfd: int) -> None: ...
-    def worker_drain(self, worker: int) -> None: ...
-    def worker_abort(self, worker: int) -> None: ...
-    def worker_forget(self, worker: int) -> None: ...
-    def worker_info(self, worker: int) -> dict[str, object]: ...
-    def set_pool_state(self, state: str) -> None: ...
-
-
-class Host(Protocol):
-    """Whom the executor serves: the service process."""
-
-    def log(self, level: int, text: str) -> None: ...
-    def watch(self, link: Link, on_readable: Callable[[], None]) -> None: ...
-    def unwatch(self, link: Link) -> None: ...
-    def on_serving(self) -> None: ...
-    def on_reloaded(self, is_new: bool) -> None: ...
-    def on_give_up(self, text: str) -> None: ...
-    def on_stopped(self) -> None: ...
-
-
-class Member:
-    """A worker process as the executor knows it."""
-
-    __slots__ = ("control", "generation", "info", "is_expected", "key", "number", "pid", "status")
-
-    def __init__(self, key: int, generation: int) -> None:
-        self.key = key
-        self.generation = generation
-        self.number = -1
-        self.pid = 0
-        self.control: Link | None = None
-        self.status: tuple[int, int] | None = None  # wait status, largest resident size in KiB
-        self.info: dict[str, object] | None = None
-        self.is_expected = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class PoolExecutor:
     """One pool's processes."""
 
-    def __init__(self, core: Core, host: Host, index: int, settings: PoolSettings) -> None:
+    def __init__(self, core: Core, host: Host, settings: PoolSettings, gives_up: bool) -> None:
         self._core = core
         self._host = host
-        self._index = index
-        self._settings = settings
+        self.settings = settings
+        self._gives_up = gives_up
+        self.number = core.pool_open(settings.core)
         self._spawner: Link | None = None
         self._members: dict[int, Member] = {}  # by the plan's key
         self._by_number: dict[int, Member] = {}  # attached or on the way, until buried
         self._waiting: deque[Member] = deque()  # to be started when there is a spawner
         self._events: deque[Event] = deque()
         self._is_stepping = False
-        self.state = plan.make_pool(
-            Limits(
-                workers=settings.workers,
-                startup_ns=settings.startup_limit_ns,
-                graceful_ns=settings.graceful_timeout_ns,
-                rapid_fail_count=settings.rapid_fail_count,
-                rapid_fail_ns=settings.rapid_fail_interval_ns,
-            )
-        )
+        self._orphans: dict[int, int] = {}  # by key: until when their stacks are waited for
+        self._incoming: PoolSettings | None = None  # of the next generation
+        self._generations: dict[int, PoolSettings] = {0: settings}
+        self.recycles = 0
+        self.failures = 0
+        self.watch = Watch(core, self.number, settings)
+        self.state = plan.make_pool(limits_of(settings, gives_up))
+        self.deadline: int | None = None  # when tick() is due, by the monotonic clock
         self._perform: dict[Do, Callable[[Action], None]] = {
             Do.START: self._do_start,
             Do.DRAIN: self._do_drain,
             Do.STACKS: self._do_stacks,
             Do.SIGNAL: self._do_signal,
+            Do.ORPHAN: self._do_orphan,
+            Do.SUSPEND: self._do_suspend,
+            Do.RESUME: self._do_resume,
+            Do.GENERATION: self._do_generation,
             Do.RETIRE: self._do_retire,
             Do.POOL: self._do_pool,
-            Do.SERVING: lambda action: host.on_serving(),
-            Do.RELOADED: lambda action: host.on_reloaded(action.number == 1),
-            Do.GIVE_UP: lambda action: host.on_give_up(action.text),
-            Do.STOPPED: lambda action: host.on_stopped(),
+            Do.AWAIT_DEMAND: self._do_await_demand,
+            Do.PEAK: self._do_peak,
+            Do.SERVING: lambda action: host.on_serving(self),
+            Do.RELOADED: self._do_reloaded,
+            Do.GIVE_UP: lambda action: host.on_give_up(self, action.text),
+            Do.STOPPED: lambda action: host.on_stopped(self),
+            Do.RUN: self._do_run,
+            Do.THROTTLE: self._do_throttle,
+            Do.REPORT: self._do_report,
             Do.LOG: self._do_log,
         }
+
+    @property
+    def name(self) -> str:
+        return self.settings.name
+
+    @property
+    def generation(self) -> int:
+        """The newest generation, which knows every application of the settings."""
+        return self.state.newest_generation
+
+    @property
+    def is_gone(self) -> bool:
+        return self.state.phase is Phase.GONE
+
+    @property
+    def is_buried(self) -> bool:
+        """Whether no process is left, nor a line about one to be written."""
+        return not self._by_number
+
+    @property
+    def members(self) -> list[Member]:
+        return list(self._members.values())
 
     def apply(self, event: Event) -> None:
         """Let the plan decide about an event, and do what it says. Events that this causes come
@@ -118,6 +118,65 @@ class PoolExecutor:
                     self._perform[action.kind](action)
         finally:
             self._is_stepping = False
+        self._plan_tick()
+
+    def tick(self, now: int) -> None:
+        """Its deadline has come."""
+        for key, at in list(self._orphans.items()):
+            if now >= at:
+                self._abandon(self._members[key])
+        due = plan.next_deadline(self.state)
+        if due is not None and now >= due:
+            self.apply(Event(Kind.TICK))
+        if self.watch.next_at is not None and now >= self.watch.next_at:
+            for event in self.watch.look(now, self._ready_members()):
+                self.apply(event)
+        self._plan_tick()
+
+    def configure(self, settings: PoolSettings) -> bool:
+        """New settings; True: workers must be replaced to have them, RELOADED will follow."""
+        is_restart = settings.index != self.settings.index
+        must_not_wait = settings.applications != self.settings.applications
+        self.settings = settings
+        limits = limits_of(settings, self._gives_up, must_not_wait)
+        if is_restart:
+            self._incoming = settings
+        else:
+            self._generations[self.state.generation] = settings
+        self._core.pool_change(self.number, settings.core)
+        self.watch.configure(settings)
+        self.apply(Event(Kind.CONFIGURE, limits=limits, is_restart=is_restart))
+        return is_restart
+
+    def restore(self, settings: PoolSettings) -> None:
+        """Back to the settings that its workers still have: new ones were tried and have failed."""
+        self.settings = settings
+        self._core.pool_change(self.number, settings.core)
+        self.watch.configure(settings)
+        self.apply(Event(Kind.CONFIGURE, limits=limits_of(settings, self._gives_up)))
+
+    def close(self) -> None:
+        """The pool is gone: nothing routes to it, no process is left. ValueError otherwise."""
+        self._core.pool_close(self.number)
+
+    def find_member(self, worker: int) -> Member | None:
+        """By pid, or else by the core's number."""
+        for member in self._members.values():
+            if member.pid == worker:
+                return member
+        return self._by_number.get(worker)
+
+    def state_of(self, member: Member) -> Worker | None:
+        return plan.find_worker(self.state, member.key)
+
+    def ask_stacks(self, member: Member) -> Pending[Any]:
+        """The Python stacks of a living worker, as a text."""
+        pending: Pending[Any] = Pending()
+        if member.control is None or not member.control.try_send(Control.TELL_STACKS):
+            pending.fail("the worker does not listen")
+        else:
+            member.stacks.append(pending)
+        return pending
 
     # The spawner.
 
@@ -131,6 +190,7 @@ class PoolExecutor:
         for member in waiting:
             if member.key in self._members:
                 self._launch(member)
+        self._throttle(self.state.is_throttled)
 
     def on_spawner_message(self, message: Message) -> None:
         """One message of the spawner. It may be about a worker that is known no more."""
@@ -142,6 +202,7 @@ class PoolExecutor:
             case FromSpawner.STARTED, (number, pid):
                 member.pid = pid
                 self._core.worker_attach(number, pid, message.descriptors.pop())
+                self._core.worker_quota(number, requests_limit(self.settings, member.key))
                 self._host.log(log.DEBUG, f"{self._name(member)} started")
             case FromSpawner.FAILED, _:
                 self._fail(member, message.text)
@@ -152,8 +213,11 @@ class PoolExecutor:
 
     # The core.
 
-    def on_core_event(self, name: str, number: int) -> None:
-        """One event of the core about a worker."""
+    def on_core_event(self, name: str, number: int, value: int) -> None:
+        """One event of the core about a worker, or (number -1) about the pool."""
+        if name == "demand":
+            self.apply(Event(Kind.DEMAND))
+            return
         member = self._by_number.get(number)
         if member is None:
             return
@@ -163,19 +227,9 @@ class PoolExecutor:
                 self.apply(Event(Kind.SPAWNER_LOST))
             self._end(member)
             return
-        kind = _KINDS.get(name)
+        kind = KINDS.get(name)
         if kind is not None:
-            self.apply(Event(kind, member.key))
-
-    def describe_members(self) -> list[tuple[int, int, str]]:
-        """(number, pid, state) of each process, for the log and the control interface."""
-        states = {worker.key: worker.state.name for worker in self.state.workers}
-        return [(m.number, m.pid, states.get(k, "")) for k, m in self._members.items()]
-
-    @property
-    def is_buried(self) -> bool:
-        """Whether no process is left, nor a line about one to be written."""
-        return not self._by_number
+            self.apply(Event(kind, member.key, number=value))
 
     # Actions.
 
@@ -188,7 +242,7 @@ class PoolExecutor:
             self._waiting.append(member)
             return
         try:
-            number, descriptors = self._core.channel_open()
+            number, descriptors = self._core.channel_open(self.number, member.generation)
         except OSError as found:
             self._host.log(log.ERROR, f"{self._name(member)} has no channel: {found}")
             self._forget(member)
@@ -198,7 +252,9 @@ class PoolExecutor:
         member.number = number
         member.control = ours
         self._by_number[number] = member
-        numbers = (self._index, number, member.generation)
+        self._host.own(number, self)
+        settings = self._generations[member.generation]
+        numbers = (settings.index, number, member.generation)
         passed = [*descriptors, theirs.fileno()]
         ours.set_blocking(False)
         self._host.watch(ours, lambda: self._on_control(member))
@@ -227,22 +283,92 @@ class PoolExecutor:
             self._waiting.remove(member)
             self._forget(member)
             self.apply(Event(Kind.DIED, member.key))
-        elif self._spawner is not None:
-            self._spawner.try_send(ToSpawner.SIGNAL, member.number, action.number)
+        else:
+            self._tell_spawner(ToSpawner.SIGNAL, member.number, action.number)
+
+    def _do_orphan(self, action: Action) -> None:
+        # Its stacks first, if it can still tell them; then it is stopped, and what it had in hand
+        # is treated as after a death.
+        member = self._members[action.worker]
+        member.is_orphan = True
+        if member.control is not None and member.control.try_send(Control.STACKS):
+            self._orphans[member.key] = time.monotonic_ns() + ORPHAN_WORDS_NS
+        else:
+            self._abandon(member)
+
+    def _abandon(self, member: Member) -> None:
+        self._orphans.pop(member.key, None)
+        self._tell_spawner(ToSpawner.SIGNAL, member.number, signal.SIGSTOP)
+        self._core.worker_abandon(member.number)
+        process = self.settings.process
+        for text in describe_orphan(member.pid, self.settings.directory, process.inspectable):
+            self._host.log(log.WARNING, f"{self._name(member)} {text}")
+
+    def _do_suspend(self, action: Action) -> None:
+        self._tell_spawner(ToSpawner.SUSPEND, self._members[action.worker].number)
+
+    def _do_resume(self, action: Action) -> None:
+        del action  # pages come back by themselves as they are touched
+
+    def _do_generation(self, action: Action) -> None:
+        self._generations[action.number] = self._incoming or self.settings
+        self._incoming = None
 
     def _do_retire(self, action: Action) -> None:
-        if self._spawner is not None:
-            self._spawner.try_send(ToSpawner.RETIRE, self._index, action.number)
+        settings = self._generations.pop(action.number, None)
+        if settings is not None:
+            self._tell_spawner(ToSpawner.RETIRE, settings.index, action.number)
 
     def _do_pool(self, action: Action) -> None:
-        self._core.set_pool_state(action.text)
-        level = log.INFO if action.text == "online" else log.ERROR
-        self._host.log(level, f"pool {self._settings.name} is {action.text}")
+        self._core.set_pool_state(self.number, action.text)
+        level = log.ERROR if action.text == "offline" else log.INFO
+        self._host.log(level, f"pool {self.name} is {action.text}")
+
+    def _do_await_demand(self, action: Action) -> None:
+        self._core.pool_await_demand(self.number, action.number)
+
+    def _do_peak(self, action: Action) -> None:
+        del action
+        self.apply(Event(Kind.PEAK, number=self._core.pool_take_peak(self.number)))
+
+    def _do_reloaded(self, action: Action) -> None:
+        self._host.on_reloaded(self, action.number)
+
+    def _do_run(self, action: Action) -> None:
+        member = self._members.get(action.worker)
+        pid = 0 if member is None else member.pid
+        self._tell_spawner(ToSpawner.ACTION, self.settings.index, _PROGRAMS[action.text], pid)
+
+    def _do_throttle(self, action: Action) -> None:
+        self._throttle(action.number == 1)
+
+    def _throttle(self, is_on: bool) -> None:
+        if self.settings.cpu.limit:
+            self._tell_spawner(ToSpawner.THROTTLE, self.settings.index, int(is_on))
+
+    def _do_report(self, action: Action) -> None:
+        if action.number in _RECYCLES:
+            self.recycles += 1
+        if action.number in _FAILURES:
+            self.failures += 1
+        member = self._members.get(action.worker)
+        number, pid = (-1, 0) if member is None else (member.number, member.pid)
+        if action.number in _DEATHS and member is not None and number >= 0:
+            member.death_event = action.number  # said with how it died (_bury)
+            return
+        event = EVENTS[action.number]
+        name = f"pool {self.name}:" if member is None else self._name(member)
+        self._host.report(action.number, action.text, self.name, number, pid)
+        self._host.log(event.level, f"{name} {action.text} (event {action.number})")
 
     def _do_log(self, action: Action) -> None:
         member = self._members.get(action.worker)
-        name = f"pool {self._settings.name}:" if member is None else self._name(member)
+        name = f"pool {self.name}:" if member is None else self._name(member)
         self._host.log(action.number, f"{name} {action.text}")
+
+    def _tell_spawner(self, kind: int, *numbers: int) -> None:
+        if self._spawner is not None:
+            self._spawner.try_send(kind, *numbers)
 
     # Ends.
 
@@ -259,7 +385,7 @@ class PoolExecutor:
         """A start that the spawner did not live to confirm: do it again with the next one."""
         self._release(member)
         self._core.worker_abort(member.number)
-        del self._by_number[member.number]
+        self._unlist(member)
         member.number = -1
         self._waiting.append(member)
 
@@ -270,7 +396,7 @@ class PoolExecutor:
         elif not self._is_leaving(member):
             self._host.log(log.ERROR, f"{self._name(member)} could not be started")
         self._release(member)
-        del self._by_number[member.number]
+        self._unlist(member)
         self._forget(member)
         self.apply(Event(Kind.DIED, member.key))
 
@@ -280,30 +406,55 @@ class PoolExecutor:
         member.is_expected = self._is_leaving(member)
         self._core.worker_forget(member.number)
         self._release(member)
+        if not member.is_orphan:  # else the process is still there
+            self.apply(Event(Kind.DIED, member.key))
+            self._forget(member)
         self._bury(member)
-        self.apply(Event(Kind.DIED, member.key))
-        self._forget(member)
 
     def _bury(self, member: Member) -> None:
         """Write the death into the log, once both sides of it are known."""
         if member.info is None or member.status is None:
             return
-        del self._by_number[member.number]
+        self._unlist(member)
         level = log.INFO if member.is_expected else log.WARNING
-        self._host.log(level, f"{self._name(member)} {describe_death(member)}")
+        text = describe_death(member)
+        event = f" (event {member.death_event})" if member.death_event else ""
+        self._host.log(level, f"{self._name(member)} {text}{event}")
+        if member.death_event:
+            self._host.report(member.death_event, text, self.name, member.number, member.pid)
+        if member.is_orphan:
+            self.apply(Event(Kind.DIED, member.key))
+            self._forget(member)
+
+    def _unlist(self, member: Member) -> None:
+        del self._by_number[member.number]
+        self._host.disown(member.number)
 
     def _release(self, member: Member) -> None:
         if member.control is not None:
             self._host.unwatch(member.control)
             member.control.close()
             member.control = None
+        for pending in member.stacks:
+            pending.fail("the worker has ended")
+        member.stacks.clear()
 
     def _forget(self, member: Member) -> None:
+        self._orphans.pop(member.key, None)
         self._members.pop(member.key, None)
 
     def _is_leaving(self, member: Member) -> bool:
         worker = plan.find_worker(self.state, member.key)
         return worker is None or worker.state not in (State.STARTING, State.READY)
+
+    def _ready_members(self) -> list[Member]:
+        keys = {worker.key for worker in self.state.workers if worker.state is State.READY}
+        return [member for key, member in self._members.items() if key in keys]
+
+    def _plan_tick(self) -> None:
+        times = [plan.next_deadline(self.state), *self._orphans.values()]
+        times.append(None if self.is_gone else self.watch.next_at)
+        self.deadline = min((at for at in times if at is not None), default=None)
 
     def _on_control(self, member: Member) -> None:
         while member.control is not None:
@@ -316,53 +467,34 @@ class PoolExecutor:
             if message is None:
                 self._release(member)
                 return
-            message.close_descriptors()
-            if message.kind == Control.STACKS_DONE:
+            if message.kind == Control.STACKS_DONE and member.key in self._orphans:
+                self._abandon(member)
+            elif message.kind == Control.STACKS_DONE:
                 self.apply(Event(Kind.STACKS_DONE, member.key))
             elif message.kind == Control.REFUSED:
                 self.apply(Event(Kind.REFUSED, member.key, text=message.text))
+            elif message.kind == Control.TOLD and message.descriptors and member.stacks:
+                self._tell_stacks(member, message.descriptors.pop())
+            message.close_descriptors()
+
+    def _tell_stacks(self, member: Member, descriptor: int) -> None:
+        # The worker's word: text, of whatever it likes, within a bound.
+        pending = member.stacks.pop(0)
+        try:
+            text = sealed.take(descriptor, sealed.TEXT_BYTES_MAX).decode("utf-8", "replace")
+        except (OSError, ValueError) as found:
+            pending.fail(f"what the worker sent cannot be read: {found}")
+            return
+        pending.done({"pool": self.name, "worker": member.number, "pid": member.pid, "text": text})
 
     def _name(self, member: Member) -> str:
         who = f" (pid {member.pid})" if member.pid else ""
         number = f" {member.number}" if member.number >= 0 else ""
-        return f"pool {self._settings.name}: worker{number}{who}"
+        return f"pool {self.name}: worker{number}{who}"
 
 
-_KINDS = {
-    "ready": Kind.READY,
-    "first_answer": Kind.FIRST_ANSWER,
-    "unhealthy": Kind.UNHEALTHY,
-    "recovered": Kind.RECOVERED,
-    "hopeless": Kind.HOPELESS,
-    "timeout": Kind.TIMEOUT,
-    "distrusted": Kind.DISTRUSTED,
-}
-
-
-def describe_death(member: Member) -> str:
-    """How a worker ended: signal or status, memory, and what it had in hand."""
-    status, resident_kib = member.status or (STATUS_UNKNOWN, 0)
-    info: dict[str, Any] = member.info or {}
-    executing: list[dict[str, Any]] = info.get("executing", [])
-    if status == STATUS_UNKNOWN:
-        words = ["died with its spawner"]
-    else:
-        verb = "ended" if member.is_expected else "died"
-        words = [f"{verb}: {describe_status(status)}", f"{resident_kib / 1024:.1f} MiB at most"]
-    words.append(f"{info.get('served', 0)} requests served")
-    if executing:
-        count = info.get("casualties", 0) or len(executing)
-        words.append(f"in hand: {describe_requests(executing, count)}")
-    return ", ".join(words)
-
-
-def describe_requests(executing: list[dict[str, Any]], count: int) -> str:
-    """The requests that a worker had started, `count` in all; the first few of them in full."""
-    now = time.monotonic_ns()
-    shown = [
-        f"{request['method']} {request['target']} of {request['client']} "
-        f"for {(now - request['handed_ns']) / 1e9:.2f} s"
-        for request in executing[:REQUESTS_SHOWN_MAX]
-    ]
-    more = count - len(shown)
-    return "; ".join(shown) + (f"; and {more} more" if more else "")
+ORPHAN_WORDS_NS = 1_000_000_000  # for an orphan's stacks, before it is stopped
+_DEATHS = frozenset((5009, 6024, 6025))
+_PROGRAMS = {"rapid_fail": ActionKind.RAPID_FAIL, "orphan": ActionKind.ORPHAN}
+_RECYCLES = frozenset((5074, 5075, 5076, 5077, 5078, 5079, 5080, 5117))
+_FAILURES = frozenset((5009, 5010, 5011, 5012, 5127))

@@ -414,14 +414,16 @@ cdef void storm_sleep(FakeLane *lane, int bell) noexcept nogil:
 def request_record(uint64_t dispatch, int place=0, method="GET", target="/", path=None, query="",
                    fields=(), bytes content=None, int64_t content_length=0, int flags=0,
                    remote="192.0.2.1", int remote_port=40000, server="example.test",
-                   int server_port=80, bint is_https=False, int version_minor=1):
+                   int server_port=80, bint is_https=False, int version_minor=1,
+                   uint32_t application=0, script=""):
     """A REQUEST record, as the core writes it."""
     cdef RequestRecord record
     cdef FieldEntry entry
     cdef unsigned known
     memset(&record, 0, sizeof(record))
     texts = [method.encode("latin-1"), remote.encode(), server.encode(), target.encode("latin-1"),
-             (target if path is None else path).encode("latin-1"), query.encode("latin-1")]
+             (script + (target if path is None else path)).encode("latin-1"),
+             query.encode("latin-1")]
     entries = []
     for name, value in fields:
         name = name.encode("latin-1")
@@ -437,6 +439,8 @@ def request_record(uint64_t dispatch, int place=0, method="GET", target="/", pat
     record.head.flags = flags | (FLAG_CONTENT_INLINE if content is not None else 0)
     record.head.place = place
     record.head.dispatch = dispatch
+    record.application = application
+    record.script_bytes = <uint32_t> len(script)
     record.method_id = METHOD_IDS.get(method, 0)
     record.version_minor = version_minor
     record.is_https = is_https

@@ -10,6 +10,7 @@ import hmac
 import signal
 import sys
 import tempfile
+from types import SimpleNamespace
 
 from kernelq import cache
 
@@ -55,7 +56,8 @@ def main() -> None:
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     channel = _worker.Channel([int(fd) for fd in sys.argv[2:]])
-    channel.serve(make_application(sys.argv[1].encode()), THREADS)
+    application = make_application(sys.argv[1].encode())
+    channel.serve({0: SimpleNamespace(load=lambda: application)}, THREADS)
     channel.ready()
     while not channel.wait(3600):
         pass

@@ -134,7 +134,7 @@ def test_application_that_cannot_be_loaded(
         file.write("value = 1\ndef make(): raise ValueError('no')\n")
     server = start(name, "--workers", "2", *preload)
     assert server.end(None) == 1
-    (error,) = [line for line in server.lines if " error application " in line]
+    (error,) = [line for line in server.lines if " error pool default: application " in line]
     assert words in error
 
 
@@ -172,4 +172,4 @@ def test_check_loads_everything_and_starts_nothing(tmp_path: Path, application: 
         )
     assert done.returncode == 0
     assert done.stdout.startswith("kernelq: all is well: app:application")
-    assert run(tmp_path, "app:absent", "--check")[0] == 1
+    assert run(tmp_path, "app:absent", "--check")[0] == 2

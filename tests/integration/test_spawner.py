@@ -5,85 +5,27 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from server import PATIENCE_SECONDS, ROOT
+from spawning import HANGING, PoolSpawner, make_pool
 
 from kernelq.letters import Control, FromSpawner, ToSpawner
-from kernelq.link import Link, Message, link_from, link_pair
+from kernelq.link import link_from, link_pair
+from kernelq.spawner import OVERLAPPING
 
-SPAWNER = """
-import sys
-from kernelq.config import PoolSettings
-from kernelq.link import link_from
-from kernelq.spawner import run
-pool = PoolSettings(application="app:application", directory={folder!r}, workers=2,
-                    preload={preload}, descriptor_limit=512)
-sys.exit(run([pool], link_from({descriptor})))
-"""
-
-Spawn = Callable[..., "Spawner"]
-
-HANGING = "import threading\nthreading.Event().wait()\n"
-
-
-class Spawner:
-    """A spawner process, and the service's end of its link."""
-
-    def __init__(self, folder: Path, preload: bool = False) -> None:
-        self.link, theirs = link_pair()
-        os.set_inheritable(theirs.fileno(), True)
-        code = SPAWNER.format(folder=str(folder), preload=preload, descriptor=theirs.fileno())
-        self.errors = folder / "errors"
-        self.expected_status = 0
-        with self.errors.open("w") as errors:
-            self.process = subprocess.Popen(
-                [sys.executable, "-c", code],
-                env={**os.environ, "PYTHONPATH": str(ROOT)},
-                pass_fds=[theirs.fileno()],
-                stderr=errors,
-            )
-        theirs.close()
-        self.link._socket.settimeout(PATIENCE_SECONDS)
-        self.controls: list[Link] = []
-
-    def start(self, worker: int, pool: int = 0, generation: int = 0) -> None:
-        """Ask for a worker; its channel is no channel, which it finds out after the import."""
-        ours, theirs = link_pair()
-        ours._socket.settimeout(PATIENCE_SECONDS)
-        self.controls.append(ours)
-        with open(os.devnull) as null:
-            passed = [null.fileno(), null.fileno(), theirs.fileno()]
-            self.link.send(ToSpawner.START, pool, worker, generation, descriptors=passed)
-        theirs.close()
-
-    def next(self) -> Message:
-        message = self.link.receive()
-        assert message is not None, self.errors.read_text()
-        message.close_descriptors()
-        return message
-
-    def expect(self, kind: int, worker: int) -> Message:
-        message = self.next()
-        assert (message.kind, message.numbers[0]) == (kind, worker), (message.numbers, message.text)
-        return message
-
-    def end(self) -> int:
-        self.link.close()
-        for control in self.controls:
-            control.close()
-        return self.process.wait(PATIENCE_SECONDS)
+Spawn = Callable[..., PoolSpawner]
 
 
 @pytest.fixture
-def spawn(tmp_path: Path) -> Iterator[Callable[..., Spawner]]:
+def spawn(tmp_path: Path) -> Iterator[Spawn]:
     """Starts a spawner for an application's code, and sees it end without complaint."""
-    made: list[Spawner] = []
+    made: list[PoolSpawner] = []
 
-    def spawn_one(code: str = HANGING, preload: bool = False) -> Spawner:
-        (tmp_path / "app.py").write_text(code)
-        made.append(Spawner(tmp_path, preload))
+    def spawn_one(code: str = HANGING, preload: bool = False) -> PoolSpawner:
+        made.append(PoolSpawner(tmp_path, replace(make_pool(tmp_path, code), preload=preload)))
         return made[-1]
 
     yield spawn_one
@@ -92,11 +34,11 @@ def spawn(tmp_path: Path) -> Iterator[Callable[..., Spawner]]:
 
 
 @pytest.fixture
-def spawner(spawn: Callable[..., Spawner]) -> Spawner:
+def spawner(spawn: Spawn) -> PoolSpawner:
     return spawn()
 
 
-def test_worker_is_announced_with_its_pidfd_and_dies_with_its_status(spawner: Spawner) -> None:
+def test_worker_is_announced_with_its_pidfd_and_dies_with_its_status(spawner: PoolSpawner) -> None:
     spawner.start(1)
     message = spawner.link.receive()
     assert message is not None
@@ -112,7 +54,7 @@ def test_worker_is_announced_with_its_pidfd_and_dies_with_its_status(spawner: Sp
     assert pid > 0
 
 
-def test_what_is_not_in_the_table_is_refused(spawner: Spawner) -> None:
+def test_what_is_not_in_the_table_is_refused(spawner: PoolSpawner) -> None:
     spawner.start(1, pool=1)
     spawner.start(1, pool=-1)
     spawner.link.send(99, 1, 2, 3)
@@ -120,25 +62,24 @@ def test_what_is_not_in_the_table_is_refused(spawner: Spawner) -> None:
     spawner.link.send(ToSpawner.SIGNAL, 1, signal.SIGKILL)  # no such worker: nothing happens
     spawner.start(1)
     spawner.expect(FromSpawner.STARTED, 1)
-    spawner.link.send(ToSpawner.SIGNAL, 1, signal.SIGSTOP)
+    spawner.link.send(ToSpawner.SIGNAL, 1, signal.SIGUSR1)
     spawner.start(1)  # known already
     spawner.start(2)
     spawner.expect(FromSpawner.STARTED, 2)
     assert spawner.errors.read_text().count("refused") == 6
 
 
-def test_no_more_than_twice_the_pool(spawner: Spawner) -> None:
-    for worker in range(4):
-        spawner.start(worker)
-        spawner.expect(FromSpawner.STARTED, worker)
-    spawner.start(4)
+def test_no_more_than_twice_the_pool(spawner: PoolSpawner) -> None:
+    most = 2 * 2 + OVERLAPPING
+    for worker in range(most):
+        spawner.started(worker)
+    spawner.start(most)
     spawner.link.send(ToSpawner.SIGNAL, 0, signal.SIGKILL)
     spawner.expect(FromSpawner.DIED, 0)
-    spawner.start(5)
-    spawner.expect(FromSpawner.STARTED, 5)
+    spawner.started(most + 1)
 
 
-def test_signals_of_a_terminal_do_not_reach_it(spawner: Spawner) -> None:
+def test_signals_of_a_terminal_do_not_reach_it(spawner: PoolSpawner) -> None:
     spawner.start(1)
     spawner.expect(FromSpawner.STARTED, 1)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
@@ -147,7 +88,7 @@ def test_signals_of_a_terminal_do_not_reach_it(spawner: Spawner) -> None:
     spawner.expect(FromSpawner.STARTED, 2)
 
 
-def test_nonsense_ends_it_and_its_workers(spawner: Spawner) -> None:
+def test_nonsense_ends_it_and_its_workers(spawner: PoolSpawner) -> None:
     spawner.start(1)
     spawner.expect(FromSpawner.STARTED, 1)
     spawner.link._socket.send(b"x")
@@ -160,7 +101,7 @@ def test_refusal_reaches_the_service(spawn: Spawn, code: str) -> None:
     spawner = spawn(code)
     spawner.start(1)
     spawner.expect(FromSpawner.STARTED, 1)
-    message = spawner.controls[0].receive()
+    message = spawner.controls[1].receive()
     assert message is not None
     assert message.kind == Control.REFUSED
     assert "'app:application'" in message.text
@@ -193,7 +134,7 @@ def test_retired_generation_is_ended_and_a_new_one_loads_again(
     spawner = spawn(f"open({str(gate)!r}, 'w').close()\n{HANGING}", preload=True)
     spawner.start(1, generation=0)
     gate.read_text()  # the first generation has been read
-    (tmp_path / "app.py").write_text("raise LookupError('second')\n")
+    (tmp_path / "default" / "app.py").write_text("raise LookupError('second')\n")
     spawner.start(2, generation=1)
     message = spawner.expect(FromSpawner.FAILED, 2)
     assert "LookupError: second" in message.text

@@ -8,28 +8,38 @@ from pathlib import Path
 import pytest
 
 from kernelq import cli, identity, linux, notify
+from kernelq.binding import Binding
 from kernelq.config import DEMO_APPLICATION
 from kernelq.errors import OptionError, StartError
 from kernelq.options import OPTIONS
 
 
+def application_of(words: list[str]) -> str:
+    return cli.read_command(words).sites[0].applications[0].app
+
+
 def test_application_with_and_without_the_word_serve() -> None:
     for words in (["app:a"], ["serve", "app:a"], ["app:a", "--workers", "2"]):
-        settings, has_binding = cli.read_command(words)
-        assert settings.pools[0].application == "app:a"
-        assert not has_binding
-    assert cli.read_command([])[0].pools[0].application == DEMO_APPLICATION
-    assert cli.read_command(["serve"])[0].pools[0].application == DEMO_APPLICATION
+        assert application_of(words) == "app:a"
+    assert application_of([]) == DEMO_APPLICATION
+    assert application_of(["serve"]) == DEMO_APPLICATION
 
 
 def test_options_may_stand_anywhere() -> None:
-    settings, has_binding = cli.read_command(
+    settings = cli.read_command(
         ["--bind", "127.0.0.1:1", "app:a", "--bind", "unix:/x", "--preload", "--threads=2"]
     )
-    assert has_binding
-    assert [str(binding) for binding in settings.bindings] == ["127.0.0.1:1", "unix:/x"]
+    bindings = settings.sites[0].bindings
+    assert [str(one.endpoint) for one in bindings] == ["127.0.0.1:1", "unix:/x"]
     assert settings.pools[0].preload
-    assert settings.core.threads == settings.pools[0].threads == 2
+    assert settings.pools[0].core.threads == 2
+
+
+def test_sockets_passed_by_systemd_are_in_place_of_the_default_and_beside_others() -> None:
+    passed = [Binding("fd", descriptor=3)]
+    for words, expected in (([], ["fd://3"]), (["--bind", "unix:/x"], ["fd://3", "unix:/x"])):
+        bindings = cli.read_command(words, passed).sites[0].bindings
+        assert [str(one.endpoint) for one in bindings] == expected
 
 
 @pytest.mark.parametrize(
@@ -61,6 +71,7 @@ def test_help_teaches_every_option(capsys: pytest.CaptureFixture[str]) -> None:
     for option in OPTIONS:
         assert option.name in text
     assert "kernelq app:application" in text
+    assert "kernelq --config" in text
     assert "HUP" in text
 
 

@@ -2,11 +2,13 @@
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from fakes import FakeCore, FakeHost
 
-from kernelq.config import PoolSettings
+from kernelq import sealed
+from kernelq.config import PoolSettings, RapidFailSettings, RecyclingSettings
 from kernelq.letters import Control, FromSpawner, ToSpawner
 from kernelq.link import Link, Message, link_from, link_pair
 from kernelq.pool.executor import PoolExecutor
@@ -18,12 +20,14 @@ SIGKILL_STATUS = 9
 class Stage:
     """An executor, its fake neighbours, and the spawner's end of its link."""
 
-    def __init__(self, workers: int = 1, **settings: int) -> None:
+    def __init__(self, workers: int = 1, **settings: object) -> None:
         self.core = FakeCore()
         self.host = FakeHost()
-        self.executor = PoolExecutor(
-            self.core, self.host, 0, PoolSettings(workers=workers, **settings)
+        running = PoolSettings(
+            start_mode="always_running", min_processes=workers, max_processes=workers
         )
+        self.settings = replace(running, **settings)
+        self.executor = PoolExecutor(self.core, self.host, self.settings, gives_up=True)
         self.spawner: Link | None = None
         self.links: list[Link] = []
         self.controls: dict[int, Link] = {}
@@ -60,11 +64,11 @@ class Stage:
 
     def serve(self, number: int) -> None:
         self.confirm(number)
-        self.executor.on_core_event("ready", number)
-        self.executor.on_core_event("first_answer", number)
+        self.executor.on_core_event("ready", number, 0)
+        self.executor.on_core_event("first_answer", number, 0)
 
     def die(self, number: int, status: int = SIGKILL_STATUS) -> None:
-        self.executor.on_core_event("gone", number)
+        self.executor.on_core_event("gone", number, 0)
         self.answer(FromSpawner.DIED, number, status, 20480, 0)
 
     def close(self) -> None:
@@ -99,7 +103,7 @@ def test_death_is_replaced_at_gone_and_logged_when_the_status_is_known(stage: St
     stage.executor.apply(Event(Kind.START))
     assert stage.started() == [1]
     stage.serve(1)
-    stage.executor.on_core_event("gone", 1)
+    stage.executor.on_core_event("gone", 1, 0)
     assert stage.started() == [2]
     assert not any("died" in line for line in stage.host.lines)
     stage.answer(FromSpawner.DIED, 1, SIGKILL_STATUS, 20480, 0)
@@ -116,7 +120,7 @@ def test_status_may_come_before_gone(stage: Stage) -> None:
     stage.serve(1)
     stage.answer(FromSpawner.DIED, 1, 0, 20480, 0)
     assert stage.started() == []
-    stage.executor.on_core_event("gone", 1)
+    stage.executor.on_core_event("gone", 1, 0)
     assert stage.started() == [2]
     assert any("exit status 0" in line for line in stage.host.lines)
 
@@ -135,7 +139,7 @@ def test_worker_says_itself_why_it_refuses(stage: Stage) -> None:
     stage.started()
     stage.confirm(1)
     stage.controls[1].send(Control.REFUSED, text="no such attribute")
-    stage.executor.on_core_event("gone", 1)  # before the message was looked at
+    stage.executor.on_core_event("gone", 1, 0)  # before the message was looked at
     assert stage.host.told[0] == "given up: no such attribute"
 
 
@@ -143,7 +147,7 @@ def test_stacks_are_asked_for_and_their_end_kills(stage: Stage) -> None:
     stage.executor.apply(Event(Kind.START))
     stage.started()
     stage.serve(1)
-    stage.executor.apply(Event(Kind.STOP))
+    stage.executor.apply(Event(Kind.SHUTDOWN))
     stage.executor.apply(Event(Kind.TICK))
     message = stage.controls[1].receive()
     assert message is not None
@@ -164,14 +168,14 @@ def test_without_spawner_starts_wait_for_one() -> None:
 
 
 def test_spawner_death_repeats_unconfirmed_starts_and_excuses_deaths() -> None:
-    stage = Stage(workers=2, rapid_fail_count=1)
+    stage = Stage(workers=2, rapid_fail=RapidFailSettings(max_crashes=1))
     stage.bring_spawner()
     stage.executor.apply(Event(Kind.START))
     assert stage.started() == [1, 2]
     stage.serve(1)
     stage.executor.set_spawner(None)
     assert stage.core.known == {1}
-    stage.executor.on_core_event("gone", 1)
+    stage.executor.on_core_event("gone", 1, 0)
     assert any("died with its spawner" in line for line in stage.host.lines)
     stage.bring_spawner()
     assert stage.started() == [3, 4]
@@ -180,17 +184,17 @@ def test_spawner_death_repeats_unconfirmed_starts_and_excuses_deaths() -> None:
 
 
 def test_deaths_seen_before_the_end_of_their_spawner_are_excused_too() -> None:
-    stage = Stage(workers=2, rapid_fail_count=1)
+    stage = Stage(workers=2, rapid_fail=RapidFailSettings(max_crashes=1))
     stage.bring_spawner()
     stage.executor.apply(Event(Kind.START))
     stage.started()
     for number in (1, 2):
         stage.confirm(number)
-        stage.executor.on_core_event("ready", number)
+        stage.executor.on_core_event("ready", number, 0)
     assert stage.spawner is not None
     stage.spawner.close()
     for number in (1, 2):
-        stage.executor.on_core_event("gone", number)
+        stage.executor.on_core_event("gone", number, 0)
     stage.executor.set_spawner(None)
     assert not stage.executor.state.is_tripped
     assert len(stage.host.watched) == 0
@@ -215,7 +219,7 @@ def test_messages_about_the_unknown_are_dropped(stage: Stage) -> None:
     stage.started()
     stage.answer(FromSpawner.STARTED, 77, 5, pidfd=True)
     stage.answer(FromSpawner.DIED, 77, 0, 0, 0)
-    stage.executor.on_core_event("gone", 77)
+    stage.executor.on_core_event("gone", 77, 0)
     assert states(stage) == [State.STARTING]
 
 
@@ -223,9 +227,9 @@ def test_stop_ends_with_everybody_buried(stage: Stage) -> None:
     stage.executor.apply(Event(Kind.START))
     stage.started()
     stage.serve(1)
-    stage.executor.apply(Event(Kind.STOP, number=10**9))
+    stage.executor.apply(Event(Kind.SHUTDOWN, number=10**9))
     assert ("drain", 1) in stage.core.calls
-    stage.executor.on_core_event("gone", 1)
+    stage.executor.on_core_event("gone", 1, 0)
     assert stage.host.told[-1] == "stopped"
     assert not stage.executor.is_buried
     stage.answer(FromSpawner.DIED, 1, 0, 20480, 0)
@@ -240,3 +244,109 @@ def test_kill_of_a_start_that_waits_for_a_spawner_removes_it() -> None:
     stage.bring_spawner()
     assert stage.started() == []
     stage.close()
+
+
+def test_an_on_demand_pool_starts_when_a_request_waits() -> None:
+    stage = Stage(start_mode="on_demand", min_processes=0)
+    stage.bring_spawner()
+    stage.executor.apply(Event(Kind.START))
+    assert stage.started() == []
+    assert stage.core.demands == [(0, 0)]
+    stage.executor.on_core_event("demand", -1, 0)
+    assert stage.started() == [1]
+    stage.close()
+
+
+def test_a_worker_is_told_how_many_requests_it_may_answer() -> None:
+    stage = Stage(recycling=RecyclingSettings(requests=100, jitter=0.1))
+    stage.bring_spawner()
+    stage.executor.apply(Event(Kind.START))
+    stage.started()
+    stage.serve(1)
+    assert 90 <= stage.core.quotas[1] <= 100
+    stage.executor.on_core_event("quota", 1, 100)
+    assert stage.started() == [2]
+    assert 5075 in stage.host.events
+    stage.serve(2)
+    assert ("drain", 1) in stage.core.calls
+    stage.close()
+
+
+def test_new_limits_replace_nobody_and_a_new_index_does(stage: Stage) -> None:
+    stage.executor.apply(Event(Kind.START))
+    stage.started()
+    stage.serve(1)
+    assert not stage.executor.configure(replace(stage.settings, startup_limit_ns=1))
+    assert stage.started() == []
+    assert stage.executor.configure(replace(stage.settings, index=5))
+    (message,) = stage.asked()
+    assert (message.kind, message.numbers) == (ToSpawner.START, (5, 2, 1))
+    stage.serve(2)
+    assert stage.host.told[-1] == "reloaded"
+    assert ("drain", 1) in stage.core.calls
+    stage.die(2)
+    (message,) = [one for one in stage.asked() if one.kind == ToSpawner.START]
+    assert message.numbers == (5, 3, 1)
+
+
+def test_new_settings_that_do_not_start_leave_the_old_worker(stage: Stage) -> None:
+    stage.executor.apply(Event(Kind.START))
+    stage.started()
+    stage.serve(1)
+    stage.executor.configure(replace(stage.settings, index=5))
+    assert stage.started() == [2]
+    stage.answer(FromSpawner.FAILED, 2, text="no such user")
+    assert stage.host.told[-1] == "reload failed"
+    assert ("drain", 1) not in stage.core.calls
+    stage.die(1)
+    (message,) = [one for one in stage.asked() if one.kind == ToSpawner.START]
+    assert message.numbers == (0, 3, 0)
+
+
+def test_an_orphan_is_stopped_taken_from_the_core_and_replaced() -> None:
+    stage = Stage(orphan_worker_process=True)
+    stage.bring_spawner()
+    stage.executor.apply(Event(Kind.START))
+    stage.started()
+    stage.serve(1)
+    stage.executor.on_core_event("hopeless", 1, 0)
+    message = stage.controls[1].receive()
+    assert message is not None
+    assert message.kind == Control.STACKS
+    assert not [m for m in stage.asked() if m.kind == ToSpawner.SIGNAL]
+    stage.controls[1].send(Control.STACKS_DONE)
+    for on_readable in list(stage.host.watched.values()):
+        on_readable()
+    asked = stage.asked()
+    assert [m.numbers for m in asked if m.kind == ToSpawner.SIGNAL] == [(1, 19)]
+    assert ("abandon", 1) in stage.core.calls
+    assert any("left for a debugger" in line for line in stage.host.lines)
+    assert stage.core.known == {1, 2}
+    stage.executor.on_core_event("gone", 1, 0)
+    assert [worker.key for worker in stage.executor.state.orphans] == [0]
+    stage.answer(FromSpawner.DIED, 1, SIGKILL_STATUS, 20480, 0)
+    assert stage.executor.state.orphans == ()
+    stage.close()
+
+
+def test_stacks_of_a_living_worker_come_as_a_text(stage: Stage) -> None:
+    stage.executor.apply(Event(Kind.START))
+    stage.started()
+    stage.serve(1)
+    member = stage.executor.find_member(1001)
+    assert member is not None
+    answers: list[object] = []
+    stage.executor.ask_stacks(member).then(lambda answer, text: answers.append(answer or text))
+    message = stage.controls[1].receive()
+    assert message is not None
+    assert message.kind == Control.TELL_STACKS
+    descriptor = sealed.put("stacks", "thread ä".encode())
+    stage.controls[1].send(Control.TOLD, descriptors=[descriptor])
+    os.close(descriptor)
+    (on_readable,) = stage.host.watched.values()
+    on_readable()
+    assert answers == [{"pool": "default", "worker": 1, "pid": 1001, "text": "thread ä"}]
+    second = stage.executor.ask_stacks(member)
+    stage.die(1)
+    second.then(lambda answer, text: answers.append(answer or text))
+    assert answers[-1] == "the worker has ended"

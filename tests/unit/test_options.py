@@ -30,7 +30,7 @@ def test_defaults_are_the_cores_own() -> None:
     machine_decides = {"loops", "spin_ns"}
     for name in set(CoreSettings.__dataclass_fields__) - machine_decides:
         assert getattr(core, name) == getattr(plain, name), name
-    assert settings.pools[0].application == DEMO_APPLICATION
+    assert settings.pools[0].applications[0].app == DEMO_APPLICATION
 
 
 @pytest.mark.parametrize(
@@ -94,6 +94,9 @@ def test_good_values(name: str, text: str, value: object) -> None:
         ("--queue-timeout", "1e9"),
         ("--queue-timeout", "s"),
         ("--queue-timeout", "99999h"),
+        ("--queue-timeout", 5000 * "9"),
+        ("--workers", 5000 * "9"),
+        ("--max-content", 5000 * "9"),
         ("--max-content", "1T"),
         ("--max-content", "-1"),
         ("--max-content", "1.5G"),
@@ -138,7 +141,7 @@ def test_loops_are_one_below_four_processors_then_a_quarter(
         monkeypatch.setattr(cpus, "count_usable", lambda count=processors: count)
         settings = make_settings("", default_values(), 1024)
         assert settings.core.loops == loops
-        assert settings.pools[0].workers == processors
+        assert settings.pools[0].max_processes == processors
 
 
 def make_v2(root: Path, path: str, quotas: dict[str, str]) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from fake_core import Answer, answering, served
+from fake_core import Answer, answering, one, served
 from kernelq._coretest import FakeCore, control_record, request_record
 
 from kernelq._worker import CHANNEL_FDS, Channel
@@ -46,7 +46,7 @@ def test_descriptors_in_the_order_of_the_contract() -> None:
 
 def test_another_layout_is_refused_by_both_numbers() -> None:
     core = FakeCore(version=77)
-    with pytest.raises(ValueError, match="layout 77, this worker's kernelq has 2"):
+    with pytest.raises(ValueError, match="layout 77, this worker's kernelq has 3"):
         Channel(list(core.worker_fds))
     for fd in core.worker_fds:
         os.close(fd)
@@ -104,7 +104,7 @@ def test_the_number_of_threads_is_the_number_of_slots() -> None:
     core = FakeCore(slots=2)
     channel = Channel(list(core.worker_fds))
     with pytest.raises(ValueError, match="expects 2 threads"):
-        channel.serve(answering(), 3)
+        channel.serve(one(answering()), 3)
     channel.close()
     with pytest.raises(ValueError, match="closed"):
         channel.ready()
@@ -287,7 +287,7 @@ def test_a_core_that_dies_ends_the_process(moment: str) -> None:
         core.attach()
         for fd in core.worker_fds:
             assert fd not in core.doorbells
-        channel.serve(answering(b"x" * 100), 1)
+        channel.serve(one(answering(b"x" * 100)), 1)
         channel.ready()
         if moment == "running":
             core.put(request_record(core.next_dispatch(), 0))

@@ -1,0 +1,148 @@
+"""Private temporary folders, where a worker cannot have a mount of its own (see launch.py).
+
+A spawner has one folder, and in it one for each process that it makes, owned by the pool's user and
+closed to others. A folder goes when the last process that uses it has gone; what a spawner that was
+killed has left is removed by the next one. Removing runs as the pool's user and in a child: a deep
+tree takes long, and a hostile one must not lead root astray.
+
+Facts: a lock (flock) is held until the last copy of its descriptor is closed, and no longer than
+its processes live: a folder whose lock is free belongs to nobody. In a sticky /tmp nobody else can
+rename or remove our folder; one that another user made under our name is not ours and left alone.
+"""
+
+import contextlib
+import fcntl
+import os
+import shutil
+import stat
+import tempfile
+
+from kernelq import log
+from kernelq.identity import Identity
+from kernelq.launch import in_child
+
+_PREFIX = "kernelq-tmp-"
+_LOCK = "lock"
+
+
+class TmpFolders:
+    """The temporary folders of one spawner's children. Single-threaded: it forks."""
+
+    def __init__(self, base: str = "") -> None:
+        # What TMPDIR of root's own session names may be out of the reach of others.
+        self._base = base or ("/tmp" if os.geteuid() == 0 else tempfile.gettempdir())
+        self._own = ""  # made with the first one
+        self._lock = -1
+        self._count = 0
+        self._holders: dict[str, tuple[int, Identity]] = {}
+
+    def make(self, identity: Identity) -> str:
+        """A new folder, held once; OSError when there can be none."""
+        if not self._own:
+            self._make_own()
+        self._count += 1
+        path = os.path.join(self._own, str(self._count))
+        os.mkdir(path, 0o700)
+        if identity.uid >= 0:
+            os.chown(path, identity.uid, identity.gid)
+        self._holders[path] = (1, identity)
+        return path
+
+    def hold(self, path: str) -> None:
+        """One more process uses it."""
+        if path:
+            count, identity = self._holders[path]
+            self._holders[path] = (count + 1, identity)
+
+    def release(self, path: str) -> None:
+        """One process less; the last one's folder is removed."""
+        if not path:
+            return
+        count, identity = self._holders.pop(path)
+        if count > 1:
+            self._holders[path] = (count - 1, identity)
+        else:
+            in_child(lambda: self._remove(path, identity))
+
+    def sweep(self) -> None:
+        """Remove what spawners that were killed have left."""
+        if any(name.startswith(_PREFIX) for name in _names(self._base)):
+            in_child(self._sweep)
+
+    def close(self) -> None:
+        """Every process has gone: remove everything, and wait for that."""
+        for path, (_, identity) in self._holders.items():
+            _wait_for(in_child(lambda p=path, i=identity: self._remove(p, i)))  # type: ignore[misc]
+        self._holders.clear()
+        if self._own:
+            shutil.rmtree(self._own, ignore_errors=True)
+            os.close(self._lock)
+            self._own = ""
+
+    def _make_own(self) -> None:
+        own = tempfile.mkdtemp(prefix=f"{_PREFIX}{os.geteuid()}-", dir=self._base)
+        # The users of all pools pass through; none may look.
+        os.chmod(own, 0o711 if os.geteuid() == 0 else 0o700)
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        new = os.path.join(own, f"new-{_LOCK}")
+        self._lock = os.open(new, flags, 0o600)
+        fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.rename(new, os.path.join(own, _LOCK))  # another one's sweep sees it locked, or not
+        self._own = own
+
+    def _remove(self, path: str, identity: Identity) -> None:
+        # Its own user empties it; the folder itself stands in ours.
+        pid = os.fork()
+        if pid == 0:
+            with contextlib.suppress(BaseException):
+                identity.assume()
+                _empty(path)
+            os._exit(0)
+        _wait_for(pid)
+        with contextlib.suppress(OSError):
+            os.rmdir(path)
+
+    def _sweep(self) -> None:
+        for name in _names(self._base):
+            folder = os.path.join(self._base, name)
+            if name.startswith(_PREFIX) and folder != self._own and _is_abandoned(folder):
+                shutil.rmtree(folder, ignore_errors=True)
+                log.info(f"removed {folder}, which a spawner that was killed had left")
+
+
+def _empty(path: str) -> None:
+    for entry in os.scandir(path):
+        if entry.is_dir(follow_symlinks=False):
+            shutil.rmtree(entry.path, ignore_errors=True)
+        else:
+            os.unlink(entry.path)
+
+
+def _names(folder: str) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except OSError:
+        return []
+
+
+def _is_abandoned(folder: str) -> bool:
+    try:
+        found = os.lstat(folder)
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+            return False
+        path = os.path.join(folder, _LOCK)
+        lock = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False  # its spawner lives
+    finally:
+        os.close(lock)
+    return True
+
+
+def _wait_for(pid: int) -> None:
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(pid, 0)
