@@ -245,8 +245,9 @@ class Connection:
 
     def is_lost(self) -> bool:
         """Whether the server has closed it meanwhile, as it does after a while of silence."""
+        self._socket.setblocking(False)  # with a time-out recv() waits, whatever its flags say
         try:
-            return not self._socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+            return not self._socket.recv(1, socket.MSG_PEEK)
         except BlockingIOError:
             return False
         except OSError:
