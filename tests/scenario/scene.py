@@ -58,6 +58,7 @@ class Scene(Server):
         self.write(text)
         self.control = Control(directory / "control")
         self.text = text
+        self._loads = 0
         self._main: psutil.Process | None = None  # after an upgrade
         super().__init__(directory, (), environment, SERVED, prefix, pass_fds)
 
@@ -83,7 +84,9 @@ class Scene(Server):
     # What it does.
 
     def load(self, *sources: object, **how: object) -> Load:
-        return Load(self.address, *sources, **how)
+        """Numbers are never used again: each request is known by its own in `executions`."""
+        self._loads += 1
+        return Load(self.address, *sources, first=self._loads * 1_000_000, **how)
 
     def ask(self, request: Request):
         """By a new connection."""

@@ -47,6 +47,7 @@ class Load:
         clients: int = 6,
         may_close: bool = False,
         is_connecting: bool = False,
+        first: int = 0,
     ) -> None:
         self._address = address
         self._may_close = may_close
@@ -54,7 +55,7 @@ class Load:
         self._given = sources or (mixed,)
         self._changed = threading.Condition()
         self._is_over = False
-        self._next = 0
+        self._first = self._next = first
         self.outcome = Outcome()
         self._threads = [
             threading.Thread(target=self._ask, args=(turn,), daemon=True) for turn in range(clients)
@@ -92,7 +93,7 @@ class Load:
             assert self._since(first) >= count, "the load stands still"
 
     def _since(self, first: int) -> int:
-        if len(self.outcome.answers) < first // 2:
+        if len(self.outcome.answers) < (first - self._first) // 2:
             return 0
         return sum(number >= first for number in self.outcome.answers)
 

@@ -10,14 +10,13 @@ from scene import one_pool
 
 
 def eat(scene, mebibytes):
-    assert scene.ask(Request(1_000_000, "POST", f"/eat-{mebibytes}", b"x")).status == 200
+    assert scene.ask(Request(1, "POST", f"/eat-{mebibytes}", b"x")).status == 200
 
 
 def check_unnoticed(scene, load):
     scene.judge(load)
     assert load.outcome.failed() == []
     assert scene.events(5009) == 0, str(scene.log)
-    assert all(process != 0 for process in load.pids)
 
 
 @pytest.mark.parametrize("preload", ["false", "true"])
