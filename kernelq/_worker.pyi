@@ -7,6 +7,7 @@ CHANNEL_FDS: tuple[str, ...]
 CALLS: dict[str, int]
 REPLIES: dict[str, int]
 RECURSIVE: int
+layout_version: int
 
 class ClientGone(ConnectionError): ...
 

@@ -108,8 +108,7 @@ class Actions:
             os.write(ready, b"x")
             restore_defaults()
             linux.close_all_but([])
-            null = os.open(os.devnull, os.O_RDWR)
-            os.dup2(null, 0)
+            linux.empty_input()
             self._identity.assume()
             os.chdir("/")
             if linux.die_with_parent(parent):

@@ -130,13 +130,6 @@ def load_first(applications: dict[int, Application]) -> None:
             application.load_now()
 
 
-def load_every(settings: dict[str, Any]) -> None:
-    """Load all, to see whether that goes; StartError."""
-    enter_directory(settings)
-    for application in make_applications(settings).values():
-        application.load_now()
-
-
 def warm_up(applications: Iterable[Application], settings: dict[str, Any]) -> None:
     """Send each application the requests that it wants before others; StartError when one of them
     fails.

@@ -3,7 +3,7 @@
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, NoReturn
@@ -88,13 +88,20 @@ def _add_option(group: Any, option: Option) -> None:
     group.add_argument(option.name, metavar=option.metavar, action=action, help=words)
 
 
-def read_command(arguments: Sequence[str], passed: Sequence[Binding] = ()) -> ServerSettings:
+def read_command(
+    arguments: Sequence[str], passed: Sequence[Binding] = (), finds_file: bool = True
+) -> ServerSettings:
     """The settings that the words on the command line mean, of a file or of their own. `passed` are
-    the listening sockets that came from systemd. StartError says what cannot be understood.
+    the listening sockets that came from systemd; `finds_file`: without an application and a file,
+    look for the usual one. StartError says what cannot be understood.
     """
     namespace = make_parser().parse_intermixed_args(arguments)
     application = _application_of(namespace.words)
-    file = config_command.choose_file(namespace.config, application)
+    file = namespace.config or ""
+    if namespace.config == "":
+        raise OptionError("--config: found '', allowed is the name of a file")
+    if finds_file and not file:
+        file = config_command.find_file(application)
     if file:
         _refuse_beside_a_file(namespace, application, file)
         return replace(load(file, passed), check=namespace.check is not None)
@@ -161,8 +168,19 @@ def start(settings: ServerSettings, arguments: Sequence[str], given: Given, orig
     identity = find_identity(settings.user, settings.group)
     require_interpreter(identity)
     passed = passed_names(given)
-    load = partial(read_command, arguments, passed)
-    return supervise(open_start(settings, load, identity, given, origin))
+    again = reload_of(settings, arguments, passed)
+    return supervise(open_start(settings, again, identity, given, origin))
+
+
+def reload_of(
+    settings: ServerSettings, arguments: Sequence[str], passed: Sequence[Binding]
+) -> Callable[[], ServerSettings]:
+    """What reads the settings once more: from where they came the first time, and from nowhere else
+    even if a file of the usual name has come or gone.
+    """
+    if settings.config_file:
+        return partial(load, settings.config_file, passed)
+    return partial(read_command, arguments, passed, finds_file=False)
 
 
 def _sockets_of(settings: ServerSettings) -> tuple[Binding, ...]:

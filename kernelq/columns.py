@@ -52,29 +52,49 @@ def pad(text: str, columns: int, *, to_right: bool = False) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column of a table. least: how narrow it may be made, if it has to; 0: never narrower than
-    what it holds.
+    """One column of a table.
+
+    least: how narrow it may be made, if it has to; 0: never narrower than what it holds.
+    spare: when room is short columns are left out, those with the highest number first; 0: never.
     """
 
     head: str
     is_number: bool = False  # set to the right
     least: int = 0
+    spare: int = 0
 
 
 def table(columns: Sequence[Column], rows: Sequence[Sequence[str]], room: int) -> list[str]:
     """Lines of at most `room` columns: the heads, then the rows. Texts must be clean already.
 
-    Where room is short, columns that may be narrower are cut, the widest first; a line that is
-    still too long is cut at its end.
+    Where room is short, columns are left out, then cut, the widest first; a line that is still too
+    long is cut at its end.
     """
     widths = [
         max([width(column.head), *(width(row[at]) for row in rows)])
         for at, column in enumerate(columns)
     ]
+    kept = _keep(columns, widths, room)
+    columns, widths = [columns[at] for at in kept], [widths[at] for at in kept]
     _narrow(columns, widths, room - _GAP * (len(columns) - 1))
-    return [
-        _line(columns, widths, row, room) for row in [[column.head for column in columns], *rows]
-    ]
+    heads = [column.head for column in columns]
+    lines = [heads, *([row[at] for at in kept] for row in rows)]
+    return [_line(columns, widths, cells, room) for cells in lines]
+
+
+def _keep(columns: Sequence[Column], widths: Sequence[int], room: int) -> list[int]:
+    """Which columns fit when each is as narrow as it may be."""
+    kept = list(range(len(columns)))
+
+    def needed() -> int:
+        least = sum(min(widths[at], columns[at].least or widths[at]) for at in kept)
+        return least + _GAP * (len(kept) - 1)
+
+    spare = sorted((at for at in kept if columns[at].spare), key=lambda at: -columns[at].spare)
+    for at in spare:
+        if needed() > room:
+            kept.remove(at)
+    return kept
 
 
 def _narrow(columns: Sequence[Column], widths: list[int], room: int) -> None:
@@ -119,12 +139,12 @@ def say_rate(rate: float | None) -> str:
     """Per second; "-": not known."""
     if rate is None:
         return "-"
-    return f"{rate:.1f}" if rate < 10 else say_count(round(rate))
+    return f"{rate:.1f}" if 0 < rate < 10 else say_count(round(rate))
 
 
 def say_kib(kib: int) -> str:
-    """A size that was given in KiB."""
-    if kib < 0:
+    """A size that was given in KiB; "-": not known, or nothing."""
+    if kib <= 0:
         return "-"
     if kib >= 10 * 1024 * 1024:
         return f"{kib / 1024 / 1024:.0f}G"

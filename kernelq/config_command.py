@@ -76,10 +76,8 @@ def _show(file: str, is_json: bool) -> None:
         print(show_text(configuration), end="")
 
 
-def choose_file(named: str | None, application: str) -> str:
-    """The configuration file to use; empty: none. Whoever names an application wants no file."""
-    if named is not None:
-        return named
+def find_file(application: str) -> str:
+    """The file of the usual name, if there is one and no application is named; else nothing."""
     if application or not os.path.exists(DEFAULT_FILE):
         return ""
     log.info(f"no application is named: reading {DEFAULT_FILE}")

@@ -146,13 +146,18 @@ class Client:
             yield from answer["events"]
             return
         past, coming = self.follow(since)
-        yield from past["events"]
-        for line in coming:
-            if "serial" in line:
-                yield line
+        try:
+            yield from past["events"]
+            for line in coming:
+                if "serial" in line:
+                    yield line
+        finally:
+            coming.close()
 
-    def follow(self, since: int = 0) -> tuple[Events, Iterator[Event | Missed]]:
-        """The past events with what tells this journal from another, and those that come."""
+    def follow(self, since: int = 0) -> tuple[Events, "Connection"]:
+        """The past events with what tells this journal from another, and a connection with those
+        that come, to be closed.
+        """
         connection = Connection(self.path)
         request = {"do": "events", "since": since, "most": EVENTS_MAX, "follow": True}
         try:
@@ -160,7 +165,7 @@ class Client:
         except BaseException:
             connection.close()
             raise
-        return past, connection.lines()
+        return past, connection
 
     # Changing.
 
@@ -231,7 +236,10 @@ class Client:
 
 
 class Connection:
-    """One connection: lines of JSON to and fro. ControlError for whatever goes wrong."""
+    """One connection: lines of JSON to and fro. ControlError for whatever goes wrong.
+
+    Iterating gives the events that come, on a connection that follows.
+    """
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -245,7 +253,7 @@ class Connection:
 
     def is_lost(self) -> bool:
         """Whether the server has closed it meanwhile, as it does after a while of silence."""
-        self._socket.setblocking(False)  # with a time-out recv() waits, whatever its flags say
+        self._socket.setblocking(False)  # ask() sets its own patience
         try:
             return not self._socket.recv(1, socket.MSG_PEEK)
         except BlockingIOError:
@@ -264,14 +272,13 @@ class Connection:
             raise ControlError(str(answer.get("error")), is_refusal=True)
         return answer
 
-    def lines(self) -> Iterator[Any]:
-        """Whatever comes, for as long as it takes; closes at the end."""
+    def __iter__(self) -> Iterator[Event | Missed]:
+        return self
+
+    def __next__(self) -> Event | Missed:
+        """The next event, however long it takes; ControlError at the end."""
         self._socket.settimeout(None)
-        try:
-            while True:
-                yield self._read()
-        finally:
-            self.close()
+        return cast("Event | Missed", self._read())
 
     def _send(self, line: bytes) -> None:
         try:

@@ -7,6 +7,7 @@ which nothing is believed but that they are folders' names. An answer is kept as
 interpreter's file is the same; a failure is not: installing kernelq does not change that file.
 """
 
+import math
 import os
 import select
 import signal
@@ -23,6 +24,7 @@ from kernelq.status import describe_status
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(kernelq.__file__)))
 PATIENCE_SECONDS = 20.0
+SILENCE_SECONDS = 300.0
 _ANSWER_BYTES_MAX = 65536
 _MARK = "kernelq-interpreter"
 
@@ -54,6 +56,12 @@ class Interpreter:
     path: str
     places: tuple[str, ...]
     is_own: bool = True
+    stamp: tuple[int, ...] = ()  # of another one's file, when it was asked
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the file is still the one that was asked."""
+        return self.is_own or self.stamp == _stamp_of(self.path)
 
     def command(self, module: str, descriptor: int) -> list[str]:
         """The new process's argv: run the module's main with the descriptor of its link."""
@@ -72,12 +80,20 @@ class _Answer:
     places: tuple[str, ...]
 
 
-_answers: dict[tuple[str, int, int], tuple[tuple[int, ...], _Answer]] = {}
+@dataclass(frozen=True, slots=True)
+class _Known:
+    stamp: tuple[int, ...]
+    until: float
+    answer: _Answer | None
+
+
+_answers: dict[tuple[str, int, int], _Known] = {}  # by interpreter, user and group
 
 
 def own_interpreter() -> Interpreter:
     folders = [sys.prefix, sys.base_prefix, sys.exec_prefix, sys.base_exec_prefix, ROOT]
-    folders += [path for path in sys.path if os.path.isabs(path)]
+    # The first is where the script lies or the server was started, which is nobody's but ours.
+    folders += sys.path if sys.flags.safe_path else sys.path[1:]
     return Interpreter(sys.executable, _places(sys.executable, folders))
 
 
@@ -85,6 +101,7 @@ def find_interpreter(path: str, identity: Identity, environment: dict[str, str])
     """The interpreter of that name; "": this one. StartError when workers could not run there."""
     if not path or os.path.abspath(path) == os.path.abspath(sys.executable):
         return own_interpreter()
+    stamp = _stamp_of(path)
     theirs = _ask_once(path, identity, environment)
     ours = _ask_once(sys.executable, Identity(), {**os.environ, "PYTHONPATH": ROOT})
     if (theirs.version, theirs.layout) != (ours.version, ours.layout):
@@ -92,36 +109,49 @@ def find_interpreter(path: str, identity: Identity, environment: dict[str, str])
             f"python: {path} has kernelq {theirs.version} (layout {theirs.layout}), and this is "
             f"kernelq {ours.version} (layout {ours.layout}): the same must be installed there"
         )
-    return Interpreter(path, _places(path, [*theirs.places]), is_own=False)
+    return Interpreter(path, _places(path, [*theirs.places]), is_own=False, stamp=stamp)
 
 
 def _places(path: str, folders: list[str]) -> tuple[str, ...]:
-    # An executable that is a chain of symbolic links needs the last link's folder only.
-    return outermost([*folders, os.path.dirname(os.path.realpath(path))])
+    # An executable that is a chain of symbolic links needs the last link's folder only. The whole
+    # file system is no place: an empty part of PYTHONPATH can mean it.
+    folders = [*folders, os.path.dirname(os.path.realpath(path))]
+    real = {os.path.realpath(folder) for folder in folders if os.path.isabs(folder)}
+    return outermost([folder for folder in real if folder != "/"])
 
 
 def _ask_once(path: str, identity: Identity, environment: dict[str, str]) -> _Answer:
-    try:
-        found = os.stat(path)
-    except OSError as error:
-        raise StartError(f"python: cannot run {path}: {error.strerror}") from None
-    stamp = (found.st_mtime_ns, found.st_ino, found.st_dev)
+    stamp = _stamp_of(path)
     key = (path, identity.uid, identity.gid)
     known = _answers.get(key)
-    if known is None or known[0] != stamp:
-        known = _answers[key] = stamp, _ask(path, identity, environment)
-    return known[1]
+    if known is None or known.stamp != stamp or known.until <= time.monotonic():
+        answer = _ask(path, identity, environment)
+        until = math.inf if answer else time.monotonic() + SILENCE_SECONDS
+        known = _answers[key] = _Known(stamp, until, answer)
+    if known.answer is None:
+        raise StartError(
+            f"python: {path} did not answer within {PATIENCE_SECONDS:g} s, or without end"
+        )
+    return known.answer
 
 
-def _ask(path: str, identity: Identity, environment: dict[str, str]) -> _Answer:
+def _stamp_of(path: str) -> tuple[int, ...]:
+    """What changes with the file, or with what its name leads to; () when there is none."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return ()
+    return found.st_mtime_ns, found.st_ino, found.st_dev
+
+
+def _ask(path: str, identity: Identity, environment: dict[str, str]) -> _Answer | None:
+    """What it says; None: nothing, and it has not ended either. StartError: no kernelq is there."""
     status, text = _run(path, identity, environment)
     mark, _, answer = text.rpartition(_MARK)
     lines = answer.splitlines()
     words = lines[0].split() if lines else []
     if status is None:
-        raise StartError(
-            f"python: {path} did not answer within {PATIENCE_SECONDS:g} s, or without end"
-        )
+        return None
     if status or not mark + answer or len(words) != 2:
         last = text.strip().rpartition("\n")[2] or "it said nothing"
         raise StartError(

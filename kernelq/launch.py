@@ -303,9 +303,7 @@ def become(
 ) -> NoReturn:
     """Become a process of the pool, and then its interpreter. StartError: it cannot be done."""
     os.setsid()
-    null = os.open(os.devnull, os.O_RDWR)
-    os.dup2(null, 0)
-    os.close(null)
+    linux.empty_input()
     for name, change in _changes(launch, tmp_folder):
         with _named(name):
             change()

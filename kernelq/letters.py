@@ -82,7 +82,7 @@ class ToService(IntEnum):
     REFUSED = 58  # text: why there will be no reload
     LEND = 59  # give me copies of your listening sockets
     CONTROL = 60  # descriptor: the control socket, now that nobody else listens on it
-    LEAVE = 61  # a new main process serves: finish, and remove nothing
+    LEAVE = 61  # a new main process serves: finish, and remove nothing; text: as Heir.SERVING
     UPGRADE_FAILED = 62  # text: why
 
 
@@ -100,7 +100,7 @@ class Heir(IntEnum):
     """Between the main processes of an upgrade, old to new and back."""
 
     SOCKETS = 81  # as FromService.LENT
-    SERVING = 82  # the new one serves
+    SERVING = 82  # the new one serves; text: its version and service_pid (JSON)
     YOURS = 83  # the old one has let go of the control socket
 
 
@@ -115,7 +115,7 @@ EXIT_NOT_MADE = 83  # a process that could not become what it shall be; nothing 
 
 
 def pack_settings(pool: Any) -> str:
-    """A pool's settings, as the letter carries them. What is retired is loaded if it is asked for."""
+    """A pool's settings, as the letter carries them. What is retired is loaded when asked for."""
     import json
     from dataclasses import replace
 

@@ -127,6 +127,16 @@ def close_all_but(keep: Iterable[int]) -> None:
     os.closerange(low, _descriptor_limit())
 
 
+def empty_input() -> None:
+    """Standard input reads as empty from here on, also where it was closed."""
+    null = os.open(os.devnull, os.O_RDWR)
+    if null == 0:
+        os.set_inheritable(null, True)
+    else:
+        os.dup2(null, 0)
+        os.close(null)
+
+
 def descriptor_soft_limit() -> int:
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 

@@ -2,6 +2,7 @@
 reload and upgrade.
 """
 
+import json
 import os
 import time
 from collections.abc import Sequence
@@ -13,10 +14,10 @@ from kernelq.config import ApplicationSettings, ServerSettings, SiteSettings
 from kernelq.desk import Pending
 from kernelq.letters import FromService
 from kernelq.managed import take_page, unknown_name
-from kernelq.pool import probes
 from kernelq.pool.executor import PoolExecutor
 from kernelq.pool.member import Member
 from kernelq.pool.model import Event, Kind
+from kernelq.pool.probes import cpu_ns, memory_kib
 from kernelq.reload import Reload
 from kernelq.shapes import (
     RELOADING,
@@ -183,7 +184,7 @@ class Manager:
             info = member.info
         elif member.number >= 0:
             info = self._service.core.worker_info(member.number)
-        memory = probes.memory_kib(member.pid)
+        memory = memory_kib(member.pid)
         return Worker(
             number=member.number,
             pid=member.pid,
@@ -193,7 +194,7 @@ class Manager:
             executing=0 if member.is_orphan else info.get("in_hand", 0),
             rss_kib=memory[0],
             private_kib=memory[1],
-            cpu_s=round(probes.cpu_ns(member.pid) / 1e9, 3) if member.pid else -1,
+            cpu_s=round(cpu_ns(member.pid) / 1e9, 3) if member.pid else -1,
             started=_time(member.started_at),
             age_s=round(time.time() - member.started_at, 3),
             unhealthy=bool(info.get("unhealthy")),
@@ -412,14 +413,18 @@ class Manager:
         self._service.supervisor.send(FromService.UPGRADE)
         return pending
 
-    def upgraded(self, heiress: int) -> None:
-        """Another main process serves."""
+    def upgraded(self, heiress: str) -> None:
+        """Another main process serves; heiress: what it says of itself, which may be anything."""
+        try:
+            words = json.loads(heiress)
+        except ValueError:
+            words = {}
         asked, self._upgrade_asked = self._upgrade_asked, []
         for pending in asked:
             pending.done(
                 Upgraded(
-                    version="",
-                    service_pid=heiress,
+                    version=str(words.get("version", "")),
+                    service_pid=int(words.get("service_pid", 0)),
                     previous_version=__version__,
                     previous_service_pid=os.getpid(),
                 )

@@ -1,15 +1,18 @@
 """All pools of the service: who is meant by a name, a number, or a worker."""
 
+import time
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
-from kernelq import log
 from kernelq.config import PoolSettings
 from kernelq.link import Link, Message
 from kernelq.pool.events import EVENTS
-from kernelq.pool.executor import Core, PoolExecutor
+from kernelq.pool.executor import PoolExecutor
 from kernelq.pool.journal import Journal
 from kernelq.pool.model import Event, Kind
+from kernelq.pool.neighbours import Core
+
+LEAVING_LOOK_NS = 50_000_000  # between two looks at the queue of a pool that is to go
 
 
 class Owner(Protocol):
@@ -35,6 +38,8 @@ class Pools:
         self._by_name: dict[str, PoolExecutor] = {}
         self._by_number: dict[int, PoolExecutor] = {}  # also those that are being removed
         self._by_worker: dict[int, PoolExecutor] = {}
+        self._leaving: dict[int, int] = {}  # by number: until when its queue may empty itself
+        self._leaving_at: int | None = None
 
     def __iter__(self) -> Iterator[PoolExecutor]:
         """Also those that are being removed."""
@@ -52,11 +57,24 @@ class Pools:
             pool.set_spawner(self._spawner)
         return pool
 
-    def remove(self, pool: PoolExecutor, grace_ns: int) -> None:
-        """Drain it; on_pool_stopped() follows."""
+    def remove(self, pool: PoolExecutor) -> None:
+        """Nothing routes to it any more: once its queue is empty it drains, and on_pool_stopped()
+        follows.
+        """
         if self._by_name.get(pool.name) is pool:
             del self._by_name[pool.name]
-        pool.apply(Event(Kind.REMOVE, number=grace_ns))
+        settings = pool.settings
+        self._leaving[pool.number] = time.monotonic_ns() + settings.core.queue_timeout_ns
+        self._look_at_leaving(time.monotonic_ns())
+
+    def _look_at_leaving(self, now: int) -> None:
+        # Requests that came before the routes went away are executed as ever.
+        for number, until in list(self._leaving.items()):
+            pool = self._by_number[number]
+            if now >= until or not self._core.pool_info(number)["queued"]:
+                del self._leaving[number]
+                pool.apply(Event(Kind.REMOVE, number=pool.settings.shutdown_limit_ns))
+        self._leaving_at = now + LEAVING_LOOK_NS if self._leaving else None
 
     def forget(self, pool: PoolExecutor) -> None:
         """It has stopped, and nothing routes to it."""
@@ -81,12 +99,14 @@ class Pools:
             pool.apply(event)
 
     def tick(self, now: int) -> None:
+        if self._leaving_at is not None and now >= self._leaving_at:
+            self._look_at_leaving(now)
         for pool in self:
             if pool.deadline is not None and now >= pool.deadline:
                 pool.tick(now)
 
     def next_deadline(self) -> int | None:
-        times = (pool.deadline for pool in self._by_number.values())
+        times = [self._leaving_at, *(pool.deadline for pool in self._by_number.values())]
         return min((at for at in times if at is not None), default=None)
 
     @property
@@ -139,7 +159,6 @@ class Pools:
         self._owner.on_pool_reloaded(executor, outcome)
 
     def on_give_up(self, executor: PoolExecutor, text: str) -> None:
-        self._owner.log(log.ERROR, f"pool {executor.name}: {text}")
         self._owner.on_pool_give_up(executor, text)
 
     def on_stopped(self, executor: PoolExecutor) -> None:

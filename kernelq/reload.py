@@ -100,6 +100,8 @@ class Reload:
         if pool.name not in self._awaited:
             return
         if outcome == 0:
+            self._restarted.remove(pool)
+            pool.restore(self._old[pool.name])
             self.fail(f"pool {pool.name}: its workers with the new settings do not start")
         else:
             self._settle(pool.name)
@@ -130,7 +132,7 @@ class Reload:
         self._routing.remove_listeners(self._routing.endpoint_names() - wanted)
         for gone in removed:
             if gone is not None:
-                self._pools.remove(gone, gone.settings.shutdown_limit_ns)
+                self._pools.remove(gone)
         self._owner.on_reload_done(self)
 
     def fail(self, text: str) -> None:
@@ -141,7 +143,7 @@ class Reload:
         self._owner.log(log.ERROR, f"reload failed, the old settings stay: {text}")
         self._routing.remove_listeners(self._opened)
         for pool in self._added:
-            self._pools.remove(pool, 0)
+            self._pools.remove(pool)
         for pool in self._restarted:
             old = self._old[pool.name]
             if pool.settings != old:

@@ -289,7 +289,7 @@ class Service:
             case ToService.CONTROL:
                 self._take_control(message.descriptors.pop())
             case ToService.LEAVE:
-                self._leave(message.numbers[0] if message.numbers else 0)
+                self._leave(message.text)
             case ToService.UPGRADE_FAILED:
                 self.manager.upgrade_failed(message.text)
         message.close_descriptors()
@@ -347,7 +347,7 @@ class Service:
         self._phase = Phase.DELAYING
         self._phase_deadline = time.monotonic_ns() + delay_ns
 
-    def _leave(self, heiress: int) -> None:
+    def _leave(self, heiress: str) -> None:
         """Another main process serves from now on."""
         self.manager.upgraded(heiress)
         if self._control is not None:
@@ -431,9 +431,8 @@ class Service:
                 f"with {_count(pool.core.threads, 'thread')} each{how}",
             )
         main = os.getppid()
-        self.log(
-            log.INFO, f"stop with Ctrl-C or kill {main}; reload the code with kill -HUP {main}"
-        )
+        what = "read the file again" if self.settings.config_file else "reload the code"
+        self.log(log.INFO, f"stop with Ctrl-C or kill {main}; {what} with kill -HUP {main}")
 
 
 def start_pool(pool: PoolExecutor) -> None:

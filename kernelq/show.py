@@ -85,7 +85,7 @@ def head_lines(status: Status, room: int, paint: Paint) -> list[str]:
         ),
         cut("listening on " + (", ".join(map(clean, status["listeners"])) or "nothing"), room),
         cut(
-            f"{count(status['sites'], 'site')}, {count(status['pools'], 'pool')}; since the start "
+            f"{count(status['sites'], 'site')}, {count(status['pools'], 'pool')}; "
             f"{say_count(counters.get('requests', 0))} requests, "
             f"{say_count(counters.get('answered', 0))} answered, "
             f"{say_count(counters.get('refused', 0))} refused; "
@@ -112,11 +112,11 @@ def pool_table(pools: Sequence[Pool], room: int, paint: Paint) -> list[str]:
         Column("OLDEST", is_number=True),
         Column("BUSY", is_number=True),
         Column("WORKERS", is_number=True),
-        Column("ARRIVED", is_number=True),
-        Column("REJECTED", is_number=True),
-        Column("RECYCLED", is_number=True),
+        Column("ARRIVED", is_number=True, spare=2),
+        Column("REJECTED", is_number=True, spare=1),
+        Column("RECYCLED", is_number=True, spare=3),
         Column("CRASHED", is_number=True),
-        Column("LAST EVENT", least=10),
+        Column("LAST EVENT", least=30, spare=4),
     )
     rows = []
     for pool in pools:
@@ -161,14 +161,14 @@ def worker_table(pools: Sequence[Pool], room: int, paint: Paint) -> list[str]:
         Column("WORKER", is_number=True),
         Column("PID", is_number=True),
         Column("STATE", least=8),
-        Column("GEN", is_number=True),
+        Column("GEN", is_number=True, spare=3),
         Column("SERVED", is_number=True),
         Column("BUSY", is_number=True),
         Column("RSS", is_number=True),
-        Column("PRIVATE", is_number=True),
-        Column("CPU", is_number=True),
+        Column("PRIVATE", is_number=True, spare=2),
+        Column("CPU", is_number=True, spare=1),
         Column("AGE", is_number=True),
-        Column("PING", is_number=True),
+        Column("PING", is_number=True, spare=4),
     )
     workers = [(pool, worker) for pool in pools for worker in pool["workers"]]
     rows = [
@@ -193,9 +193,11 @@ def worker_table(pools: Sequence[Pool], room: int, paint: Paint) -> list[str]:
 
 
 def worker_state(worker: Worker) -> str:
-    marks = ["unhealthy"] if worker["unhealthy"] else []
-    marks += ["suspended"] if worker["suspended"] else []
-    return ", ".join([word(worker["state"]), *marks])
+    """Its state, or what is more than that."""
+    state = word(worker["state"])
+    if worker["unhealthy"]:
+        return "unhealthy" if state == "ready" else f"{state}, unhealthy"
+    return "suspended" if worker["suspended"] else state
 
 
 def _ping(latency_us: int) -> str:
@@ -210,12 +212,12 @@ def _ping(latency_us: int) -> str:
 def request_table(requests: Sequence[Request], room: int, paint: Paint) -> list[str]:
     columns = (
         Column("POOL", least=8),
-        Column("PID", is_number=True),
+        Column("PID", is_number=True, spare=2),
         Column("STATE"),
         Column("TIME", is_number=True),
-        Column("CLIENT", least=12),
-        Column("METHOD", least=6),
-        Column("URL", least=20),
+        Column("CLIENT", least=12, spare=1),
+        Column("METHOD", least=7),
+        Column("URL", least=24),
     )
     rows = [
         (

@@ -32,8 +32,8 @@ _TCP = re.compile(r"(?P<address>\[[^\]]*\]|[^:\[\]]*):(?P<port>[0-9]+)(?::(?P<ho
 _PASSED = re.compile(r"(?P<endpoint>fd://[^:]*)(?::(?P<host>.*))?", re.S)
 _LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
 _NAME_BYTES_MAX = 253
-_PREFIX_BYTES_MAX = 2048
-_PREFIX_SEGMENTS_MAX = 64
+PREFIX_BYTES_MAX = 2048  # of an application's path, as in core/route.pxd
+PREFIX_SEGMENTS_MAX = 64
 _EVERYWHERE = "*"
 _EVERY_V4 = "0.0.0.0"
 _EVERY_V6 = "::"
@@ -52,12 +52,21 @@ class Place:
     address: bytes = b""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Use:
-    """A binding of a site; each is another one, even where they look the same."""
+@dataclass(frozen=True, slots=True)
+class Use:
+    """A binding of a site, each by its place in the order."""
 
-    site: str
-    binding: SiteBinding
+    site: int
+    binding: int
+
+
+@dataclass(frozen=True, slots=True)
+class Conflict:
+    """Two bindings that cannot be together; the second came later. The text names both."""
+
+    first: Use
+    second: Use
+    text: str
 
 
 # Parsing.
@@ -115,10 +124,10 @@ def parse_site_path(text: str) -> str:
         raise ValueError(f"found the path {text!r}, allowed is one without dot segments")
     if any(character < " " or character == "\x7f" for character in path):
         raise ValueError(f"found the path {text!r}, allowed is one without control characters")
-    if len(path.encode()) > _PREFIX_BYTES_MAX or len(segments) > _PREFIX_SEGMENTS_MAX:
+    if len(path.encode()) > PREFIX_BYTES_MAX or len(segments) > PREFIX_SEGMENTS_MAX:
         raise ValueError(
             f"found a path of {len(segments)} segments and {len(path.encode())} bytes, allowed are "
-            f"at most {_PREFIX_SEGMENTS_MAX} and {_PREFIX_BYTES_MAX}"
+            f"at most {PREFIX_SEGMENTS_MAX} and {PREFIX_BYTES_MAX}"
         )
     return path
 
@@ -188,18 +197,22 @@ def find_host(bindings: Iterable[SiteBinding]) -> str:
 # Sockets.
 
 
-def find_places(sites: Iterable[SiteSettings]) -> tuple[dict[Binding, Place], list[str]]:
-    """Where the requests of each endpoint arrive, and, in words, what cannot be opened together."""
-    users: dict[Binding, str] = {}
-    for site in sites:
-        for binding in site.bindings:
-            users.setdefault(binding.endpoint, site.name)
+def find_places(sites: Sequence[SiteSettings]) -> tuple[dict[Binding, Place], list[Conflict]]:
+    """Where the requests of each endpoint arrive, and what cannot be opened together."""
+    users: dict[Binding, Use] = {}
+    for number, site in enumerate(sites):
+        for place, binding in enumerate(site.bindings):
+            users.setdefault(binding.endpoint, Use(number, place))
     ports: dict[int, dict[str, Binding]] = {}
     for endpoint in users:
         if _shares_a_port(endpoint):
             ports.setdefault(endpoint.port, {})[endpoint.host] = endpoint
-    errors = [error for port in ports.values() for error in _port_errors(port, users)]
-    return {endpoint: _place(endpoint, ports) for endpoint in users}, errors
+    conflicts = [
+        _port_conflict(sites, users[one], users[wide], one, wide)
+        for endpoints in ports.values()
+        for one, wide in _port_conflicts(endpoints)
+    ]
+    return {endpoint: _place(endpoint, ports) for endpoint in users}, conflicts
 
 
 def find_sockets(sites: Iterable[SiteSettings]) -> tuple[Binding, ...]:
@@ -207,11 +220,16 @@ def find_sockets(sites: Iterable[SiteSettings]) -> tuple[Binding, ...]:
     thing that is wrong.
     """
     sites = tuple(sites)
-    places, errors = find_places(sites)
-    if errors:
-        raise ValueError("\n".join(errors))
+    places = _places_of(sites)
     bindings = (binding.endpoint for site in sites for binding in site.bindings)
     return tuple(dict.fromkeys(places[endpoint].socket for endpoint in bindings))
+
+
+def _places_of(sites: Sequence[SiteSettings]) -> dict[Binding, Place]:
+    places, conflicts = find_places(sites)
+    if conflicts:
+        raise ValueError("\n".join(conflict.text for conflict in conflicts))
+    return places
 
 
 def _shares_a_port(endpoint: Binding) -> bool:
@@ -239,22 +257,33 @@ def _packed(host: str) -> bytes:
         return b""
 
 
-def _port_errors(endpoints: Mapping[str, Binding], users: Mapping[Binding, str]) -> Iterator[str]:
-    """A wildcard beside what can be no route of its socket."""
+def _port_conflicts(endpoints: Mapping[str, Binding]) -> Iterator[tuple[Binding, Binding]]:
+    """Of one port: what can be no route of a wildcard's socket, and that wildcard."""
     wildcards = [
         endpoints[host] for host in (_EVERYWHERE, _EVERY_V4, _EVERY_V6) if host in endpoints
     ]
     for endpoint in endpoints.values():
-        is_name = endpoint.host != _EVERYWHERE and not _packed(endpoint.host)
         is_half = endpoint.host in (_EVERY_V4, _EVERY_V6)
         for wide in wildcards:
-            if is_name or (is_half and wide.host == _EVERYWHERE):
-                remedy = "write its address" if is_name else f"write {wide} for both"
-                yield (
-                    f"site {users[endpoint]!r} listens on {endpoint} and site {users[wide]!r} on "
-                    f"{wide}, which cannot be told apart: {remedy}"
-                )
+            if _is_name(endpoint) or (is_half and wide.host == _EVERYWHERE):
+                yield endpoint, wide
                 break
+
+
+def _is_name(endpoint: Binding) -> bool:
+    return endpoint.host != _EVERYWHERE and not _packed(endpoint.host)
+
+
+def _port_conflict(
+    sites: Sequence[SiteSettings], user: Use, wide_user: Use, endpoint: Binding, wide: Binding
+) -> Conflict:
+    remedy = "write its address" if _is_name(endpoint) else f"write {wide} for both"
+    text = (
+        f"site {sites[user.site].name!r} listens on {endpoint} and site "
+        f"{sites[wide_user.site].name!r} on {wide}, which cannot be told apart: {remedy}"
+    )
+    first, second = sorted((user, wide_user), key=lambda use: (use.site, use.binding))
+    return Conflict(first, second, text)
 
 
 # Routes.
@@ -263,16 +292,23 @@ def _port_errors(endpoints: Mapping[str, Binding], users: Mapping[Binding, str])
 def check_sites(sites: Iterable[SiteSettings]) -> list[str]:
     """Everything that these sites cannot have together, in words that name both sides."""
     sites = tuple(sites)
-    places, errors = find_places(sites)
-    taken: dict[tuple[Place, str], dict[str, _Use]] = {}
-    for site in sites:
-        for binding in site.bindings:
+    errors = [conflict.text for conflict in find_conflicts(sites)]
+    return [*errors, *(error for site in sites for error in _doubles(site))]
+
+
+def find_conflicts(sites: Sequence[SiteSettings]) -> list[Conflict]:
+    """Bindings that cannot be opened together, or are for the same requests."""
+    places, conflicts = find_places(sites)
+    taken: dict[tuple[Place, str], dict[str, Use]] = {}
+    for number, site in enumerate(sites):
+        own = dict.fromkeys(application.path for application in site.applications)
+        for place, binding in enumerate(site.bindings):
             paths = taken.setdefault((places[binding.endpoint], binding.host), {})
-            use = _Use(site.name, binding)
-            others = {paths.setdefault(path, use): path for path in _paths(site)}
-            errors += (_conflict(other, use, others[other]) for other in others if other is not use)
-        errors += _doubles(site)
-    return errors
+            use = Use(number, place)
+            others = {paths.setdefault(path, use): path for path in own}
+            others.pop(use, None)
+            conflicts += (_conflict(sites, other, use, path) for other, path in others.items())
+    return conflicts
 
 
 def make_routes(
@@ -289,9 +325,7 @@ def make_routes(
     site's number is its place in the order.
     """
     sites = tuple(sites)
-    places, errors = find_places(sites)
-    if errors:
-        raise ValueError("\n".join(errors))
+    places = _places_of(sites)
     routes: list[Route] = []
     for number, site in enumerate(sites):
         is_enabled = site.name not in stopped
@@ -316,20 +350,19 @@ def make_routes(
     return routes
 
 
-def _conflict(first: _Use, second: _Use, path: str) -> str:
-    if first.site != second.site:
-        return (
-            f"site {first.site!r} ({first.binding}) and site {second.site!r} ({second.binding}) "
-            f"both have the path {path!r} there: another host, port or path for one of them tells "
-            "them apart"
+def _conflict(sites: Sequence[SiteSettings], first: Use, second: Use, path: str) -> Conflict:
+    site, other = sites[first.site], sites[second.site]
+    binding, other_binding = site.bindings[first.binding], other.bindings[second.binding]
+    if site is not other:
+        text = (
+            f"site {site.name!r} ({binding}) and site {other.name!r} ({other_binding}) both have "
+            f"the path {path!r} there: another host, port or path for one of them tells them apart"
         )
-    if first.binding == second.binding:
-        return f"site {first.site!r} has the binding {first.binding} twice"
-    return f"site {first.site!r} has {first.binding} and {second.binding}, which are the same"
-
-
-def _paths(site: SiteSettings) -> Iterable[str]:
-    return dict.fromkeys(application.path for application in site.applications)
+    elif binding == other_binding:
+        text = f"site {site.name!r} has the binding {binding} twice"
+    else:
+        text = f"site {site.name!r} has {binding} and {other_binding}, which are the same"
+    return Conflict(first, second, text)
 
 
 def _doubles(site: SiteSettings) -> Iterator[str]:

@@ -441,9 +441,14 @@ class Spawner:
         and its temporary folder. StartError, OSError: there is none.
         """
         plan = self._launches.get(pool)
-        if plan is None:  # looked up at the first start; a failure is looked up again
+        # Looked up at the first start; a failure is looked up again, and so is a Python that has
+        # been installed anew.
+        if plan is None or not plan.interpreter.is_current:
             settings = self._pools[pool]
-            group = self._cgroups.make(settings.name, settings.index)
+            try:
+                group = self._cgroups.make(settings.name, settings.index)
+            except OSError as found:
+                raise StartError(f"pool {settings.name}: cgroup: {found}") from None
             plan = launch.prepare(settings, group.path if group else "")
             self._launches[pool] = plan
             for level, text in plan.notes:

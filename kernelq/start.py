@@ -30,8 +30,8 @@ class Start:
 
 
 def open_passed(passed: Iterable[Binding]) -> Given:
-    """Sockets that systemd has opened for this process, by name. StartError when one is no listening
-    socket.
+    """Sockets that systemd has opened for this process, by name. StartError when one of them is no
+    listening socket.
     """
     return {str(binding): open_bindings([binding], None, -1) for binding in passed}
 

@@ -26,7 +26,8 @@ import sys
 import time
 from dataclasses import replace
 
-from kernelq import linux, log, service, spawner
+from kernelq import launch, linux, log, service, spawner
+from kernelq.cgroup import open_cgroups
 from kernelq.config import PoolSettings, ServerSettings
 from kernelq.endpoints import Endpoint, close_unused, open_endpoints
 from kernelq.errors import StartError
@@ -93,6 +94,8 @@ class Supervisor:
     def run(self) -> int:
         """Everything from the first fork to the last wait; gives the status to end with."""
         linux.adopt_orphans()  # workers whose spawner died; and as process 1 everybody's
+        self._cgroups = open_cgroups(self._settings.cgroup_root, self._start.identity.owner)
+        log.write(_level_of_cgroups(self._settings), self._cgroups.describe())
         self._signals = SignalQueue(_SIGNALS)
         self._link, theirs = link_pair()
         gc.collect()
@@ -151,7 +154,12 @@ class Supervisor:
         self._spawner_link, table = link_pair()
         pools = dict(self._tables)
         keep = [theirs.fileno(), table.fileno()]
-        self._spawner_pid = fork_process(lambda: spawner.run(pools, theirs, table), keep)
+        cgroups, identity = self._cgroups, self._start.identity
+
+        def main() -> int:
+            return spawner.run(pools, theirs, table, cgroups, identity)
+
+        self._spawner_pid = fork_process(main, keep)
         self._spawner_started_ns = time.monotonic_ns()
         theirs.close()
         table.close()
@@ -235,6 +243,7 @@ class Supervisor:
             return
         try:
             settings = self._numbers.number(self._start.load())
+            self._prepare(settings)
             opened = self._open_new(settings)
         except StartError as found:
             self._send(ToService.REFUSED, text=str(found))
@@ -255,6 +264,14 @@ class Supervisor:
             pass  # the service has ended; its status ends us
         for one in opened:
             one.listener.socket.close()
+
+    def _prepare(self, settings: ServerSettings) -> None:
+        """StartError when a new pool's processes cannot be what they shall be: better now than at
+        the first start of each.
+        """
+        for pool in settings.pools:
+            if pool.index not in self._tables:
+                launch.prepare(pool)
 
     def _open_new(self, settings: ServerSettings) -> list[Endpoint]:
         known = {one.name for one in self._endpoints}
@@ -298,7 +315,7 @@ class Supervisor:
         if why:
             self._upgrade_failed(why)
             return
-        self._heiress = Heiress(self._start.origin)
+        self._heiress = Heiress(self._start.origin, self._settings.config_file)
         self._send(ToService.LEND)
 
     def _why_no_upgrade(self) -> str:
@@ -334,7 +351,7 @@ class Supervisor:
         self._notifier.send(f"MAINPID={self._heiress.pid}")
         self._has_left = True
         log.info(f"upgrade: process {self._heiress.pid} serves; this one finishes and ends")
-        self._send(ToService.LEAVE)
+        self._send(ToService.LEAVE, text=self._heiress.words)
         self._heiress.hand_over()
 
     def _end_heiress(self, why: str) -> None:
@@ -352,7 +369,7 @@ class Supervisor:
     def _succeed(self) -> None:
         """We serve: the predecessor lets go of the control socket, and finishes."""
         assert self._predecessor is not None
-        self._predecessor.take_over()
+        self._predecessor.take_over(self._service_pid)
         self._predecessor = None
         if self._settings.pid_file:
             write_pid_file(self._settings.pid_file)
@@ -404,6 +421,7 @@ class Supervisor:
         if not self._spawner_pid:
             return
         os.waitpid(self._spawner_pid, 0)
+        self._cgroups.remove_all()
 
     def clean_up(self) -> None:
         """Remove the files that are ours: not those of a predecessor or of an heiress."""
@@ -435,3 +453,9 @@ def supervise(start: Start) -> int:
     finally:
         supervisor.clean_up()
         sys.stderr.flush()
+
+
+def _level_of_cgroups(settings: ServerSettings) -> int:
+    """Who has asked for what control groups do wants to know whether they do it."""
+    is_asked = any(p.cpu.limit or p.idle_timeout_action == "suspend" for p in settings.pools)
+    return log.INFO if is_asked else log.DEBUG

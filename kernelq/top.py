@@ -22,26 +22,26 @@ LINES_MIN = 8
 
 _POOL_COLUMNS = (
     Column("POOL", least=8),
-    Column("STATE", least=8),
+    Column("STATE", least=11),
     Column("QUEUED", is_number=True),
     Column("OLDEST", is_number=True),
     Column("REQ/S", is_number=True),
-    Column("REJ/S", is_number=True),
+    Column("REJ/S", is_number=True, spare=1),
     Column("BUSY", is_number=True),
     Column("WORKERS", is_number=True),
-    Column("CPU%", is_number=True),
-    Column("RSS", is_number=True),
+    Column("CPU%", is_number=True, spare=2),
+    Column("RSS", is_number=True, spare=3),
 )
 _WORK_COLUMNS = (
-    Column("POOL", least=6),
+    Column("POOL", least=8),
     Column("PID", is_number=True),
-    Column("STATE", least=6),
-    Column("REQ/S", is_number=True),
-    Column("CPU%", is_number=True),
-    Column("RSS", is_number=True),
+    Column("STATE", least=9),
+    Column("REQ/S", is_number=True, spare=4),
+    Column("CPU%", is_number=True, spare=2),
+    Column("RSS", is_number=True, spare=3),
     Column("TIME", is_number=True),
-    Column("CLIENT", least=9),
-    Column("REQUEST", least=16),
+    Column("CLIENT", least=15, spare=1),
+    Column("REQUEST", least=24),
 )
 
 
@@ -142,11 +142,11 @@ def _head(now: Sample, rates: Rates, columns: int, paint: Paint) -> list[str]:
     queued = sum(pool["queue"]["length"] for pool in now.pools)
     executing = sum(pool["executing"] for pool in now.pools)
     figures = (
-        f"{say_rate(rates.of_counter(counters, 'requests'))} requests/s",
+        f"{say_rate(rates.of_counter(counters, 'requests'))} req/s",
         f"{queued} queued",
         f"{executing} executing",
         f"{say_rate(rates.of_counter(counters, 'refused'))} refused/s",
-        f"{say_rate(rates.of_counter(counters, 'cache_hits'))} from cache/s",
+        f"{say_rate(rates.of_counter(counters, 'cache_hits'))} cache hits/s",
         f"{say_count(counters.get('connections_now', 0))} connections",
     )
     return [paint.bold(cut(name, columns)), cut("  ".join(figures), columns)]

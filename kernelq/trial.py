@@ -1,172 +1,158 @@
 """Trying whether applications can be loaded, without starting a server: `kernelq check`.
 
-Each pool's applications are imported in a process like a worker's: the pool's interpreter, user,
-folder and variables, and kernelq's own loader. What they print goes to standard error; what is
-wrong comes back over a pipe of its own.
+Each pool's applications are imported by a process that is what its workers would be: the pool's
+interpreter, user, limits, folder and variables, and kernelq's own loader. What they print goes to
+standard error.
+
+The process reads its letter from a memory file, and leaves its answer there: a pipe would be kept
+open by what an application starts while it is imported. An answer comes from the pool's user, so
+that nothing of it is believed but that it is text.
 """
 
-import grp
 import json
 import os
-import subprocess
-import sys
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
-from typing import Any
+import select
+import signal
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NoReturn
 
-import kernelq
 from kernelq import cpus
 from kernelq.config import PoolSettings, ServerSettings
 from kernelq.errors import StartError
-from kernelq.identity import Identity, find_identity
-from kernelq.units import SECOND
+from kernelq.launch import Launch, become, prepare
+from kernelq.letters import pack_settings, unpack_settings
+from kernelq.units import MS, SECOND
 
-_ROOT = os.path.dirname(os.path.dirname(os.path.abspath(kernelq.__file__)))
-_NO_KERNELQ = 79  # the status of an interpreter that cannot import kernelq
-_BOOT = """
-import sys
-{path}
-try:
-    import kernelq.trial
-except ImportError as found:
-    print(found, file=sys.stderr)
-    sys.exit({status})
-{clean}
-kernelq.trial.main({descriptor})
-"""
+_ANSWER_BYTES_MAX = 1 << 20
+
+
+@dataclass(slots=True)
+class _Trial:
+    """A process that tries to load the applications of one pool."""
+
+    pool: PoolSettings
+    pid: int
+    pidfd: int
+    memory: int
+    deadline_ns: int
 
 
 def try_pools(settings: ServerSettings) -> list[str]:
     """What is wrong with the applications of all pools, in words; nothing if they can be loaded."""
-    with ThreadPoolExecutor(cpus.count_usable()) as threads:
-        return [error for errors in threads.map(_try_pool, settings.pools) for error in errors]
-
-
-def _try_pool(pool: PoolSettings) -> list[str]:
-    # Applications that differ in path alone are the same to an importer.
-    found = dict.fromkeys((one.app, one.directory) for one in pool.applications)
-    if not found:
-        return []
-    try:
-        identity = _identity_of(pool)
-        errors = _run(pool, identity, list(found))
-    except (StartError, OSError, subprocess.SubprocessError) as wrong:
-        errors = [_explain(pool, wrong)]
-    return [f'pool "{pool.name}": {error}' for error in errors]
-
-
-def _identity_of(pool: PoolSettings) -> Identity:
-    process = pool.process
-    identity = find_identity(process.user, process.group)
-    if process.groups is not None and identity.uid >= 0:
-        gids = (int(one) if one.isdigit() else grp.getgrnam(one).gr_gid for one in process.groups)
-        identity = replace(identity, groups=(identity.gid, *gids))
-    return identity
-
-
-def _explain(pool: PoolSettings, wrong: BaseException) -> str:
-    if isinstance(wrong, subprocess.TimeoutExpired):
-        seconds = pool.startup_limit_ns / SECOND
-        return f"loading its applications takes longer than {seconds:g} s (startup_time_limit)"
-    if isinstance(wrong, OSError):
-        return f"{wrong.filename or pool.process.python}: {wrong.strerror}"
-    return str(wrong)
-
-
-def _run(pool: PoolSettings, identity: Identity, found: list[tuple[str, str]]) -> list[str]:
-    interpreter = pool.process.python or sys.executable
-    is_other = bool(pool.process.python)
-    reading, writing = os.pipe()
-    boot = _BOOT.format(
-        # Another interpreter has a kernelq of its own.
-        path="del sys.path[0]" if is_other else f"sys.path[0] = {_ROOT!r}",
-        clean="" if is_other else "del sys.path[0]",
-        status=_NO_KERNELQ,
-        descriptor=writing,
-    )
-    try:
-        process = subprocess.Popen(
-            [interpreter, "-c", boot],
-            stdin=subprocess.PIPE,
-            stdout=2,
-            stderr=subprocess.PIPE if is_other else None,
-            pass_fds=[writing],
-            cwd=pool.directory,
-            env=_environment_of(pool, identity),
-            umask=pool.process.umask,
-            start_new_session=True,
-            **_user_of(identity),
-        )
-    except BaseException:
-        os.close(reading)
-        raise
-    finally:
-        os.close(writing)
-    with open(reading, encoding="utf-8") as answers:
-        letter = json.dumps([pool.directory, found]).encode()
+    errors: dict[str, list[str]] = {pool.name: [] for pool in settings.pools}
+    waiting: deque[Launch] = deque()
+    for pool in settings.pools:
         try:
-            _, printed = process.communicate(letter, pool.startup_limit_ns / SECOND)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-            raise
-        answer = answers.read()
-    return _errors_of(process.returncode, answer, printed or b"", interpreter)
+            if pool.applications:
+                waiting.append(prepare(pool))
+        except StartError as refused:
+            errors[pool.name].append(str(refused))
+    running: list[_Trial] = []
+    most = cpus.count_usable()
+    while waiting or running:
+        while waiting and len(running) < most:
+            running.append(_start(waiting.popleft()))
+        for trial in _await_some(running):
+            running.remove(trial)
+            found = _finish(trial)
+            errors[trial.pool.name] += [f"pool {trial.pool.name}: {error}" for error in found]
+    return [error for found in errors.values() for error in found]
 
 
-def _errors_of(status: int, answer: str, printed: bytes, interpreter: str) -> list[str]:
-    words = printed.decode(errors="replace").strip()
-    if status == _NO_KERNELQ:
-        return [f"{interpreter} has no kernelq of its own: {words} (install kernelq there)"]
-    if words:
-        print(words, file=sys.stderr)
-    if answer:
-        errors: list[str] = json.loads(answer)
-        return errors
-    how = f"signal {-status}" if status < 0 else f"status {status}"
-    return [f"loading its applications ended the process ({how})"]
+def _start(launch: Launch) -> _Trial:
+    from kernelq.processes import fork_process
+
+    pool, parent = launch.pool, os.getpid()
+    memory = os.memfd_create("kernelq-trial", os.MFD_CLOEXEC)
+    _write(memory, _letter_of(pool))
+
+    def main() -> int:
+        os.dup2(2, 1)
+        try:
+            become(launch, parent, "trial", memory)
+        except StartError as found:
+            _write(memory, json.dumps([str(found)]))
+        return 0
+
+    pid = fork_process(main, [memory])
+    deadline = time.monotonic_ns() + pool.startup_limit_ns
+    return _Trial(pool, pid, os.pidfd_open(pid), memory, deadline)
 
 
-def _environment_of(pool: PoolSettings, identity: Identity) -> dict[str, str]:
-    variables = dict(os.environ)
-    if identity.home:
-        variables.update(HOME=identity.home, USER=identity.name, LOGNAME=identity.name)
-    variables.update(pool.process.environment)
-    for application in pool.applications:
-        variables.update(application.environment)
-    return variables
+def _letter_of(pool: PoolSettings) -> str:
+    # Applications that differ in path alone are the same to an importer.
+    found = {(one.app, one.directory, one.environment): one for one in pool.applications}
+    few = tuple(replace(one, number=number) for number, one in enumerate(found.values()))
+    return pack_settings(replace(pool, applications=few))
 
 
-def _user_of(identity: Identity) -> dict[str, Any]:
-    if identity.uid < 0:
-        return {}
-    return {"user": identity.uid, "group": identity.gid, "extra_groups": list(identity.groups)}
+def _await_some(running: Sequence[_Trial]) -> list[_Trial]:
+    """Those that have ended, or whose time is up."""
+    poll = select.poll()
+    for trial in running:
+        poll.register(trial.pidfd, select.POLLIN)
+    first = min(trial.deadline_ns for trial in running) - time.monotonic_ns()
+    ended = {descriptor for descriptor, _ in poll.poll(max(0, first // MS + 1))}
+    now = time.monotonic_ns()
+    return [one for one in running if one.pidfd in ended or now >= one.deadline_ns]
 
 
-def main(descriptor: int) -> None:
-    """In the pool's own process: load what the letter on standard input names."""
-    directory, found = json.load(sys.stdin)
-    errors = load_all(directory, found)
-    with open(descriptor, "w", encoding="utf-8") as answers:
-        json.dump(errors, answers)
-        answers.flush()
+def _finish(trial: _Trial) -> list[str]:
+    """Its answer; a process that still runs is out of time."""
+    pid, status = os.waitpid(trial.pid, os.WNOHANG)
+    if not pid:
+        os.kill(trial.pid, signal.SIGKILL)
+        os.waitpid(trial.pid, 0)
+    answer = os.pread(trial.memory, _ANSWER_BYTES_MAX, 0)
+    os.close(trial.memory)
+    os.close(trial.pidfd)
+    if not pid:
+        seconds = trial.pool.startup_limit_ns / SECOND
+        return [f"loading its applications takes longer than {seconds:g} s (startup_time_limit)"]
+    try:
+        return [str(error) for error in json.loads(answer)]
+    except ValueError:
+        code = os.waitstatus_to_exitcode(status)
+        how = f"signal {-code}" if code < 0 else f"status {code}"
+        return [f"loading its applications ended the process ({how})"]
+
+
+def _write(memory: int, text: str) -> None:
+    data = text.encode()
+    os.ftruncate(memory, 0)
+    os.lseek(memory, 0, os.SEEK_SET)
+    while data:
+        data = data[os.write(memory, data) :]
+
+
+def main(memory: int) -> NoReturn:
+    """In the pool's own process: load what the letter names."""
+    from kernelq.worker import prepare
+
+    os.set_inheritable(memory, False)
+    settings = unpack_settings(os.pread(memory, os.fstat(memory).st_size, 0).decode())
+    os.ftruncate(memory, 0)
+    prepare(settings)
+    _write(memory, json.dumps(load_all(settings)))
     # Threads that an application has started do not matter here.
     os._exit(0)
 
 
-def load_all(directory: str, found: Iterable[Sequence[str]]) -> list[str]:
+def load_all(settings: dict[str, Any]) -> list[str]:
     """What is wrong with each application, in words."""
-    from kernelq.application import load, parse_reference
+    from kernelq.applications import enter_directory, make_applications
 
-    sys.argv = ["kernelq"]
+    try:
+        enter_directory(settings)
+    except StartError as found:
+        return [str(found)]
     errors = []
-    for app, place in found:
-        for folder in (directory, place):
-            if folder not in sys.path:
-                sys.path.insert(0, folder)
+    for application in make_applications(settings).values():
         try:
-            load(parse_reference(app))
-        except StartError as wrong:
-            errors.append(str(wrong))
+            application.load_now()
+        except StartError as found:
+            errors.append(str(found))
     return errors

@@ -19,7 +19,7 @@ import sys
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass, field
 
-from kernelq import linux
+from kernelq import __version__, linux
 from kernelq.binding import Listener
 from kernelq.endpoints import CONTROL, Given, listeners_from
 from kernelq.errors import StartError
@@ -53,10 +53,15 @@ class Origin:
 class Heiress:
     """The new main process, as the old one sees it."""
 
-    def __init__(self, origin: Origin) -> None:
+    def __init__(self, origin: Origin, config_file: str) -> None:
         self._origin = origin
+        # A file that was found, not named, may be gone: then it must not start something else.
+        is_named = any(word.startswith("--config") for word in origin.command)
+        named = () if is_named or not config_file else ("--config", config_file)
+        self._command = (*origin.command, *named)
         self._link: Link | None = None
         self.pid = 0
+        self.words = ""  # what it says of itself when it serves (JSON)
 
     def begin(self, data: bytes, descriptors: list[int]) -> None:
         """Start it, with these sockets (names in JSON); takes them. OSError."""
@@ -83,7 +88,7 @@ class Heiress:
         os.set_inheritable(link.fileno(), True)
         linux.adopt_orphans(False)
         os.chdir(self._origin.directory)
-        os.execve(sys.executable, self._origin.command, environment)
+        os.execve(sys.executable, self._command, environment)
 
     def fileno(self) -> int:
         return -1 if self._link is None else self._link.fileno()
@@ -98,6 +103,7 @@ class Heiress:
         if message is None:
             return False
         message.close_descriptors()
+        self.words = message.text
         return message.kind == Heir.SERVING
 
     def hand_over(self) -> None:
@@ -119,10 +125,11 @@ class Predecessor:
         self.given = given
         self.control = control
 
-    def take_over(self) -> None:
+    def take_over(self, service_pid: int) -> None:
         """Say that we serve, and wait until the old one has let go. One that has died has, too."""
         try:
-            self._link.send(Heir.SERVING)
+            words = {"version": __version__, "service_pid": service_pid}
+            self._link.send(Heir.SERVING, text=json.dumps(words))
             if self._link.wait(PATIENCE_SECONDS):
                 message = self._link.receive()
                 if message is not None:

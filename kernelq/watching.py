@@ -18,10 +18,10 @@ from types import FrameType
 from typing import Any, cast
 
 from kernelq import log
-from kernelq.control import Client, ControlError
+from kernelq.control import Client, Connection, ControlError
 from kernelq.options import duration
 from kernelq.protocol import REQUESTS_MAX
-from kernelq.shapes import Event, Events, Missed, Requests
+from kernelq.shapes import Event, Events, Requests
 from kernelq.show import Paint, event_line
 from kernelq.top import Sample, frame
 
@@ -97,7 +97,7 @@ def _paint_frames(
 def _paint_screen(lines: list[str], room: int) -> None:
     # Over the last picture, line by line: a cleared screen would flicker. No line end after the
     # last line, which would scroll.
-    text = "\r\n".join(f"{line}\x1b[K" for line in lines[:room])
+    text = "\n".join(f"{line}\x1b[K" for line in lines[:room])
     sys.stdout.write(f"\x1b[H{text}\x1b[J")
     sys.stdout.flush()
 
@@ -183,13 +183,14 @@ def follow_events(
         return 0
     past, coming = client.follow(last)
     while True:
-        last = printer.go_on(past, coming)
+        try:
+            last = printer.go_on(past, coming)
+        finally:
+            coming.close()
         past, coming = _come_back(client, past, last)
 
 
-def _come_back(
-    client: Client, before: Events, last: int
-) -> tuple[Events, Iterator[Event | Missed]]:
+def _come_back(client: Client, before: Events, last: int) -> tuple[Events, Connection]:
     """Wait until a server answers again. It may be another one, whose serials begin anew."""
     is_told = False
     while True:
@@ -197,7 +198,7 @@ def _come_back(
             past, coming = client.follow(last)
             if past["journal"] == before["journal"]:
                 return past, coming
-            _close(coming)
+            coming.close()
             return client.follow(0)
         except ControlError as found:
             if found.is_refusal:
@@ -206,12 +207,6 @@ def _come_back(
                 print(f"kernelq: {log.clean(str(found))}; waiting for it", file=sys.stderr)
                 is_told = True
             time.sleep(RETRY_SECONDS)
-
-
-def _close(coming: Iterator[Event | Missed]) -> None:
-    close = getattr(coming, "close", None)
-    if close is not None:
-        close()
 
 
 class _Printer:
@@ -229,7 +224,7 @@ class _Printer:
         line = json.dumps(event) if self._as_json else event_line(event, self._room, self._paint)
         print(line, flush=True)
 
-    def go_on(self, past: Events, coming: Iterator[Event | Missed]) -> int:
+    def go_on(self, past: Events, coming: Connection) -> int:
         """Until the connection ends; gives the serial of the last one."""
         for event in past["events"]:
             self.show(event)

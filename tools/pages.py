@@ -219,8 +219,7 @@ def configuration_page() -> str:
     """The head that people have written, and all keys below it."""
     head, mark, _ = (ROOT / "docs" / "configuration.md").read_text().partition(MARK)
     assert mark, "docs/configuration.md has lost its mark"
-    page = [head + MARK, "## From the command line to a file\n"]
-    page += ["| option | in the file |", "| --- | --- |"]
+    page = [head + MARK, "| option | in the file |", "| --- | --- |"]
     for option in OPTIONS:
         keys = [f"`{key.name}` in `{heading(where)}`" for where, key in
                 table.key_of_option(option.name)]  # fmt: skip

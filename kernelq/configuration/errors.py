@@ -45,10 +45,13 @@ def describe(value: object) -> str:
     if isinstance(value, dict):
         return "a table" if value else "an empty table"
     if isinstance(value, list):
-        text = f"[{', '.join(describe(one) for one in value[:9])}]" if len(value) < 9 else ""
+        is_flat = len(value) < 9 and not any(isinstance(one, (list, dict)) for one in value)
+        text = f"[{', '.join(map(describe, value))}]" if is_flat else ""
         return text if 2 < len(text) <= _FOUND_MAX else f"an array of {len(value)}"
     if isinstance(value, (datetime.datetime, datetime.date, datetime.time)):
         return f"the time {value.isoformat()}"
+    if isinstance(value, int) and abs(value) >= 1 << 64:
+        return f"a number of {value.bit_length()} bits"
     return str(value)
 
 

@@ -18,6 +18,7 @@ from kernelq.units import GIB, HOUR, KIB, MIB, MINUTE, MS, SECOND
 
 Schema = dict[str, Any]
 UNLIMITED = -1
+_DIGITS_MAX = 20  # Python refuses to read thousands of them, in words of its own
 _FALSE: list[Schema] = [{"const": False}]  # where there is off
 RLIMITS = tuple(sorted(name[7:].lower() for name in dir(resource) if name.startswith("RLIMIT_")))
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
@@ -52,6 +53,15 @@ def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
+def _text_of(value: object) -> str:
+    """A text, or a number as the command line would have it; nothing for anything else."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or abs(value) >= 1 << 64:
+        return ""
+    return str(value)
+
+
 def whole(least: int, most: int, words: Mapping[str, int] | None = None) -> Kind:
     """A whole number; words stand for some of them."""
     meanings = dict(words or {})
@@ -63,7 +73,8 @@ def whole(least: int, most: int, words: Mapping[str, int] | None = None) -> Kind
             if value in meanings:
                 return meanings[value]
             digits = value.removeprefix("-")
-            value = int(value) if digits.isascii() and digits.isdigit() else None
+            is_number = digits.isascii() and digits.isdigit() and len(digits) <= _DIGITS_MAX
+            value = int(value) if is_number else None
         if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
             raise ValueError(allowed)
         return value
@@ -139,8 +150,7 @@ def time(least_ns: int, off: bool = False) -> Kind:
     def read(value: object) -> int:
         if off and (value in (0, "0") or value is False):
             return 0
-        text = str(value) if _is_number(value) else value
-        return parse(text if isinstance(text, str) else "")
+        return parse(_text_of(value))
 
     words = "|off" if off else ""
     schema = {
@@ -169,9 +179,8 @@ def size(least: int, most: int, off: bool = False) -> Kind:
     def read(value: object) -> int:
         if off and (value in (0, "0", "off") or value is False):
             return 0
-        text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
         try:
-            return parse(text if isinstance(text, str) else "")
+            return parse(_text_of(value))
         except ValueError as allowed:
             raise ValueError(f"{allowed}{', or off' if off else ''}") from None
 
@@ -347,7 +356,7 @@ def cpu_list() -> Kind:
 
     def read(value: object) -> tuple[int, ...]:
         made: list[int] = []
-        words = str(value) if isinstance(value, (int, str)) else ""
+        words = _text_of(value)
         for one in words.replace(" ", "").split(","):
             found = re.fullmatch(r"(\d{1,4})(?:-(\d{1,4}))?", one, re.ASCII)
             if not found or int(found[1]) > int(found[2] or found[1]):
@@ -419,7 +428,7 @@ def _variable(name: str, value: object) -> tuple[str, str]:
     if not name or "=" in name or "\0" in name:
         raise ValueError("a variable's name, not empty and without =")
     if _is_number(value):
-        value = str(value)
+        value = _text_of(value) or None
     if not isinstance(value, str) or "\0" in value:
         raise ValueError('a number, or a text in quotes, such as "1"')
     return name, value
@@ -466,7 +475,7 @@ def _limit(value: object) -> int:
         return UNLIMITED
     if isinstance(value, (int, str)) and not isinstance(value, bool):
         try:
-            return options.size(0, (1 << 63) - 1)(str(value))
+            return options.size(0, (1 << 63) - 1)(_text_of(value))
         except ValueError:
             pass
     raise ValueError('a number such as 4096 or "64M", "unlimited", or [soft, hard]')

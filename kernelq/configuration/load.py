@@ -96,6 +96,10 @@ def _parse(path: str) -> _Source:
         return _Source(path, text, tomllib.loads(text))
     except tomllib.TOMLDecodeError as found:
         raise ConfigurationErrors([_syntax_error(path, text, str(found))]) from None
+    except RecursionError:
+        raise ConfigurationErrors([f"{path}: arrays or tables are nested too deeply"]) from None
+    except ValueError:
+        raise ConfigurationErrors([f"{path}: there is a number of too many digits"]) from None
 
 
 def _syntax_error(path: str, text: str, found: str) -> str:

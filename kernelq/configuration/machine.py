@@ -21,9 +21,7 @@ def check_pool(reader: Reader, pool: CheckedPool, settings: PoolSettings) -> Non
     process, cpu = pool.parts["pool.process"], pool.parts["pool.cpu"]
     check_directory(reader, pool.own, "directory")
     _check_identity(reader, process)
-    for number, group in enumerate(process.values["groups"] or ()):
-        if _gid_of(group) is None:
-            _report_absent(reader, process, "groups", number, "group", group)
+    _check_groups(reader, process)
     python = settings.process.python
     if python and not (os.path.isfile(python) and os.access(python, os.X_OK)):
         reader.refuse(process.path_of("python"), python, "a Python interpreter that can be run")
@@ -54,6 +52,20 @@ def _report_absent(
 ) -> None:
     path = (*table.path_of(name), number)
     reader.report(path, f"there is no {what} {reader.found(path, value)}")
+
+
+def _check_groups(reader: Reader, process: Checked) -> None:
+    """Supplementary groups, which only root may choose."""
+    groups = process.values["groups"]
+    gids = {_gid_of(group) for group in groups or ()}
+    if None in gids:
+        for number, group in enumerate(groups):
+            if _gid_of(group) is None:
+                _report_absent(reader, process, "groups", number, "group", group)
+        return
+    chosen = groups is not None and gids | {os.getegid()} != {*os.getgroups(), os.getegid()}
+    if chosen and os.geteuid() != 0:
+        reader.report(process.path_of("groups"), "no permission: only root may choose groups")
 
 
 def _check_identity(reader: Reader, table: Checked) -> None:
@@ -92,10 +104,11 @@ def _check_group(reader: Reader, table: Checked, name: str) -> bool:
 def _ids_of(user: str) -> tuple[int, int] | None:
     import pwd
 
+    number = _number_of(user)
     try:
-        found = pwd.getpwuid(int(user)) if user.isdigit() else pwd.getpwnam(user)
-    except (KeyError, OverflowError):
-        return (int(user), int(user)) if user.isdigit() and int(user) < 1 << 32 else None
+        found = pwd.getpwnam(user) if number is None else pwd.getpwuid(number)
+    except KeyError:
+        return None if number is None else (number, number)
     return found.pw_uid, found.pw_gid
 
 
@@ -103,10 +116,18 @@ def _ids_of(user: str) -> tuple[int, int] | None:
 def _gid_of(group: str) -> int | None:
     import grp
 
+    number = _number_of(group)
     try:
-        return int(group) if group.isdigit() else grp.getgrnam(group).gr_gid
+        return grp.getgrnam(group).gr_gid if number is None else number
     except KeyError:
         return None
+
+
+def _number_of(name: str) -> int | None:
+    """The number that stands in place of a name, if it can be one; the last one means "none"."""
+    if name.isascii() and name.isdigit() and len(name) <= 10 and int(name) < (1 << 32) - 1:
+        return int(name)
+    return None
 
 
 def _check_privileges(reader: Reader, process: Checked, settings: PoolSettings) -> None:

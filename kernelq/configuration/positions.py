@@ -18,6 +18,12 @@ _LITERAL = re.compile(r"'[^']*'")
 _LONG_BASIC = re.compile(r'"""(?:[^"\\]++|\\.|"{1,2}(?!"))*"{3,5}', re.S)
 _LONG_LITERAL = re.compile(r"'''(?:[^']|'{1,2}(?!'))*'{3,5}", re.S)
 _SCALAR = re.compile(r"[^,\]}#\n]*")
+_TOKEN = re.compile(
+    "|".join((_LONG_BASIC.pattern, _LONG_LITERAL.pattern, _BASIC.pattern, _LITERAL.pattern))
+    + r"|#[^\n]*|[\[\]{}]|[^\"'#\[\]{}]+",
+    re.S,
+)
+_DEPTH_MAX = 40  # deeper than any key; a bound for the recursion
 _ESCAPE = re.compile(r"\\(u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}|.)", re.S)
 _ESCAPED = {"b": "\b", "t": "\t", "n": "\n", "f": "\f", "r": "\r", "e": "\x1b"}
 
@@ -111,7 +117,9 @@ class Positions:
 
     def _value(self, path: Path) -> None:
         text, at = self._text, self._at
-        if text.startswith("[", at):
+        if len(path) > _DEPTH_MAX and text[at] in "[{":
+            self._skip_nested()
+        elif text.startswith("[", at):
             self._array(path)
         elif text.startswith("{", at):
             self._inline_table(path)
@@ -153,6 +161,15 @@ class Positions:
             if self._text.startswith(",", self._at):
                 self._at += 1
         self._at += 1
+
+    def _skip_nested(self) -> None:
+        """Pass over brackets and what is in them: nobody asks for what lies so deep."""
+        depth = 0
+        while True:
+            token = self._take(_TOKEN)
+            depth += (token in "[{") - (token in "]}")
+            if not depth:
+                return
 
     def _skip(self, pattern: re.Pattern[str]) -> None:
         self._take(pattern)

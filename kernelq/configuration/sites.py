@@ -13,10 +13,9 @@ from kernelq.configuration.errors import Path, describe
 from kernelq.configuration.read import Checked, CheckedSite, Document, Reader
 from kernelq.configuration.toml import toml_text
 from kernelq.errors import OptionError
-from kernelq.sites import check_sites, parse_site_binding, parse_site_path
+from kernelq.sites import Use, find_conflicts, find_host, parse_site_binding, parse_site_path
 
 DEFAULT_BINDING = "127.0.0.1:8000"
-_SITE_NAMED = re.compile(r"site '([A-Za-z0-9._-]+)'", re.ASCII)
 _POOLS_SHOWN = 8
 _NO_SITE = (
     "there is no [[site]]; needed is at least one, with an application (`kernelq config example` "
@@ -63,11 +62,12 @@ class Sites:
         for site in self._document.sites:
             name = site.own.values["name"]
             report_twice(self._reader, names, name, site.own.path_of("name"), "site")
+            bindings = self._bindings(site)
             made.append(
                 SiteSettings(
                     name=name or "",
-                    bindings=self._bindings(site),
-                    applications=tuple(self._applications(site)),
+                    bindings=bindings,
+                    applications=tuple(self._applications(site, find_host(bindings))),
                     auto_start=site.own.values["auto_start"],
                 )
             )
@@ -95,25 +95,19 @@ class Sites:
         return tuple(made)
 
     def _report_conflicts(self, sites: list[SiteSettings]) -> None:
-        numbers = {site.name: number for number, site in enumerate(sites)}
-        for error in check_sites(sites):
-            named = [numbers[name] for name in _SITE_NAMED.findall(error) if name in numbers]
-            places = [self._place_of(sites, number, error) for number in sorted({*named})]
-            # The later one is in the way of the earlier.
-            path = places[-1] if places else ("site",)
-            self._reader.report(path, error, places[0] if len(places) > 1 else None)
+        for conflict in find_conflicts(sites):
+            path = self._place_of(sites, conflict.second)
+            self._reader.report(path, conflict.text, self._place_of(sites, conflict.first))
 
-    def _place_of(self, sites: list[SiteSettings], number: int, error: str) -> Path:
-        """The binding of a site that an error speaks of."""
-        own = self._document.sites[number].own
+    def _place_of(self, sites: list[SiteSettings], use: Use) -> Path:
+        own = self._document.sites[use.site].own
         path = own.path_of("bindings")
         words = own.values["bindings"] or ()
-        for place, binding in enumerate(sites[number].bindings):
-            if len(words) > 1 and str(binding.endpoint) in error:
-                return (*path, place)
-        return path
+        # Of those that are refused nothing is made, and then the numbers say nothing.
+        is_known = 1 < len(words) == len(sites[use.site].bindings)
+        return (*path, use.binding) if is_known else path
 
-    def _applications(self, site: CheckedSite) -> list[ApplicationSettings]:
+    def _applications(self, site: CheckedSite, host: str) -> list[ApplicationSettings]:
         if not site.applications:
             self._reader.report(
                 site.own.path,
@@ -122,11 +116,11 @@ class Sites:
         made: list[ApplicationSettings] = []
         paths: Seen = {}
         for application in site.applications:
-            made += self._application(site, application, paths)
+            made += self._application(site, application, paths, host)
         return made
 
     def _application(
-        self, site: CheckedSite, application: Checked, paths: Seen
+        self, site: CheckedSite, application: Checked, paths: Seen, host: str
     ) -> list[ApplicationSettings]:
         values = application.values
         app, targets = values["app"], values["path"]
@@ -154,6 +148,7 @@ class Sites:
                 environment=values["environment"],
                 warm_up=values["warm_up"],
                 site=site.own.values["name"] or "",
+                host=host,
             )
             made.append(settings)
             self.applications.append((settings, application))

@@ -116,9 +116,9 @@ cdef Entry *entry_fill_in(Loop *loop, const Exchange *exchange, const FieldView 
     cdef bint has_query = memchr(key.at, 63, key.bytes) != NULL
     cdef Span line
     if group_count <= GROUPS_MAX:
-        entry = entry_new(&core.store, key.at, <uint32_t> key.bytes, exchange.cache_hash, exchange.application,
-                          loop.key, vary_bytes, groups, group_count, loop.head_out, head_bytes,
-                          head_304_bytes)
+        entry = entry_new(&core.store, key.at, <uint32_t> key.bytes, exchange.cache_hash,
+                          exchange.application, loop.key, vary_bytes, groups, group_count,
+                          loop.head_out, head_bytes, head_304_bytes)
     if entry == NULL:
         return NULL
     entry.serial = exchange.cache_serial

@@ -301,8 +301,8 @@ cdef bint store_answers(Loop *loop, const Exchange *exchange, const FieldView *v
     # What came into the store since the look-up; entry: what is there, fresh or not.
     cdef RequestFacts facts
     cdef Span key = image_key(exchange)
-    entry[0] = store_find(&loop.core.store, exchange.application, key.at, <uint32_t> key.bytes, exchange.cache_hash,
-                          view, loop_seconds(loop))
+    entry[0] = store_find(&loop.core.store, exchange.application, key.at, <uint32_t> key.bytes,
+                          exchange.cache_hash, view, loop_seconds(loop))
     if entry[0] == NULL:
         return False
     request_facts_read(view, wall_seconds(), &facts)

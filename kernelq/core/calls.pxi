@@ -63,7 +63,8 @@ cdef void job_do_call(Core_ *core, Call *call) noexcept nogil:
     if call.job.has_failed:
         return
     if call.operation == CALL_FLUSH:
-        call.status = cache_call_flush(core, call.pool, first, call.flags & CALL_FLAG_RECURSIVE, &call.value)
+        call.status = cache_call_flush(core, call.pool, first, call.flags & CALL_FLAG_RECURSIVE,
+                                       &call.value)
     else:
         call.status = cache_call_flush_group(core, first, second)
 

@@ -609,7 +609,8 @@ cdef void conn_on_drained(Loop *loop, Conn *conn) noexcept nogil:
     if exchange == NULL:
         return
     if exchange.fill != NULL and exchange.entry == NULL:
-        conn_start_timer(loop, conn, waiting_patience_ns(exchange))  # what it had was for the output
+        # What it had was for the output.
+        conn_start_timer(loop, conn, waiting_patience_ns(exchange))
     if exchange.file_left:
         response_send_file(loop, exchange)
     elif exchange.entry != NULL:

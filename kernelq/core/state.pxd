@@ -36,6 +36,7 @@ from kernelq.core.http1 cimport ChunkDecoder, FieldLine, HeadLimits, HeadProgres
 from kernelq.core.kinds cimport *
 from kernelq.core.layout cimport RecordHead
 from kernelq.core.linux cimport pthread_cond_t, pthread_mutex_t, pthread_t
+from kernelq.core.parts cimport *
 from kernelq.core.reason cimport REASON_COUNT
 from kernelq.core.ring cimport RingReader, RingWriter
 from kernelq.core.route cimport Route, Routes
@@ -54,40 +55,6 @@ cdef struct Loop
 cdef struct Pool
 cdef struct Core_
 
-
-cdef struct Source:
-    uint8_t kind
-
-cdef struct Chunk:
-    Chunk *next
-    uint32_t start, end            # of what is still to be sent
-    uint8_t data[CHUNK_BYTES]
-
-cdef struct Letter:
-    Letter *next
-    uint8_t kind
-    uint8_t reason
-    bint is_owned                  # allocated for itself: the reader frees it
-    void *subject
-    uint64_t value
-    int fd
-
-cdef struct Mailbox:
-    Source source
-    pthread_mutex_t lock
-    Letter *first
-    Letter *last
-    int fd                         # eventfd
-
-cdef struct SpillBuffer:
-    uint32_t bytes
-    uint8_t data[SPILL_BYTES]
-
-cdef struct SpillFile:             # shared by an exchange and the jobs that write for it
-    pthread_mutex_t lock
-    int fd
-    int reader_fd                  # a second, read-only open: what workers get
-    bint has_failed
 
 cdef struct Exchange:
     Exchange *next                 # [pool lock] in the queue; or the loop's arrivals, spare list
@@ -276,11 +243,6 @@ cdef struct Parked:                # a descriptor without its FILE record, or th
     int fd
     bint is_expected               # the record came first
 
-cdef struct Casualty:              # a request that its worker was executing when it died
-    uint64_t handed_ns
-    uint16_t method_bytes, target_bytes, client_bytes
-    char text[384]                 # method, target, client; cut to fit
-
 cdef struct Bell:
     Source source
     Worker *worker
@@ -389,11 +351,6 @@ cdef struct Pool:
     uint64_t tick_at_ns            # next look at its workers' health and at its queue
     uint64_t service_ns            # moving average over the workers: prefetch depth
     uint64_t answer_bytes          # likewise, of what an answer takes in a response ring
-
-cdef struct Event:
-    uint8_t kind
-    int64_t worker
-    int64_t value
 
 cdef struct Loop:
     Core_ *core

@@ -6,6 +6,7 @@ CHANNEL_FDS = ("core_memory", "worker_memory", "side_socket", "doorbell", "bell"
 CALLS = {"flush": CALL_FLUSH, "flush_group": CALL_FLUSH_GROUP}
 REPLIES = {"done": REPLY_DONE, "invalid": REPLY_INVALID, "no_memory": REPLY_NO_MEMORY}
 RECURSIVE = CALL_FLAG_RECURSIVE
+layout_version = LAYOUT_VERSION  # what interpreter.py compares
 
 cdef object channels = weakref.WeakSet()
 cdef object served = None          # weak: the channel that is being served in this process

@@ -14,11 +14,10 @@ import os
 import signal
 import time
 from collections import deque
-from collections.abc import Callable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from kernelq import log, sealed
-from kernelq.config import CorePoolSettings, PoolSettings
+from kernelq.config import PoolSettings
 from kernelq.desk import Pending
 from kernelq.letters import ActionKind, Control, FromSpawner, ToSpawner
 from kernelq.link import Link, Message, link_pair
@@ -27,42 +26,12 @@ from kernelq.pool.events import EVENTS
 from kernelq.pool.limits import limits_of, requests_limit
 from kernelq.pool.member import STATUS_UNKNOWN, Member, describe_death
 from kernelq.pool.model import Action, Do, Event, Kind, Phase, State, Worker
+from kernelq.pool.neighbours import KINDS, Core, Host
+from kernelq.pool.orphan import describe_orphan
 from kernelq.pool.watch import Watch
 
-
-class Core(Protocol):
-    """The part of kernelq._core.Core that a pool needs."""
-
-    def pool_open(self, settings: CorePoolSettings) -> int: ...
-    def pool_change(self, pool: int, settings: CorePoolSettings) -> None: ...
-    def pool_close(self, pool: int) -> None: ...
-    def pool_info(self, pool: int) -> dict[str, Any]: ...
-    def pool_take_peak(self, pool: int) -> int: ...
-    def pool_await_demand(self, pool: int, wait_ns: int) -> None: ...
-    def set_pool_state(self, pool: int, state: str) -> None: ...
-    def channel_open(self, pool: int, generation: int) -> tuple[int, list[int]]: ...
-    def worker_attach(self, worker: int, pid: int, pidfd: int) -> None: ...
-    def worker_quota(self, worker: int, requests: int) -> None: ...
-    def worker_drain(self, worker: int) -> None: ...
-    def worker_abandon(self, worker: int) -> None: ...
-    def worker_abort(self, worker: int) -> None: ...
-    def worker_forget(self, worker: int) -> None: ...
-    def worker_info(self, worker: int) -> dict[str, Any]: ...
-
-
-class Host(Protocol):
-    """Whom the executor serves: the service process."""
-
-    def log(self, level: int, text: str) -> None: ...
-    def report(self, event: int, text: str, pool: str, worker: int, pid: int) -> None: ...
-    def watch(self, link: Link, on_readable: Callable[[], None]) -> None: ...
-    def unwatch(self, link: Link) -> None: ...
-    def own(self, worker: int, executor: "PoolExecutor") -> None: ...
-    def disown(self, worker: int) -> None: ...
-    def on_serving(self, executor: "PoolExecutor") -> None: ...
-    def on_reloaded(self, executor: "PoolExecutor", outcome: int) -> None: ...
-    def on_give_up(self, executor: "PoolExecutor", text: str) -> None: ...
-    def on_stopped(self, executor: "PoolExecutor") -> None: ...
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class PoolExecutor:
@@ -80,6 +49,7 @@ class PoolExecutor:
         self._waiting: deque[Member] = deque()  # to be started when there is a spawner
         self._events: deque[Event] = deque()
         self._is_stepping = False
+        self._orphans: dict[int, int] = {}  # by key: until when their stacks are waited for
         self._incoming: PoolSettings | None = None  # of the next generation
         self._generations: dict[int, PoolSettings] = {0: settings}
         self.recycles = 0
@@ -152,6 +122,9 @@ class PoolExecutor:
 
     def tick(self, now: int) -> None:
         """Its deadline has come."""
+        for key, at in list(self._orphans.items()):
+            if now >= at:
+                self._abandon(self._members[key])
         due = plan.next_deadline(self.state)
         if due is not None and now >= due:
             self.apply(Event(Kind.TICK))
@@ -169,11 +142,18 @@ class PoolExecutor:
         if is_restart:
             self._incoming = settings
         else:
-            self._generations[self.state.newest_generation] = settings
+            self._generations[self.state.generation] = settings
         self._core.pool_change(self.number, settings.core)
         self.watch.configure(settings)
         self.apply(Event(Kind.CONFIGURE, limits=limits, is_restart=is_restart))
         return is_restart
+
+    def restore(self, settings: PoolSettings) -> None:
+        """Back to the settings that its workers still have: new ones were tried and have failed."""
+        self.settings = settings
+        self._core.pool_change(self.number, settings.core)
+        self.watch.configure(settings)
+        self.apply(Event(Kind.CONFIGURE, limits=limits_of(settings, self._gives_up)))
 
     def close(self) -> None:
         """The pool is gone: nothing routes to it, no process is left. ValueError otherwise."""
@@ -247,7 +227,7 @@ class PoolExecutor:
                 self.apply(Event(Kind.SPAWNER_LOST))
             self._end(member)
             return
-        kind = _KINDS.get(name)
+        kind = KINDS.get(name)
         if kind is not None:
             self.apply(Event(kind, member.key, number=value))
 
@@ -311,10 +291,18 @@ class PoolExecutor:
         # is treated as after a death.
         member = self._members[action.worker]
         member.is_orphan = True
-        if member.control is not None:
-            member.control.try_send(Control.STACKS)
+        if member.control is not None and member.control.try_send(Control.STACKS):
+            self._orphans[member.key] = time.monotonic_ns() + ORPHAN_WORDS_NS
+        else:
+            self._abandon(member)
+
+    def _abandon(self, member: Member) -> None:
+        self._orphans.pop(member.key, None)
         self._tell_spawner(ToSpawner.SIGNAL, member.number, signal.SIGSTOP)
         self._core.worker_abandon(member.number)
+        process = self.settings.process
+        for text in describe_orphan(member.pid, self.settings.directory, process.inspectable):
+            self._host.log(log.WARNING, f"{self._name(member)} {text}")
 
     def _do_suspend(self, action: Action) -> None:
         self._tell_spawner(ToSpawner.SUSPEND, self._members[action.worker].number)
@@ -452,6 +440,7 @@ class PoolExecutor:
         member.stacks.clear()
 
     def _forget(self, member: Member) -> None:
+        self._orphans.pop(member.key, None)
         self._members.pop(member.key, None)
 
     def _is_leaving(self, member: Member) -> bool:
@@ -463,7 +452,8 @@ class PoolExecutor:
         return [member for key, member in self._members.items() if key in keys]
 
     def _plan_tick(self) -> None:
-        times = [plan.next_deadline(self.state), None if self.is_gone else self.watch.next_at]
+        times = [plan.next_deadline(self.state), *self._orphans.values()]
+        times.append(None if self.is_gone else self.watch.next_at)
         self.deadline = min((at for at in times if at is not None), default=None)
 
     def _on_control(self, member: Member) -> None:
@@ -477,7 +467,9 @@ class PoolExecutor:
             if message is None:
                 self._release(member)
                 return
-            if message.kind == Control.STACKS_DONE:
+            if message.kind == Control.STACKS_DONE and member.key in self._orphans:
+                self._abandon(member)
+            elif message.kind == Control.STACKS_DONE:
                 self.apply(Event(Kind.STACKS_DONE, member.key))
             elif message.kind == Control.REFUSED:
                 self.apply(Event(Kind.REFUSED, member.key, text=message.text))
@@ -501,17 +493,8 @@ class PoolExecutor:
         return f"pool {self.name}: worker{number}{who}"
 
 
-_KINDS = {
-    "ready": Kind.READY,
-    "first_answer": Kind.FIRST_ANSWER,
-    "unhealthy": Kind.UNHEALTHY,
-    "recovered": Kind.RECOVERED,
-    "hopeless": Kind.HOPELESS,
-    "timeout": Kind.TIMEOUT,
-    "distrusted": Kind.DISTRUSTED,
-    "quota": Kind.REQUESTS_LIMIT,
-}
-_DEATHS = frozenset((5009, 6024))  # unexpected, expected
+ORPHAN_WORDS_NS = 1_000_000_000  # for an orphan's stacks, before it is stopped
+_DEATHS = frozenset((5009, 6024, 6025))
 _PROGRAMS = {"rapid_fail": ActionKind.RAPID_FAIL, "orphan": ActionKind.ORPHAN}
 _RECYCLES = frozenset((5074, 5075, 5076, 5077, 5078, 5079, 5080, 5117))
 _FAILURES = frozenset((5009, 5010, 5011, 5012, 5127))

@@ -4,6 +4,7 @@ import zlib
 
 from kernelq.config import PoolSettings
 from kernelq.pool.model import Limits
+from kernelq.pool.recycling import early
 
 
 def limits_of(settings: PoolSettings, gives_up: bool, must_not_wait: bool = False) -> Limits:
@@ -41,8 +42,7 @@ def requests_limit(settings: PoolSettings, key: int) -> int:
     limit = settings.recycling.requests
     if not limit or not settings.is_managed:
         return 0
-    part = zlib.crc32(f"{settings.name} {key}".encode()) / 2**32
-    return max(1, round(limit * (1 - settings.recycling.jitter * part)))
+    return max(1, early(limits_of(settings, gives_up=False), key, limit))
 
 
 def _seed(settings: PoolSettings) -> int:

@@ -145,11 +145,11 @@ def fill(pool: Pool, turn: Turn) -> Pool:
     if outlives_trip(pool) and turn.now >= pool.try_at:
         return end_trial(pool, turn)
     count = missing(pool)
-    if count <= 0:
+    if count <= 0 or (pool.is_tripped and turn.now < pool.try_at):
         return pool
     if count > room(pool):
         pool = hasten(pool, count - room(pool), turn)
-    if turn.now < pool.start_after or (pool.is_tripped and turn.now < pool.try_at):
+    if turn.now < pool.start_after:
         return pool
     if pool.is_tripped and room(pool) > 0:
         turn.report(6060)

@@ -140,8 +140,10 @@ def kill_starting(pool: Pool, turn: Turn) -> Pool:
 
 
 def may_orphan(pool: Pool) -> bool:
+    """Whether an unhealthy worker is left to a debugger: not in a pool that ends, nor too many."""
     limits = pool.limits
-    return limits.leaves_orphans and limits.is_managed and len(pool.orphans) < ORPHANS_MAX
+    wanted = limits.leaves_orphans and limits.is_managed and is_up(pool)
+    return wanted and len(pool.orphans) < ORPHANS_MAX
 
 
 def orphan(pool: Pool, worker: Worker, turn: Turn) -> Pool:

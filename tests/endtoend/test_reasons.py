@@ -13,7 +13,7 @@ import pytest
 from serving import Gate, Server, until
 from wire import Client, Ended, Response, chunked, request
 
-from kernelq import _core
+from kernelq import _core, control
 
 CORPUS = Path(__file__).resolve().parent.parent / "corpus" / "http1" / "invalid"
 ROWS = {row[0]: row[1:] for row in _core.reasons_table()}
@@ -310,6 +310,20 @@ def test_offline_pool_is_a_503(tmp_path: Path) -> None:
         check_refused(response, "APP_OFFLINE")
         check_refused(client.ask("/hello"), "APP_OFFLINE")
         server.log.expect(word("APP_OFFLINE"), "/crash")
+
+
+@provokes("DISABLED")
+@pytest.mark.parametrize("kind", ["pool", "site"])
+def test_what_an_administrator_has_stopped_is_a_503(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "control"
+    with Server("--control", str(path)) as server, control.Client(path) as manager:
+        client = server.connect()
+        check_kept(client)
+        manager.ask(f"{kind}.stop", **{kind: "default"})
+        check_refused(client.ask("/hello?stopped"), "DISABLED")
+        manager.ask(f"{kind}.start", **{kind: "default"})
+        check_kept(client)
+        server.log.expect(word("DISABLED"), "/hello?stopped")
 
 
 @provokes("APP_SHUTDOWN")

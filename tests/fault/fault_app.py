@@ -8,6 +8,7 @@ end, and goes on with a pattern that follows from the number, so that a mixed-up
 """
 
 import ctypes
+import functools
 import os
 import resource
 import signal
@@ -17,7 +18,6 @@ import zlib
 
 VERSION = 1
 _PATTERN = bytes(range(32, 127)) * 700
-_executions = os.open("executions", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
 _eaten: list[bytearray] = []
 
 if "FAULT_APP_LIMIT" in os.environ:  # MiB of address space
@@ -36,10 +36,15 @@ def filler(number: int) -> bytes:
     return _PATTERN[start : start + number * 104729 % 4000]
 
 
+@functools.cache
+def executions():
+    return os.open("executions", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+
+
 def application(environ, start_response):
     number = int(environ["QUERY_STRING"].removeprefix("n="))
     method = environ["REQUEST_METHOD"]
-    os.write(_executions, f"{os.getpid()} {number} {method}\n".encode())
+    os.write(executions(), f"{os.getpid()} {number} {method}\n".encode())
     content = environ["wsgi.input"].read()
     for word in environ["PATH_INFO"].strip("/").split("/"):
         name, _, value = word.partition("-")

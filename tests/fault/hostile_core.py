@@ -15,13 +15,14 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import fields
 from pathlib import Path
 
 from hostile_channel import requests_in
 from hostile_honest import THREADS
 
 from kernelq import _core
-from kernelq.config import CoreSettings
+from kernelq.config import CorePoolSettings, CoreSettings
 
 HERE = Path(__file__).parent
 LIFE_LIMIT = 0.5  # seconds after which a hostile worker that does nothing is ended
@@ -59,7 +60,10 @@ class Manager:
         self.link = link
         self.key = key
         self.has_precedence = take_precedence()
-        self.core = _core.Core(CoreSettings(threads=THREADS, log_level=LOG_LEVEL, **settings))
+        of_pool = {field.name for field in fields(CorePoolSettings)} & settings.keys()
+        limits = {name: settings.pop(name) for name in of_pool}
+        self.core = _core.Core(CoreSettings(log_level=LOG_LEVEL, **settings))
+        self.pool = self.core.pool_open(CorePoolSettings(threads=THREADS, **limits))
         self.listener = socket.create_server(("127.0.0.1", 0), backlog=256)
         self.listener.setblocking(False)
         self.core.add_listener(os.dup(self.listener.fileno()))
@@ -95,7 +99,7 @@ class Manager:
     # -- workers ---------------------------------------------------------------------------------
 
     def start_honest(self) -> None:
-        number, fds = self.core.channel_open()
+        number, fds = self.core.channel_open(self.pool, 0)
         process = subprocess.Popen(
             [sys.executable, str(HERE / "hostile_honest.py"), self.key, *map(str, fds)],
             pass_fds=fds,
@@ -109,7 +113,7 @@ class Manager:
     def start_hostile(self, seat: int) -> None:
         self.lives -= 1
         self.seed += 1
-        number, fds = self.core.channel_open()
+        number, fds = self.core.channel_open(self.pool, 0)
         order = json.dumps({"seed": self.seed, "seat": seat}).encode()
         socket.send_fds(self.zygote, [order], fds)
         message, (pidfd, *_), _, _ = socket.recv_fds(self.zygote, 100, 1)

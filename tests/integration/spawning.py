@@ -22,7 +22,7 @@ MARK = "what was found: "
 _SPAWNER = """
 import sys
 from kernelq.config import *
-from kernelq.link import link_from, link_pair
+from kernelq.link import link_from
 from kernelq.cgroup import NO_CGROUPS, open_cgroups
 from kernelq.spawner import run
 group = {cgroup!r}
@@ -31,7 +31,7 @@ if group:
 cgroups = open_cgroups("/sys/fs/cgroup") if group else NO_CGROUPS
 if {stand_in!r}:
     cgroups = open_cgroups({stand_in!r}, proc={stand_in!r})
-_, table = link_pair()
+table = link_from({table})
 pools = {{pool.index: pool for pool in {pools!r}}}
 status = run(pools, link_from({descriptor}), table, cgroups)
 cgroups.remove_all()
@@ -80,23 +80,28 @@ class PoolSpawner:
         stand_in: str = "",
     ) -> None:
         self.link, theirs = link_pair()
-        os.set_inheritable(theirs.fileno(), True)
+        self.table, their_table = link_pair()
         numbered = [replace(pool, index=index) for index, pool in enumerate(pools)]
         code = _SPAWNER.format(
-            cgroup=cgroup, stand_in=stand_in, pools=numbered, descriptor=theirs.fileno()
+            cgroup=cgroup,
+            stand_in=stand_in,
+            pools=numbered,
+            descriptor=theirs.fileno(),
+            table=their_table.fileno(),
         )
         self.errors = folder / "errors"
         with self.errors.open("w") as errors:
             self.process = subprocess.Popen(
                 [python, "-c", code],
                 env={**os.environ, "PYTHONPATH": str(ROOT), **(environment or {})},
-                pass_fds=[theirs.fileno()],
+                pass_fds=[theirs.fileno(), their_table.fileno()],
                 stderr=errors,
                 cwd=folder,
                 user=user,
                 extra_groups=None if user is None else [],
             )
         theirs.close()
+        their_table.close()
         self.link._socket.settimeout(PATIENCE_SECONDS)
         self.controls: dict[int, Link] = {}  # by worker
         self._links: list[Link] = []
@@ -153,6 +158,7 @@ class PoolSpawner:
 
     def end(self) -> int:
         self.link.close()
+        self.table.close()
         for link in self._links:
             link.close()
         return self.process.wait(PATIENCE_SECONDS)

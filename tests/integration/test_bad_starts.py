@@ -134,7 +134,7 @@ def test_application_that_cannot_be_loaded(
         file.write("value = 1\ndef make(): raise ValueError('no')\n")
     server = start(name, "--workers", "2", *preload)
     assert server.end(None) == 1
-    (error,) = [line for line in server.lines if " error application " in line]
+    (error,) = [line for line in server.lines if " error pool default: application " in line]
     assert words in error
 
 

@@ -4,6 +4,7 @@ reach. Most of it needs root, and a Python that other users can run.
 
 import grp
 import os
+import pickle
 import pwd
 import shutil
 import signal
@@ -30,7 +31,8 @@ from spawning import (
 
 from kernelq import landlock
 from kernelq.config import CpuSettings, PoolSettings
-from kernelq.letters import FromSpawner, ToSpawner, ToWorker
+from kernelq.letters import FromSpawner, ToSpawner, ToTable, ToWorker
+from kernelq.parcel import send_parcel
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become other users")
 
@@ -278,6 +280,25 @@ def test_a_pool_is_throttled_by_its_group(folder: Path, spawn: Spawn) -> None:
     spawner.link.send(ToSpawner.THROTTLE, 1, 1)  # no such pool
     spawner.started(2)
     assert (group / "cpu.max").read_text() == "50000 100000\nmax 100000\n"
+    assert spawner.errors.read_text().count("refused") == 1
+
+
+def test_the_group_of_a_pool_goes_with_its_last_worker(folder: Path, spawn: Spawn) -> None:
+    root = make_stand_in(folder)
+    pool = make_pool(folder, HANGING)
+    spawner = spawn(pool, python=sys.executable, stand_in=str(root))
+    spawner.started(1)
+    old = only(root)
+    new = {1: replace(pool, index=1)}
+    send_parcel(spawner.table, ToTable.POOLS, pickle.dumps(new), [])
+    spawner.started(2, pool=1)
+    assert old.exists()
+    spawner.link.send(ToSpawner.SIGNAL, 1, signal.SIGKILL)
+    spawner.expect(FromSpawner.DIED, 1)
+    assert not old.exists()
+    assert only(root).name.startswith("pool-default.1-")
+    spawner.start(3, pool=0)
+    spawner.started(4, pool=1)
     assert spawner.errors.read_text().count("refused") == 1
 
 

@@ -14,7 +14,6 @@ import pytest
 from kernelq.applications import (
     Application,
     enter_directory,
-    load_every,
     load_first,
     make_applications,
     warm_up,
@@ -212,23 +211,6 @@ def test_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert Path.cwd() == tmp_path
     with pytest.raises(StartError, match="directory /none of pool 'p': No such file or directory"):
         enter_directory({"directory": "/none", "name": "p"})
-
-
-def test_loading_every_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir("/")
-    words = []
-    for number, code in enumerate((PLAIN, PLAIN, "1/0")):
-        (tmp_path / f"appl_{number}.py").write_text(code)
-        app = f"appl_{number}:application"
-        words.append(ApplicationSettings(f"/{number}", app, directory=str(tmp_path), number=number))
-    good, bad = (
-        unpack_settings(pack_settings(PoolSettings(applications=tuple(some), directory="/")))
-        for some in (words[:2], words)
-    )
-    load_every(good)
-    assert "appl_1" in sys.modules
-    with pytest.raises(StartError, match="division by zero"):
-        load_every(bad)
 
 
 # ---- warm-up ----

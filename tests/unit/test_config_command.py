@@ -12,6 +12,7 @@ import pytest
 
 from kernelq import cli, trial
 from kernelq.config import DEMO_APPLICATION, ProcessSettings
+from kernelq.configuration import ConfigurationErrors
 from kernelq.errors import OptionError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -61,6 +62,22 @@ def test_the_usual_file_is_used_when_nothing_is_named(
     assert "no application is named: reading kernelq.toml" in capfd.readouterr().err
     settings = cli.read_command(["app:a"])
     assert (settings.config_file, settings.sites[0].applications[0].app) == ("", "app:a")
+
+
+def test_a_file_without_a_name_is_no_file() -> None:
+    """As from a variable of the shell that is not set."""
+    with pytest.raises(OptionError, match="--config: found '', allowed is the name of a file"):
+        cli.read_command(["--config", ""])
+
+
+def test_a_reload_reads_what_the_start_has_read(folder: Path) -> None:
+    start = cli.read_command([])
+    (folder / "kernelq.toml").write_text(FILE)
+    assert cli.reload_of(start, [], [])() == start
+    start = cli.read_command([])
+    (folder / "kernelq.toml").rename(folder / "gone.toml")
+    with pytest.raises(ConfigurationErrors, match=r"kernelq\.toml: cannot be read"):
+        cli.reload_of(start, [], [])()
 
 
 @pytest.mark.parametrize(
@@ -123,10 +140,9 @@ def test_check_says_all_that_cannot_be_loaded(
     (folder / "below" / "two.py").unlink()
     assert cli.main(["check", "--config", "site.toml"]) == 2
     first, second = capfd.readouterr().err.splitlines()
-    assert first.startswith("kernelq: pool \"p\": application 'one:application': module 'one' has")
-    assert second.startswith(
-        "kernelq: pool \"p\": application 'two:application': there is no module"
-    )
+    assert first.startswith("kernelq: pool p: application ")
+    assert "'one:application': module 'one' has no 'application'; it has other" in first
+    assert "'two:application': there is no module 'two' (looked in" in second
 
 
 def test_check_of_one_application(capfd: pytest.CaptureFixture[str]) -> None:
@@ -147,10 +163,20 @@ def test_check_survives_what_applications_do(
     assert "ended the process (signal 9)" in capfd.readouterr().err
 
 
+def test_check_waits_no_longer_than_a_start(
+    folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "one.py").write_text("import threading\nthreading.Event().wait()\n")
+    text = FILE.replace('name = "p"\n', 'name = "p"\nstartup_time_limit = 1\n')
+    (folder / "site.toml").write_text(text)
+    assert cli.main(["check", "--config", "site.toml"]) == 2
+    assert "takes longer than 1 s (startup_time_limit)" in capfd.readouterr().err
+
+
 def test_check_gives_applications_their_variables(
     folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    (folder / "one.py").write_text(
+    (folder / "below" / "two.py").write_text(
         "import os\nassert (os.environ['A'], os.environ['B']) == ('1', '2')\n" + APPLICATION
     )
     variables = 'environment = { B = "2" }\n'
@@ -171,7 +197,7 @@ def test_an_interpreter_without_kernelq_is_named(
         FILE.replace('name = "p"\n', f'name = "p"\nprocess.python = "{python}"\n')
     )
     assert cli.main(["check", "--config", "site.toml"]) == 2
-    assert f"{python} has no kernelq of its own: No module named" in capfd.readouterr().err
+    assert f"{python} cannot import kernelq" in capfd.readouterr().err
 
 
 def test_check_loads_as_the_pools_user() -> None:
@@ -233,3 +259,16 @@ def test_config_without_a_subject(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_the_demo_needs_no_file() -> None:
     assert cli.read_command([]).sites[0].applications[0].app == DEMO_APPLICATION
+
+
+def test_the_file_of_the_document_means_what_its_command_does(folder: Path) -> None:
+    page = (ROOT / "docs" / "configuration.md").read_text()
+    _, _, part = page.partition("What `kernelq shop.wsgi:application")
+    words, _, rest = part.partition("` means, as a file:\n")
+    lines = [line[4:] for line in rest.partition("<!--")[0].split("\n")]
+    (folder / "as.toml").write_text("\n".join(lines))
+    command = cli.read_command(["shop.wsgi:application", *words.split(), "--workers", "4"])
+    file = cli.read_command(["--config", "as.toml"])
+    assert file.pools == command.pools
+    assert file.sites == command.sites
+    assert file.core == command.core

@@ -1,6 +1,7 @@
 """The configuration file as a whole: what it means, and everything that is wrong, said at once."""
 
 import os
+import resource
 from collections.abc import Callable
 from pathlib import Path
 from textwrap import dedent
@@ -276,6 +277,34 @@ def test_one_error(errors: Errors, text: str, error: str) -> None:
     assert found == error or (error in found and not error[0].isdigit())
 
 
+def test_what_only_root_may(errors: Errors, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 4711)
+    monkeypatch.setattr(os, "getegid", lambda: 4711)
+    monkeypatch.setattr(os, "getgroups", lambda: [4711])
+    monkeypatch.setattr(resource, "getrlimit", lambda limit: (5, 5))
+    assert errors(
+        """\
+        [server]
+        user = "0"
+        [[pool]]
+        name = "p"
+        [pool.process]
+        group = "0"
+        groups = ["0"]
+        nice = -1
+        rlimits = { nofile = 5, core = [0, 6] }
+        """
+        + SITE
+    ) == [
+        '2: server.user: no permission to become user "0": only root may change user or group',
+        '6: pool "p".process.group: no permission to become group "0": only root may change user '
+        "or group",
+        '7: pool "p".process.groups: no permission: only root may choose groups',
+        '8: pool "p".process.nice: found -1, allowed is 0 to 19 without root',
+        '9: pool "p".process.rlimits.core: the hard limit here is 5, and only root may raise it',
+    ]
+
+
 def test_nothing_is_no_configuration(errors: Errors) -> None:
     (error,) = errors("")
     assert "there is no [[site]]; needed is at least one" in error
@@ -395,6 +424,37 @@ def test_errors_of_syntax_say_where(text: str, error: str, tmp_path: Path) -> No
     with pytest.raises(ConfigurationErrors) as refused:
         read(str(file))
     assert str(refused.value) == f"{file}{error}"
+
+
+@pytest.mark.parametrize(
+    ("value", "error"),
+    [
+        (5000 * "9", "there is a number of too many digits"),
+        (9000 * "[" + 9000 * "]", "arrays or tables are nested too deeply"),
+        (400 * "9", "found a number of 1329 bits, allowed is"),
+        ("0x" + 5000 * "f", "found a number of 20000 bits, allowed is"),
+        (f'"{5000 * "9"}"', 'found "9999'),
+    ],
+)
+def test_values_without_measure(errors: Errors, value: str, error: str) -> None:
+    for key in ("server.loops", "server.drain_delay", "server.content_memory", "server.user"):
+        (found,) = errors(f"{key} = {value}\n" + SITE)
+        assert error in found or "there is no user" in found
+    for key in ("environment.A", "rlimits.core"):
+        text = f'[[pool]]\nname = "p"\nprocess.{key} = {value}\n' + SITE
+        if key == "rlimits.core" or value[0] != '"':
+            (found,) = errors(text)
+            assert error in found
+
+
+def test_nesting_of_any_depth_is_refused_in_words(tmp_path: Path) -> None:
+    file = tmp_path / "k.toml"
+    for depth in range(5, 600, 37):
+        for opening, closing in (("[", "]"), ("{a=", "}")):
+            for key in ("server.loops", "pool", "site"):
+                file.write_text(f"{key} = {depth * opening}1{depth * closing}\n")
+                with pytest.raises(ConfigurationErrors):
+                    read(str(file))
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:

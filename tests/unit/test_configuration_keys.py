@@ -29,7 +29,7 @@ TIME_OR_OFF: Cases = (
     [*TIME[0], ('"off"', 0), ("0", 0), ("false", 0)],
     [one for one in TIME[1] if one != "true"] + ["true", '"never"'],
 )
-NUMBERS_BAD = ["-1", "1.5", "true", '"many"', "[]", '""', '"1.0"']
+NUMBERS_BAD = ["-1", "1.5", "true", '"many"', "[]", '""', '"1.0"', f'"{5000 * "9"}"']
 TEXT: Cases = ([('"a b"', "a b")], ["1", "true", '"\\u0000"', '{ a = "1" }'])
 ARRAY: Cases = (
     [('["/bin/x", "%1%"]', ("/bin/x", "%1%")), ('"/bin/x"', ("/bin/x",)), ("[]", ())],
@@ -158,10 +158,13 @@ CASES: dict[str, Cases] = {
     ),
     "pool.process.user": (
         [('""', ""), (f'"{os.geteuid()}"', str(os.geteuid()))],
-        ['"no-such-user"', "0"],
+        ['"no-such-user"', "0", '"²"', f'"{5000 * "9"}"', '"4294967295"'],
     ),
     "pool.process.group": ([('""', "")], ['"no-such-group"', "0"]),
-    "pool.process.groups": ([('["0"]', ("0",)), ("[]", ())], ['["no-such-group"]', "[0]"]),
+    "pool.process.groups": (
+        [('["0"]', ("0",)), ("[]", ())] if os.geteuid() == 0 else [],
+        ['["no-such-group"]', "[0]", '["²"]', '["4294967296"]'],
+    ),
     "pool.process.umask": ([('"027"', 0o27)], ["18", '"x"']),
     "pool.process.nice": ([("19", 19), ('"5"', 5)], ["20", "-21", "1.5", "true"]),
     "pool.process.rlimits": (

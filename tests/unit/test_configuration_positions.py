@@ -121,6 +121,16 @@ def test_a_long_text_is_read_without_recursion() -> None:
     assert Positions(text).line_of(("b",)) == 100_003
 
 
+def test_what_is_nested_deeply_is_passed_over() -> None:
+    inside = '[ {{ a = "]", \'b\' = [ # ]\n {} ], c = """]\n""" }} ]'
+    value = "1"
+    for _ in range(60):
+        value = inside.format(value)
+    text = f"a = {value}\nb = 1\n"
+    tomllib.loads(text)
+    assert Positions(text).line_of(("b",)) == text.count("\n")
+
+
 # Texts of any mixture: written from a tree of values by a writer that remembers lines.
 
 KEYS = st.text(st.sampled_from("ab_-1.\"'# []{}=ä\\\n\t"), max_size=4)

@@ -13,6 +13,8 @@ from typing import Any
 import jsonschema
 import pytest
 import test_configuration_keys as keys
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from kernelq import isolation
 from kernelq.configuration import Configuration, ConfigurationErrors, read, table
@@ -196,6 +198,55 @@ def test_shown_as_json(read_text: Read, tmp_path: Path) -> None:
     ]
 
 
+def good_values(section: table.Section) -> st.SearchStrategy[dict[str, str]]:
+    """Some keys of a section, as TOML."""
+    names = [key.name for key in section.keys if key.name not in UNFREE]
+    cases = {name: [text for text, _ in keys.CASES[f"{section.name}.{name}"][0]] for name in names}
+    return st.fixed_dictionaries(
+        {}, optional={name: st.sampled_from(texts) for name, texts in cases.items() if texts}
+    )
+
+
+# What must fit to the rest of the file, or is its own test.
+UNFREE = {"name", "path", "app", "pool", "bindings", "isolation", "min_processes"}
+POOL = st.tuples(*(good_values(section) for section in (table.POOL, *table.POOL_PARTS)))
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.tuples(*(good_values(one) for one in (table.SERVER, table.LIMITS, table.CACHE))),
+    POOL,
+    st.lists(POOL, min_size=1, max_size=3),
+    good_values(table.SITE),
+    st.lists(good_values(table.APPLICATION), min_size=1, max_size=3),
+)
+def test_whatever_is_shown_means_the_same(
+    read_text: Read, plain: Any, common: Any, pools: Any, site: Any, applications: Any
+) -> None:
+    lines: list[str] = []
+
+    def add(heading: str, values: dict[str, str], **more: str) -> None:
+        lines.append(heading)
+        lines.extend(f"{name} = {text}" for name, text in {**values, **more}.items())
+
+    for section, values in zip((table.SERVER, table.LIMITS, table.CACHE), plain, strict=True):
+        add(f"[{section.name}]", values)
+    for section, values in zip((table.POOL, *table.POOL_PARTS), common, strict=True):
+        add(f"[defaults.{section.name}]", values)
+    for number, pool in enumerate(pools):
+        add("[[pool]]", pool[0], name=f'"pool{number}"')
+        for section, values in zip(table.POOL_PARTS, pool[1:], strict=True):
+            add(f"[{section.name}]", values)
+    add("[[site]]", site, name='"site"', bindings='["*:80:", "*:80:x"]')
+    for number, values in enumerate(applications):
+        target = f'["/{number}", "/x/{number}"]'
+        add("[[site.application]]", values, app='"a:b"', pool='"pool0"', path=target)
+    first = read_text("\n".join(lines))
+    second = read_text(show_text(first))
+    assert second.settings == first.settings
+    assert show_object(second).keys() == show_object(first).keys()
+
+
 # IIS 5.0 isolation mode.
 
 IIS5 = """
@@ -311,7 +362,6 @@ def is_valid(text: str) -> bool:
 
 def test_the_schema_is_a_schema() -> None:
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
-
 
 
 @pytest.mark.parametrize("text", [FULL, IIS5, example_text()], ids=["full", "iis5", "example"])

@@ -1,4 +1,4 @@
-"""Commands that managers answer: at once, later, never; to clients that wait, read slowly, leave."""
+"""Commands that managers answer: at once, later, never; to clients that wait, read or leave."""
 
 from __future__ import annotations
 

@@ -310,10 +310,18 @@ def test_an_orphan_is_stopped_taken_from_the_core_and_replaced() -> None:
     stage.started()
     stage.serve(1)
     stage.executor.on_core_event("hopeless", 1, 0)
+    message = stage.controls[1].receive()
+    assert message is not None
+    assert message.kind == Control.STACKS
+    assert not [m for m in stage.asked() if m.kind == ToSpawner.SIGNAL]
+    stage.controls[1].send(Control.STACKS_DONE)
+    for on_readable in list(stage.host.watched.values()):
+        on_readable()
     asked = stage.asked()
     assert [m.numbers for m in asked if m.kind == ToSpawner.SIGNAL] == [(1, 19)]
     assert ("abandon", 1) in stage.core.calls
-    assert [m.numbers[1] for m in asked if m.kind == ToSpawner.START] == [2]
+    assert any("left for a debugger" in line for line in stage.host.lines)
+    assert stage.core.known == {1, 2}
     stage.executor.on_core_event("gone", 1, 0)
     assert [worker.key for worker in stage.executor.state.orphans] == [0]
     stage.answer(FromSpawner.DIED, 1, SIGKILL_STATUS, 20480, 0)

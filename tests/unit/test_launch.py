@@ -2,6 +2,7 @@
 
 import os
 import resource
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -134,6 +135,20 @@ def test_interpreter_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.Mo
     assert "did not answer" in refusal(pool(python=endless))
 
 
+def test_interpreter_that_does_not_answer_is_left_alone_for_a_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    monkeypatch.setattr(interpreter, "_run", lambda *words: asked.append(words) or (None, ""))
+    silent = script(tmp_path / "python", "")
+    for _ in range(2):
+        assert "did not answer" in refusal(pool(python=silent))
+        assert len(asked) == 1
+    os.utime(silent, (1, 1))
+    assert "did not answer" in refusal(pool(python=silent))
+    assert len(asked) == 2
+
+
 def test_interpreter_is_asked_once_while_it_stays_the_same(tmp_path: Path) -> None:
     count = tmp_path / "count"
     text = f'echo x >> {count}; exec {sys.executable} "$@"'
@@ -142,11 +157,49 @@ def test_interpreter_is_asked_once_while_it_stays_the_same(tmp_path: Path) -> No
     for _ in range(2):
         found = interpreter.find_interpreter(python, Identity(), environment)
         assert not found.is_own
+        assert found.is_current
         assert sys.prefix in found.places or sys.base_prefix in found.places
     assert count.read_text() == "x\n"
     os.utime(python, (1, 1))
+    assert not found.is_current
     interpreter.find_interpreter(python, Identity(), environment)
     assert count.read_text() == "x\nx\n"
+
+
+@pytest.mark.parametrize("options", [[], ["-P"]])
+def test_where_the_server_was_started_is_no_place_of_python(options: list[str]) -> None:
+    code = "from kernelq import interpreter\nprint(*interpreter.own_interpreter().places)"
+    done = subprocess.run(
+        [sys.executable, *options, "-c", code],
+        cwd="/",
+        env={"PYTHONPATH": f":{interpreter.ROOT}:/opt"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    places = done.stdout.split()
+    assert "/" not in places
+    assert {"/opt", interpreter.ROOT} <= {*places}
+
+
+def test_standard_input_is_empty_even_where_it_was_closed() -> None:
+    code = (
+        "import os, sys\nfrom kernelq import linux\n"
+        "if len(sys.argv) > 1: os.close(0)\n"
+        "linux.empty_input()\n"
+        "assert os.get_inheritable(0) and os.read(0, 1) == b''\n"
+        "print(*sorted(os.listdir('/proc/self/fd')))\n"
+    )
+    for words in ([], ["closed"]):
+        done = subprocess.run(
+            [sys.executable, "-c", code, *words],
+            env={"PYTHONPATH": interpreter.ROOT},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert done.stdout.split() == ["0", "1", "2", "3"]
 
 
 def test_interpreter_of_ours_is_found_by_every_name() -> None:

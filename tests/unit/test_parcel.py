@@ -25,7 +25,8 @@ def receive(link: Link) -> tuple[bytes, list[int]]:
 
 @pytest.mark.parametrize("count", [0, 1, 199, 200, 201, 450])
 def test_it_arrives_as_it_was_sent(count: int) -> None:
-    resource.setrlimit(resource.RLIMIT_NOFILE, (2048, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (2048, hard))
     ours, theirs = link_pair()
     data = os.urandom(100_000)
     descriptors = [os.memfd_create(f"{n}") for n in range(count)]
@@ -33,9 +34,7 @@ def test_it_arrives_as_it_was_sent(count: int) -> None:
         send_parcel(ours, KIND, data, descriptors)
         received, copies = receive(theirs)
         assert received == data
-        assert [os.fstat(fd).st_ino for fd in copies] == [
-            os.fstat(fd).st_ino for fd in descriptors
-        ]
+        assert [os.fstat(fd).st_ino for fd in copies] == [os.fstat(fd).st_ino for fd in descriptors]
         for copy in copies:
             os.close(copy)
     finally:

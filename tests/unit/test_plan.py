@@ -72,7 +72,7 @@ def test_deaths_outside_the_window_do_not_trip() -> None:
     for key in range(1, 6):
         play.tell(Kind.DIED, key)
         assert not play.pool.is_tripped
-        play.wait(11)
+        play.wait(10)
 
 
 def test_rapid_fail_off_never_trips() -> None:

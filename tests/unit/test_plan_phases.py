@@ -255,6 +255,14 @@ def test_worker_that_drains_slowly_for_another_reason_is_killed() -> None:
     assert play.done(Do.STACKS)
 
 
+def test_pool_that_ends_leaves_no_orphans() -> None:
+    play = orphaning(graceful_ns=10 * SECOND).serving()
+    play.tell(Kind.TIMEOUT, 0)
+    play.tell(Kind.SHUTDOWN, number=SECOND)
+    play.wait(1)
+    assert [action.worker for action in play.done(Do.STACKS)] == [0]
+
+
 def test_orphans_are_bounded_and_nothing_waits_for_them() -> None:
     play = orphaning().serving()
     for key in range(ORPHANS_MAX):

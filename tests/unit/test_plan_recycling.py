@@ -1,5 +1,7 @@
 """Recycling in the pool's plan: what makes a worker due, and how it is replaced."""
 
+from dataclasses import replace
+
 import pytest
 from plays import Play
 
@@ -102,6 +104,18 @@ def test_without_overlap_the_old_one_is_gone_first() -> None:
     assert (play.started(), play.drained()) == ([2], [])
     play.tell(Kind.READY, 2)
     assert (play.started(), play.drained()) == ([], [1])
+
+
+def test_without_overlap_the_old_one_stays_during_a_back_off() -> None:
+    play = Play(workers=1, is_overlap_allowed=False).serving()
+    play.tell(Kind.TIMEOUT, 0)
+    play.useful(1)
+    play.pool = replace(play.pool, start_after=play.now + 5 * SECOND)
+    play.tell(Kind.RECYCLE)
+    assert play.drained() == []
+    assert next_deadline(play.pool) == play.now + 5 * SECOND
+    play.wait(5)
+    assert play.drained() == [1]
 
 
 def test_without_overlap_on_demand_the_new_one_needs_no_demand() -> None:
@@ -244,6 +258,22 @@ def test_waiting_settings_are_taken_when_nobody_is_left_to_recycle() -> None:
     assert play.pool.generation == 1
     play.tell(Kind.DEMAND)
     assert [(a.worker, a.number) for a in play.done(Do.START)] == [(1, 1)]
+
+
+def test_iis5_waits_for_no_recycle() -> None:
+    play = Play(workers=1, is_managed=False).serving()
+    limits = Limits(1, 1, is_always_running=True, is_managed=False, waits_for_recycle=True)
+    play.tell(Kind.CONFIGURE, limits=limits, is_restart=True)
+    assert play.started() == [1]
+
+
+def test_limits_that_change_during_a_trial_stay_when_it_ends() -> None:
+    play = Play(workers=1).serving()
+    limits = Limits(1, 1, is_always_running=True, threads=8)
+    play.tell(Kind.CONFIGURE, limits=limits, is_restart=True)
+    play.tell(Kind.CONFIGURE, limits=replace(limits, startup_ns=5))
+    play.tell(Kind.READY, 1)
+    assert play.pool.limits == replace(limits, startup_ns=5)
 
 
 def test_newer_settings_overtake_those_on_trial_and_those_that_wait() -> None:

@@ -92,6 +92,7 @@ def test_tripped_pool_that_lacks_nobody_recovers_after_its_interval() -> None:
     assert play.pool.is_tripped
     assert play.pool.told_state == "online"
     assert play.demand() == []
+    assert next_deadline(play.pool) == play.now + 10 * SECOND
     play.wait(9)
     assert play.pool.is_tripped
     play.wait(1)

@@ -9,6 +9,9 @@ import time
 
 import pytest
 
+from kernelq import worker
+from kernelq.letters import EXIT_ORPHANED, ToWorker
+from kernelq.link import link_pair
 from kernelq.pool import probes
 
 GONE = 1 << 30
@@ -70,6 +73,9 @@ def test_state_whatever_the_process_calls_itself() -> None:
 
 HOLDER = """
 import mmap, sys
+from kernelq import worker
+from kernelq.letters import EXIT_ORPHANED, ToWorker
+from kernelq.link import link_pair
 from kernelq.pool import probes
 memory = mmap.mmap(-1, 8 << 20, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 memory.write(b"kernelq!" * (1 << 20))
@@ -111,3 +117,17 @@ def test_without_the_right_to_look_closer() -> None:
     assert os.read(read, 100) == b"True"
     os.close(read)
     os.close(write)
+
+
+def test_a_worker_does_what_its_spawner_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, theirs = link_pair()
+    asked: list[int] = []
+    monkeypatch.setattr(probes, "suspend_self", lambda: asked.append(1))
+    ours.send(ToWorker.SUSPEND)
+    worker._obey(theirs)
+    assert asked == [1]
+    monkeypatch.setattr(os, "_exit", asked.append)
+    ours.close()
+    worker._obey(theirs)
+    assert asked[1] == EXIT_ORPHANED
+    theirs.close()

@@ -166,8 +166,8 @@ def test_sockets(bindings: list[str], sockets: list[str]) -> None:
 
 
 def test_places_of_addresses_on_a_shared_socket() -> None:
-    places, errors = sites.find_places([site("a", "*:80:", "127.0.0.1:80:", "[::1]:80:")])
-    assert not errors
+    places, conflicts = sites.find_places([site("a", "*:80:", "127.0.0.1:80:", "[::1]:80:")])
+    assert not conflicts
     assert places == {
         ANY_80: sites.Place(ANY_80),
         LOCAL_80: sites.Place(ANY_80, b"\x7f\0\0\1"),
@@ -214,6 +214,19 @@ def test_conflicts_name_both() -> None:
     assert found == [
         "site 'a' (127.0.0.1:80:n.example) and site 'b' (127.0.0.1:80:n.example) both have the "
         "path '/x' there: another host, port or path for one of them tells them apart"
+    ]
+
+
+def test_conflicts_say_where() -> None:
+    found = sites.find_conflicts(
+        [
+            site("a", "0.0.0.0:81:", "*:80:", "*:80:x"),
+            site("b", "*:82:", "*:80:x", "*:81:"),
+        ]
+    )
+    assert [(one.first, one.second) for one in found] == [
+        (sites.Use(0, 0), sites.Use(1, 2)),
+        (sites.Use(0, 2), sites.Use(1, 1)),
     ]
 
 
