@@ -168,7 +168,7 @@ class Manager:
                 arrived=info["arrived"],
             ),
             processes=Processes(
-                now=len(pool.members), min=settings.min_processes, max=settings.max_processes
+                now=len(pool.state.workers), min=settings.min_processes, max=settings.max_processes
             ),
             executing=info["executing"],
             workers=[self._show_worker(pool, member) for member in pool.members],
@@ -180,7 +180,9 @@ class Manager:
     def _show_worker(self, pool: PoolExecutor, member: Member) -> Worker:
         state = pool.state_of(member)
         info: dict[str, Any] = {}
-        if member.number >= 0:
+        if member.info is not None:  # an orphan: the core has forgotten it
+            info = member.info
+        elif member.number >= 0:
             info = self._service.core.worker_info(member.number)
         memory = memory_kib(member.pid)
         return Worker(
@@ -189,7 +191,7 @@ class Manager:
             state="" if state is None else state.state.name,
             generation=member.generation,
             served=info.get("served", 0),
-            executing=info.get("in_hand", 0),
+            executing=0 if member.is_orphan else info.get("in_hand", 0),
             rss_kib=memory[0],
             private_kib=memory[1],
             cpu_s=round(cpu_ns(member.pid) / 1e9, 3) if member.pid else -1,

@@ -56,7 +56,7 @@ class Worker(TypedDict):
 
     number: int  # unique over the whole server, never used again
     pid: int  # 0: not yet known
-    state: str  # STARTING, READY, DRAINING, LAST_WORDS or KILLED
+    state: str  # STARTING, READY, DRAINING, LAST_WORDS, KILLED or ORPHANED
     generation: int
     served: int  # requests answered since its start
     executing: int  # requests now

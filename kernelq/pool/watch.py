@@ -94,11 +94,12 @@ class Watch:
         info = self._core.pool_info(self._pool)
         timeout = self._settings.idle_timeout_ns
         since = max(int(info["last_activity_ns"]), self._idle_since)
-        if info["queued"] or info["executing"]:
-            return now + timeout
-        if self._idle_since and int(info["last_activity_ns"]) > self._idle_since:
+        is_busy = info["queued"] or info["executing"]
+        if self._idle_since and (is_busy or int(info["last_activity_ns"]) > self._idle_since):
             self._idle_since = 0
             events.extend(Event(Kind.ACTIVE, member.key) for member in members)
+        if is_busy:
+            return now + timeout
         if now < since + timeout:
             return since + timeout
         self._idle_since = now

@@ -25,7 +25,7 @@ import psutil
 ROOT = Path(__file__).resolve().parent.parent.parent
 APPLICATION = Path(__file__).with_name("fault_app.py")
 SERVED = Path(os.environ.get("KERNELQ_TEST_ROOT", ROOT))  # another build, for instance a debug one
-PATIENCE = 60.0  # seconds; for what will happen, on however slow a machine
+PATIENCE = float(os.environ.get("KERNELQ_TEST_PATIENCE", "60"))  # seconds; for what will happen, on however slow a machine
 
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -95,13 +95,12 @@ class Server:
     """One running kernelq, its log and its processes."""
 
     def __init__(self, directory: Path, options: Sequence[str], environment: dict[str, str],
-                 root: Path, prefix: Sequence[str]) -> None:  # fmt: skip
+                 root: Path, prefix: Sequence[str], pass_fds: Sequence[int] = ()) -> None:  # fmt: skip
         self.directory = directory
         self.executions = directory / "executions"
         # Servers of other test modules may still be there: they are none of ours.
         self._others = set(psutil.Process().children(recursive=True))
-        command = [*prefix, sys.executable, "-m", "kernelq", "fault_app:application"]
-        command += ["--chdir", str(directory), "--bind", "127.0.0.1:0", *options]
+        command = [*prefix, sys.executable, "-m", "kernelq", *self.words(options)]
         words = {**os.environ, "PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "1"}
         self.process = subprocess.Popen(
             command,
@@ -109,11 +108,17 @@ class Server:
             stderr=subprocess.PIPE,
             env={**words, **environment},
             cwd=directory,
+            pass_fds=pass_fds,
             text=True,
             errors="backslashreplace",
         )
         self.log = Log(self.process.stderr)
         self._seen: dict[int, psutil.Process] = {}
+
+    def words(self, options: Sequence[str]) -> list[str]:
+        """What follows the command's name."""
+        bound = ["--chdir", str(self.directory), "--bind", "127.0.0.1:0"]
+        return ["fault_app:application", *bound, *options]
 
     @property
     def pid(self) -> int:

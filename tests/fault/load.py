@@ -39,9 +39,10 @@ class Request:
     method: str = "GET"
     path: str = "/"
     content: bytes = field(default=b"", repr=False)
+    host: str = "kernelq.test"
 
     def encode(self) -> bytes:
-        lines = [f"{self.method} {self.path}?n={self.number} HTTP/1.1", "Host: kernelq.test"]
+        lines = [f"{self.method} {self.path}?n={self.number} HTTP/1.1", f"Host: {self.host}"]
         if self.content:
             lines.append(f"Content-Length: {len(self.content)}")
         return "\r\n".join([*lines, "", ""]).encode() + self.content
