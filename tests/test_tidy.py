@@ -25,6 +25,7 @@ LONG_FILES: dict[str, int] = {}
 PYTHON_PARTS = {
     "cache_doors.pxi",
     "doors.pxi",
+    "pool_doors.pxi",
     "route_doors.pxi",
     "worker_channel.pxi",
     "worker_environ.pxi",

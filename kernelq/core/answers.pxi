@@ -49,8 +49,8 @@ cdef void lanes_drain(Loop *loop) noexcept nogil:
     cdef uint32_t index = 0
     cdef Worker *worker
     cdef Lane *lane
-    while index < loop.worker_count:
-        worker = loop.workers[index]
+    while index < loop.busy_count:
+        worker = loop.busy[index]
         lane = &worker.lanes[loop.index]
         if lane.is_open and worker_is_trusted(worker):
             if lane.requests.is_broken:
@@ -90,10 +90,10 @@ cdef bint place_find(Loop *loop, Worker *worker, const RecordHead *head,
                      Exchange **exchange) noexcept nogil:
     # The record's place must hold its dispatch, and be of this loop. Fills exchange, NULL if its
     # client has gone.
-    cdef Pool *pool = &loop.core.pool
+    cdef Pool *pool = worker.pool
     cdef Place *place
     cdef bint is_right = False
-    if head.place >= loop.core.settings.place_count or head.dispatch & 0xff != loop.index:
+    if head.place >= worker.place_count or head.dispatch & 0xff != loop.index:
         return False
     pthread_mutex_lock(&pool.lock)
     place = &worker.places[head.place]
@@ -112,11 +112,11 @@ cdef bint place_find(Loop *loop, Worker *worker, const RecordHead *head,
 cdef int place_on_skipped(Loop *loop, Worker *worker, const RecordHead *head) noexcept nogil:
     # A revoked request was passed over. If we thought it started (both sides saw the other), it is
     # requeued now.
-    cdef Pool *pool = &loop.core.pool
+    cdef Pool *pool = worker.pool
     cdef Exchange *exchange
     cdef Place *place
     cdef int outcome = 0
-    if head.place >= loop.core.settings.place_count or head.dispatch & 0xff != loop.index:
+    if head.place >= worker.place_count or head.dispatch & 0xff != loop.index:
         return -1
     pthread_mutex_lock(&pool.lock)
     place = &worker.places[head.place]
@@ -148,12 +148,12 @@ cdef int worker_on_pong(Loop *loop, Worker *worker, const RecordHead *head,
     if head.bytes != sizeof(NumberRecord):
         return -1
     memcpy(&record, body, sizeof(record))
-    pthread_mutex_lock(&loop.core.pool.lock)
+    pthread_mutex_lock(&worker.pool.lock)
     is_right = worker.ping_sent_ns != 0 and record.value == worker.ping_sent_ns
     if is_right:
         worker.latency_ns = loop.now_ns - record.value
         worker.ping_sent_ns = 0
-    pthread_mutex_unlock(&loop.core.pool.lock)
+    pthread_mutex_unlock(&worker.pool.lock)
     return 0 if is_right else -1
 
 
@@ -286,10 +286,10 @@ cdef int answer_on_consumed(Loop *loop, Worker *worker, Exchange *exchange, cons
 cdef void answer_complete(Loop *loop, Worker *worker, uint32_t index, Exchange *exchange,
                           bint is_cut) noexcept nogil:
     # The worker has done its part: the place is free, the worker's counters move on.
-    cdef Pool *pool = &loop.core.pool
+    cdef Pool *pool = worker.pool
     cdef Place *place = &worker.places[index]
-    cdef uint64_t since
-    cdef bint is_first
+    cdef uint64_t since, served
+    cdef bint is_met
     pthread_mutex_lock(&pool.lock)
     since = place.handed_ns if place.handed_ns > worker.last_end_ns else worker.last_end_ns
     worker.last_end_ns = loop.now_ns
@@ -301,13 +301,18 @@ cdef void answer_complete(Loop *loop, Worker *worker, uint32_t index, Exchange *
             <int64_t> (min(exchange.response_bytes, <uint64_t> SCRATCH_BYTES) - pool.answer_bytes)
             // 16)
     worker.served += 1
-    is_first = worker.served == 1
+    served = worker.served
+    is_met = worker_meets_quota(worker)
+    pool.answered += 1
+    pool.active_ns = loop.now_ns
     place_free(loop, worker, index)
     if exchange != NULL:
         exchange.worker = NULL
     pthread_mutex_unlock(&pool.lock)
-    if is_first:
+    if served == 1:
         event_post(loop.core, EVENT_FIRST_ANSWER, worker.number, 0)
+    if is_met:
+        event_post(loop.core, EVENT_QUOTA, worker.number, <int64_t> served)
     if exchange == NULL:
         return
     if exchange.is_maker:

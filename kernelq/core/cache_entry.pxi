@@ -116,8 +116,8 @@ cdef Entry *entry_fill_in(Loop *loop, const Exchange *exchange, const FieldView 
     cdef bint has_query = memchr(key.at, 63, key.bytes) != NULL
     cdef Span line
     if group_count <= GROUPS_MAX:
-        entry = entry_new(&core.store, key.at, <uint32_t> key.bytes, exchange.cache_hash, 0,
-                          loop.key, vary_bytes, groups, group_count, loop.head_out, head_bytes,
+        entry = entry_new(&core.store, key.at, <uint32_t> key.bytes, exchange.cache_hash,
+                          exchange.application, loop.key, vary_bytes, groups, group_count, loop.head_out, head_bytes,
                           head_304_bytes)
     if entry == NULL:
         return NULL
@@ -171,7 +171,8 @@ cdef int maker_on_not_modified(Loop *loop, Exchange *maker, const uint8_t *copy,
     cdef Entry *entry
     if facts.etag.bytes and stale.etag_bytes and not spans_equal(facts.etag, entry_etag(stale)):
         # About another representation than ours: ask again, for the whole.
-        store_invalidate(&loop.core.store, 0, entry_key(stale), stale.key_bytes, stale.hash)
+        store_invalidate(&loop.core.store, stale.application, entry_key(stale), stale.key_bytes,
+                         stale.hash)
         maker_end(loop, maker, FILL_FAILED)
         return HEAD_TAKEN
     entry = entry_freshen(loop, maker, stale, view, facts)
@@ -301,15 +302,16 @@ cdef void cache_compare(Loop *loop, const Exchange *exchange, const ResponseReco
     if record.status != 200 or key.bytes == 0:
         return
     image_view(loop, exchange, &view)
-    entry = store_find(&loop.core.store, 0, key.at, <uint32_t> key.bytes, exchange.cache_hash,
-                       &view, loop_seconds(loop))
+    entry = store_find(&loop.core.store, exchange.application, key.at, <uint32_t> key.bytes,
+                       exchange.cache_hash, &view, loop_seconds(loop))
     if entry == NULL:
         return
     if ((facts.etag.bytes and not spans_equal(facts.etag, entry_etag(entry)))
             or (facts.modified_s >= 0 and facts.modified_s != entry.modified_s)
             or (record.content_length >= 0
                 and <uint64_t> record.content_length != body_filled(entry.body))):
-        store_invalidate(&loop.core.store, 0, key.at, <uint32_t> key.bytes, exchange.cache_hash)
+        store_invalidate(&loop.core.store, exchange.application, key.at, <uint32_t> key.bytes,
+                         exchange.cache_hash)
 
 
 # --- invalidation ---------------------------------------------------------------------------------
@@ -317,7 +319,8 @@ cdef void cache_compare(Loop *loop, const Exchange *exchange, const ResponseReco
 cdef void cache_invalidate(Loop *loop, Exchange *exchange, const ResponseFacts *facts,
                            const FieldView *view) noexcept nogil:
     # RFC 9111 §4.4: a successful unsafe request invalidates its target, and what Location and
-    # Content-Location name of the same origin; RFC 9875 §3: the groups it names.
+    # Content-Location name of the same origin, as far as its own application answers it; RFC 9875
+    # §3: the groups it names, which are of the origin, whoever answers there.
     cdef Core_ *core = loop.core
     cdef const RequestRecord *record = <const RequestRecord *> exchange.image
     cdef uint64_t groups[GROUPS_MAX]
@@ -340,16 +343,16 @@ cdef void cache_invalidate(Loop *loop, Exchange *exchange, const ResponseFacts *
     count = entry_groups(core, view, b"cache-group-invalidation", span_of(loop.key, bytes), groups)
     for index in range(min(count, <uint32_t> GROUPS_MAX)):
         store_flush_group(&core.store, groups[index])
-    key_invalidate(loop, bytes)
+    key_invalidate(loop, exchange.application, bytes)
     for index in range(2):
         bytes = reference_key_put(loop.key, CACHE_KEY_MAX, record.is_https, host, head.path,
                                   head.query, head.has_query, more,
                                   facts.location if index == 0 else facts.content_location)
-        key_invalidate(loop, bytes)
+        key_invalidate(loop, exchange.application, bytes)
 
 
-cdef void key_invalidate(Loop *loop, size_t bytes) noexcept nogil:
+cdef void key_invalidate(Loop *loop, uint32_t application, size_t bytes) noexcept nogil:
     # The key in loop.key, if there is one.
     if bytes != CACHE_KEY_NONE:
-        store_invalidate(&loop.core.store, 0, loop.key, <uint32_t> bytes,
-                         store_hash(&loop.core.store, 0, loop.key, bytes))
+        store_invalidate(&loop.core.store, application, loop.key, <uint32_t> bytes,
+                         store_hash(&loop.core.store, application, loop.key, bytes))

@@ -316,6 +316,7 @@ cdef Fill *fill_alone(Loop *loop, Exchange *maker) noexcept nogil:
     fill.sides = <FillSide *> (<uint8_t *> fill + sizeof(Fill))
     fill.side_count = loops
     fill.hash = maker.cache_hash
+    fill.application = maker.application
     fill.loop = loop.index
     fill.maker = maker
     fill.refs = 1
@@ -337,6 +338,7 @@ cdef Exchange *exchange_split(Loop *loop, Exchange *exchange) noexcept nogil:
         reader.conn = NULL
         exchange_free(loop, reader)
         return NULL
+    exchange_follow(loop, reader, exchange)
     memcpy(reader.image, exchange.image, bytes)
     reader.image_bytes = exchange.image_bytes
     reader.key_at = exchange.key_at

@@ -45,6 +45,7 @@ cdef int call_on_record(Loop *loop, Worker *worker, const RecordHead *head,
     call.job.letter.kind = LETTER_CALLED
     call.job.letter.subject = call
     call.worker = worker.number
+    call.pool = worker.pool.number
     call.number = record.number
     call.operation = record.operation
     call.flags = record.flags
@@ -62,9 +63,10 @@ cdef void job_do_call(Core_ *core, Call *call) noexcept nogil:
     if call.job.has_failed:
         return
     if call.operation == CALL_FLUSH:
-        call.status = cache_call_flush(core, first, call.flags & CALL_FLAG_RECURSIVE, &call.value)
+        call.status = cache_call_flush(core, call.pool, first, call.flags & CALL_FLAG_RECURSIVE,
+                                       &call.value)
     else:
-        call.status = cache_call_flush_group(core, first, second)
+        call.status = cache_call_flush_group(core, call.pool, first, second)
 
 
 cdef int call_answer(Loop *loop, Worker *worker, uint64_t number, uint32_t status,
@@ -85,8 +87,7 @@ cdef int call_answer(Loop *loop, Worker *worker, uint64_t number, uint32_t statu
     record.value = value
     record.status = status
     ring_publish(&lane.requests, sizeof(ReplyRecord))
-    lane.unrung += 1
-    loop.ring_is_due = True
+    lane_published(loop, worker)
     return 0
 
 

@@ -51,6 +51,7 @@ cdef void conn_open(Loop *loop, Listener *listener, int fd,
         return
     conn.fd = fd
     conn.listener = listener
+    atomic.add_u32(&listener.refs, 1)
     conn.can_write = True
     conn_set_remote(conn, address)
     loop.conn_count += 1
@@ -85,6 +86,30 @@ cdef uint32_t conn_address_bytes(const Conn *conn) noexcept nogil:
     if conn.family == AF_INET:
         return 4
     return 16 if conn.family == AF_INET6 else 0
+
+
+cdef const uint8_t *conn_local_address(Conn *conn) noexcept nogil:
+    # As routes have it: 16 bytes, IPv4 mapped. NULL: a unix socket.
+    cdef sockaddr_storage address
+    cdef socklen_t bytes = sizeof(address)
+    if conn.family == AF_UNIX:
+        return NULL
+    if not conn.local_is_known:
+        conn.local_is_known = True
+        memset(&address, 0, sizeof(address))
+        getsockname(conn.fd, <sockaddr *> &address, &bytes)
+        if address.ss_family == AF_INET6:
+            memcpy(conn.local_address, &(<sockaddr_in6 *> &address).sin6_addr, 16)
+        else:
+            conn.local_address[10] = conn.local_address[11] = 0xff
+            memcpy(&conn.local_address[12], &(<sockaddr_in *> &address).sin_addr, 4)
+    return conn.local_address
+
+
+cdef inline bint conn_is_leaving(const Loop *loop, const Conn *conn) noexcept nogil:
+    # It gets no further request: the server ends, or its listener was removed.
+    # relaxed: a response later at most
+    return loop.is_draining or atomic.load_relaxed_u32(&conn.listener.is_removed) != 0
 
 
 cdef void conn_start_timer(Loop *loop, Conn *conn, uint64_t limit_ns) noexcept nogil:
@@ -174,6 +199,8 @@ cdef void conn_close(Loop *loop, Conn *conn) noexcept nogil:
     loop.conn_count -= 1
     atomic.tally(&loop.counters[COUNT_CONNECTIONS_NOW], <uint64_t> -1)
     atomic.add_u32(&loop.core.connections, <uint32_t> -1)
+    listener_release(loop.core, conn.listener)
+    conn.listener = NULL
     conn.next_closed = loop.closed
     loop.closed = conn
 
@@ -609,7 +636,7 @@ cdef void conn_on_drained(Loop *loop, Conn *conn) noexcept nogil:
     if exchange == NULL:
         return
     if exchange.fill != NULL and exchange.entry == NULL:
-        conn_start_timer(loop, conn, waiting_patience_ns(loop))  # what it had was for the output
+        conn_start_timer(loop, conn, waiting_patience_ns(exchange))  # what it had was for the output
     if exchange.file_left:
         response_send_file(loop, exchange)
     elif exchange.entry != NULL:
@@ -636,7 +663,11 @@ cdef void conn_finish(Loop *loop, Conn *conn) noexcept nogil:
         conn.exchange = NULL
         exchange_free_unless_held(loop, exchange)
     conn.is_slow = False
-    if conn.is_last:
+    # Of a listener that was removed while the response was on its way: nobody may have announced
+    # it. At shutdown such connections get some time (loop_check_quiet).
+    if conn.is_last or (conn.in_start == conn.in_end and not conn.can_read
+                        and not conn.is_advancing
+                        and atomic.load_relaxed_u32(&conn.listener.is_removed)):  # relaxed: see above
         conn_linger(loop, conn)
         return
     conn.state = CONN_HEAD

@@ -1,4 +1,5 @@
-# The doors: what the managers see of the core. The only part that touches Python.
+# The doors: what the managers see of the core. With the other *_doors.pxi the only part that touches
+# Python.
 #
 # Rules
 #  1. Python's values are checked here, and exceptions raised here, before a lock is taken or a
@@ -10,9 +11,6 @@
 
 from kernelq.trusted import pack_trusted
 
-cdef enum:
-    TARGET_SHOWN_MAX = 1024        # bytes of a request target in worker_info()
-
 COUNTER_NAMES = (
     "connections", "connections_now", "requests", "answered", "refused", "client_gone",
     "dispatched", "prefetched", "revoked", "redispatched", "fields_dropped", "bytes_received",
@@ -22,10 +20,16 @@ COUNTER_NAMES = (
 )
 EVENT_NAMES = (
     "ready", "gone", "unhealthy", "recovered", "hopeless", "timeout", "distrusted", "first_answer",
-    "quiet",
+    "quiet", "quota", "demand",
 )
 WORKER_STATES = ("open", "starting", "ready", "draining", "distrusted", "dead")
-POOL_STATES = {"online": POOL_ONLINE, "offline": POOL_OFFLINE, "shutdown": POOL_SHUTDOWN}
+# What set_pool_state() knows; a closed pool has no number any more.
+POOL_STATES = {
+    "online": POOL_ONLINE,
+    "offline": POOL_OFFLINE,
+    "disabled": POOL_DISABLED,
+    "shutdown": POOL_SHUTDOWN,
+}
 
 
 def reasons_table():
@@ -54,6 +58,8 @@ def layout():
             "Exchange": sizeof(Exchange),
             "Worker": sizeof(Worker),
             "Loop": sizeof(Loop),
+            "Pool": sizeof(Pool),
+            "PoolSide": sizeof(PoolSide),
         },
         "places_at": PLACES_AT,
         "lane_at": [lane_at(0), lane_at(1)],
@@ -68,7 +74,7 @@ cdef uint32_t power_of_two_below(uint32_t most) noexcept nogil:
 
 
 cdef class Core:
-    """The core of one service process: loops, request queue, workers' channels.
+    """The core of one service process: loops, pools with their queues, workers' channels.
 
     settings: an object with the attributes of kernelq.config.CoreSettings. Raises OSError (no
     descriptors, no memory) and ValueError (a setting that does not fit). Nothing runs before
@@ -95,22 +101,28 @@ cdef class Core:
             free(self.core)
 
     def add_listener(self, int fd):
-        """Take a listening, non-blocking socket. Before start()."""
-        cdef Listener *grown
-        cdef Listener *listener
-        if self.core.is_started:
-            raise RuntimeError("add_listener() after start()")
-        grown = <Listener *> realloc(self.core.listeners,
-                                     sizeof(Listener) * (self.core.listener_count + 1))
-        if grown == NULL:
+        """Take a listening, non-blocking socket, at any time: its number, for routes. Raises
+        OSError: it is too late, or there are too many."""
+        cdef Listener *listener = <Listener *> calloc(1, sizeof(Listener))
+        cdef int outcome
+        if listener == NULL:
             raise MemoryError
-        self.core.listeners = grown
-        listener = &grown[self.core.listener_count]
-        memset(listener, 0, sizeof(Listener))
         listener.source.kind = SOURCE_LISTENER
         listener.fd = fd
         listener_name(listener)
-        self.core.listener_count += 1
+        outcome = listener_add(self.core, listener)
+        if outcome < 0:
+            raise OSError(-outcome, os_error_text(-outcome))
+        return outcome
+
+    def remove_listener(self, uint32_t number):
+        """Answer what is in its backlog, then close it; its connections end when they may. Raises
+        KeyError."""
+        cdef int outcome = listener_remove(self.core, number)
+        if outcome == -ENOMEM:
+            raise MemoryError
+        if outcome < 0:
+            raise KeyError(f"no listener {number}")
 
     def start(self):
         """Start the loop, helper and log threads."""
@@ -135,18 +147,68 @@ cdef class Core:
             events.append((EVENT_NAMES[event.kind], event.worker, event.value))
         return events
 
-    def channel_open(self):
-        """Make a worker's channel: (worker number, descriptors to pass to it).
+    def pool_open(self, settings):
+        """Make a pool, online and empty; settings: the attributes of
+        kernelq.config.CorePoolSettings. Its number, which is never used again. Raises ValueError,
+        and OSError: there are too many."""
+        return pool_opened(self.core, settings)
 
-        The descriptors, in the order of kernelq._worker.CHANNEL_FDS, are the caller's to pass on
-        and close. Raises OSError.
+    def pool_change(self, uint32_t pool, settings):
+        """Other settings from now on; threads are those of workers to come, the name stays. Raises
+        KeyError and ValueError."""
+        pool_changed(self.core, pool, settings)
+
+    def pool_close(self, uint32_t pool):
+        """Forget a pool. Raises KeyError, and ValueError: it has workers, queued requests or
+        routes."""
+        pool_closed(self.core, pool)
+
+    def pool_await_demand(self, uint32_t pool, int64_t wait_ns):
+        """Post the event ("demand", -1, pool) once, as soon as requests are queued and no worker is
+        ready, or, if wait_ns is not 0, the oldest has waited so long. Below 0: not any more."""
+        cdef bint is_known
+        with nogil:
+            is_known = pool_await_demand(self.core, pool, wait_ns)
+        if not is_known:
+            raise KeyError(f"no pool {pool}")
+
+    def pool_info(self, uint32_t pool):
+        """State and figures of a pool: a dict."""
+        return pool_shown(self.core, pool)
+
+    def pool_take_peak(self, uint32_t pool):
+        """Most requests that were executing or queued at a time since the last call."""
+        return pool_peak_taken(self.core, pool)
+
+    def requests(self, Py_ssize_t most):
+        """Queued and executing requests, the oldest of each pool first: at most so many dicts."""
+        return requests_listed(self.core, most)
+
+    def set_routes(self, entries):
+        """Which application answers what, from now on: tuples (listener number, address bytes: b""
+        any, 4 or 16, host, prefix bytes, application, pool number, site, generation, is_enabled).
+        Raises ValueError, and then nothing has changed."""
+        routes_set(self.core, entries)
+
+    def route(self, uint32_t listener, bytes address, bytes host, bytes path):
+        """What a request would be for: (application, pool, site, prefix), or None."""
+        return route_found(self.core, listener, address, host, path)
+
+    def channel_open(self, uint32_t pool, uint64_t generation):
+        """Make a channel for a worker of this pool: (worker number, descriptors to pass to it).
+
+        It takes requests whose generation is not greater than its own. The descriptors, in the
+        order of kernelq._worker.CHANNEL_FDS, are the caller's to pass on and close. Raises KeyError
+        and OSError.
         """
         cdef Worker *worker = NULL
         cdef int side_end = -1
         cdef int error
         cdef uint32_t index
         with nogil:
-            error = worker_open(self.core, &worker, &side_end)
+            error = worker_open(self.core, pool, generation, &worker, &side_end)
+        if error == -ENOENT:
+            raise KeyError(f"no pool {pool}")
         if error < 0:
             raise OSError(-error, "cannot open a worker's channel")
         fds = [fd_copy(worker.core_fd), fd_copy(worker.worker_fd), side_end]
@@ -189,47 +251,35 @@ cdef class Core:
 
     def worker_info(self, uint32_t number):
         """State, counts and the requests in hand of a worker: a dict."""
-        cdef Worker *worker = self.find(number)
-        cdef WorkerFigures seen
-        cdef InHand inhand
-        executing = []
-        for index in range(self.core.settings.place_count):
-            if inhand_read(self.core, worker, index, &inhand):
-                executing.append(inhand_info(&inhand))
-        worker_figures(self.core, worker, &seen)
-        for index in range(min(seen.casualty_count, <uint32_t> CASUALTIES_MAX)):
-            executing.append(casualty_info(&seen.casualties[index]))
-        return {
-            "pid": seen.pid,
-            "state": WORKER_STATES[seen.state],
-            "in_hand": seen.in_hand,
-            "served": seen.served,
-            "unhealthy": bool(seen.is_unhealthy),
-            "latency_ns": seen.latency_ns,
-            "executing": executing,
-            "casualties": seen.casualty_count,
-        }
+        return worker_shown(self.find(number))
 
-    def set_pool_state(self, str state):
-        """Say what becomes of requests: "online": they are queued; "offline": they get 503
-        AppOffline, also those that are queued; "shutdown": new ones get 503 AppShutdown."""
+    def worker_quota(self, uint32_t number, uint64_t requests):
+        """Post the event ("quota", worker, served) once, when it has answered so many; 0: not any
+        more."""
+        worker_set_quota(self.core, self.find(number), requests)
+
+    def set_pool_state(self, uint32_t pool, str state):
+        """Say what becomes of its requests: "online": they are queued. Else they get a 503, also
+        those that are queued: "offline": AppOffline, "disabled": Disabled, "shutdown":
+        AppShutdown. Raises KeyError and ValueError."""
         if state not in POOL_STATES:
             raise ValueError(f"pool state {state!r}: must be one of {', '.join(POOL_STATES)}")
         cdef uint8_t value = POOL_STATES[state]
-        with nogil:
-            pool_set_state(self.core, value)
+        pool_put_state(self.core, pool, value)
 
     def begin_drain(self):
         """The readiness probe turns 503; everything else goes on."""
-        pthread_mutex_lock(&self.core.pool.lock)
-        self.core.is_draining = True
-        pthread_mutex_unlock(&self.core.pool.lock)
+        # relaxed: a probe sees it a moment later at most
+        atomic.store_relaxed_u32(&self.core.is_draining, 1)
 
     def begin_shutdown(self):
         """Accept what is in the backlog, close the listeners, finish. The event "quiet" says when
         nothing is left."""
         cdef uint32_t index
         self.begin_drain()
+        pthread_mutex_lock(&self.core.table_lock)
+        self.core.is_shut = True
+        pthread_mutex_unlock(&self.core.table_lock)
         for index in range(self.core.settings.loop_count):
             letter_send(&self.core.loops[index].mailbox, LETTER_SHUTDOWN, NULL, 0, -1)
 
@@ -266,16 +316,13 @@ cdef class Core:
                             name.encode("utf-8", "surrogateescape"))
 
     def stats(self):
-        """The counters, summed over the loops, and the queue's figures: a dict of ints."""
-        cdef uint32_t index, queued, ready_count
-        cdef uint64_t service_ns
+        """The counters, summed over the loops, and the queues' figures: a dict of ints."""
+        cdef uint32_t index
+        cdef PoolFigures sums
         figures = {name: core_count(self.core, index) for index, name in enumerate(COUNTER_NAMES)}
-        pthread_mutex_lock(&self.core.pool.lock)
-        queued = self.core.pool.queued
-        ready_count = self.core.pool.ready_count
-        service_ns = self.core.pool.service_ns
-        pthread_mutex_unlock(&self.core.pool.lock)
-        figures.update(queued=queued, workers_ready=ready_count, service_ns=service_ns)
+        pools_sum(self.core, &sums)
+        figures.update(queued=sums.queued, workers_ready=sums.ready_count,
+                       service_ns=sums.service_ns)
         figures.update(cache_figures(self.core))
         if bug.DEBUG:
             figures["turn_ns_max"] = turn_ns_max(self.core)
@@ -313,83 +360,6 @@ cdef bint event_take(Core_ *core, Event *event) noexcept nogil:
     return found
 
 
-cdef struct WorkerFigures:         # of a Worker, what is guarded by the pool's lock, copied
-    int pid
-    uint8_t state
-    bint is_unhealthy
-    uint32_t in_hand
-    uint32_t casualty_count
-    uint64_t served
-    uint64_t latency_ns
-    Casualty casualties[CASUALTIES_MAX]
-
-
-cdef void worker_figures(Core_ *core, const Worker *worker, WorkerFigures *seen) noexcept nogil:
-    pthread_mutex_lock(&core.pool.lock)
-    seen.pid = worker.pid
-    seen.state = worker.state
-    seen.is_unhealthy = worker.is_unhealthy
-    seen.in_hand = worker.in_hand
-    seen.casualty_count = worker.casualty_count
-    seen.served = worker.served
-    seen.latency_ns = worker.latency_ns
-    memcpy(seen.casualties, worker.casualties, sizeof(seen.casualties))
-    pthread_mutex_unlock(&core.pool.lock)
-
-
-cdef struct InHand:                # a request in a worker's place, copied
-    uint8_t text[METHOD_BYTES_MAX + ADDRESS_TEXT_MAX + TARGET_SHOWN_MAX]
-    uint32_t method_bytes, target_bytes, remote_bytes
-    uint64_t handed_ns
-    bint is_started
-
-
-cdef bint inhand_read(Core_ *core, Worker *worker, uint32_t index, InHand *seen) noexcept nogil:
-    # False: nothing is in this place.
-    cdef const Place *place = &worker.places[index]
-    cdef Span method, remote, target
-    cdef uint8_t *at = seen.text
-    pthread_mutex_lock(&core.pool.lock)
-    if place.exchange == NULL:
-        pthread_mutex_unlock(&core.pool.lock)
-        return False
-    image_line(place.exchange, &method, &remote, &target)
-    seen.method_bytes = span_cut(&method, METHOD_BYTES_MAX)
-    seen.target_bytes = span_cut(&target, TARGET_SHOWN_MAX)
-    seen.remote_bytes = span_cut(&remote, ADDRESS_TEXT_MAX)
-    at = span_put(at, method)
-    at = span_put(at, target)
-    span_put(at, remote)
-    seen.handed_ns = place.handed_ns
-    seen.is_started = place_is_started(worker, index)
-    pthread_mutex_unlock(&core.pool.lock)
-    return True
-
-
-cdef dict inhand_info(const InHand *seen):
-    cdef const uint8_t *target = seen.text + seen.method_bytes
-    cdef const uint8_t *remote = target + seen.target_bytes
-    return {
-        "method": seen.text[:seen.method_bytes].decode("latin-1"),
-        "target": target[:seen.target_bytes].decode("latin-1"),
-        "client": remote[:seen.remote_bytes].decode("latin-1"),
-        "handed_ns": seen.handed_ns,
-        "started": bool(seen.is_started),
-    }
-
-
-cdef dict casualty_info(const Casualty *casualty):
-    text = casualty.text[:casualty.method_bytes + casualty.target_bytes + casualty.client_bytes]
-    target_end = casualty.method_bytes + casualty.target_bytes
-    return {
-        "method": text[:casualty.method_bytes].decode("latin-1"),
-        "target": text[casualty.method_bytes:target_end].decode("latin-1"),
-        "client": text[target_end:].decode("latin-1"),
-        "handed_ns": casualty.handed_ns,
-        "started": True,
-    }
-
-
 cdef int fd_copy(int fd) except -1:
     cdef int copy = fcntl(fd, F_DUPFD_CLOEXEC, 0)
     if copy < 0:
@@ -400,27 +370,6 @@ cdef int fd_copy(int fd) except -1:
 cdef str os_error_text(int error):
     import os
     return os.strerror(error)
-
-
-cdef void listener_name(Listener *listener) noexcept:
-    # The address it is bound to: SERVER_NAME and SERVER_PORT of its requests.
-    cdef sockaddr_storage address
-    cdef socklen_t bytes = sizeof(address)
-    memset(&address, 0, sizeof(address))
-    getsockname(listener.fd, <sockaddr *> &address, &bytes)
-    listener.family = <uint8_t> address.ss_family
-    if listener.family == AF_INET:
-        listener.port = ntohs((<sockaddr_in *> &address).sin_port)
-        inet_ntop(AF_INET, &(<sockaddr_in *> &address).sin_addr, listener.name,
-                  sizeof(listener.name))
-    elif listener.family == AF_INET6:
-        listener.port = ntohs((<sockaddr_in6 *> &address).sin6_port)
-        inet_ntop(AF_INET6, &(<sockaddr_in6 *> &address).sin6_addr, listener.name,
-                  sizeof(listener.name))
-    else:
-        # A unix socket has no host and no port; the names that RFC 3875 demands are these.
-        memcpy(listener.name, b"localhost", 9)
-    listener.name_bytes = <uint8_t> strlen(listener.name)
 
 
 cdef copy_text(str name, str value, char *room, size_t most):
@@ -443,21 +392,13 @@ cdef settings_fill(Core_ *core, given):
     cdef Settings *settings = &core.settings
     if not 1 <= given.loops <= LOOPS_MAX:
         raise ValueError(f"loops: {given.loops} is not in 1..{LOOPS_MAX}")
-    if not 1 <= given.threads <= PLACES_MAX - PREFETCH_MAX:
-        raise ValueError(f"threads: {given.threads} is not in 1..{PLACES_MAX - PREFETCH_MAX}")
     settings.loop_count = given.loops
-    settings.slot_count = given.threads
-    settings.place_count = given.threads + PREFETCH_MAX
     settings.ring_bytes = power_of_two_below(
         max(RING_BYTES_MIN, min(RING_BYTES_MAX, RING_BYTES_ALL // given.loops)))
-    settings.queue_length = given.queue_length
-    settings.queue_timeout_ns = given.queue_timeout_ns
-    settings.request_timeout_ns = given.request_timeout_ns
     settings.idle_timeout_ns = given.idle_timeout_ns
     settings.header_timeout_ns = given.header_timeout_ns
     settings.entity_timeout_ns = given.entity_timeout_ns
     settings.min_send_rate = given.min_send_rate
-    settings.ping_response_ns = given.ping_response_time_ns
     settings.field_length = given.max_field_length
     settings.request_bytes = given.max_request_bytes
     settings.target_bytes = given.max_target_bytes
@@ -471,8 +412,6 @@ cdef settings_fill(Core_ *core, given):
     settings.content_window = CONTENT_WINDOW
     settings.is_streamed = choose("content_mode", given.content_mode, ("held", "streamed")) == 1
     settings.half_close = choose("half_close", given.half_close, ("probe", "answer", "drop"))
-    settings.redispatch = choose("redispatch", given.redispatch, ("idempotent", "always", "never"))
-    settings.redispatch_limit = given.redispatch_limit
     settings.keep_alive = given.keep_alive
     settings.connection_limit = given.max_connections or connection_limit_default()
     settings.log_level = given.log_level

@@ -24,7 +24,8 @@ cdef extern from *:
         ROW(FIELD_LENGTH, 431, "FieldLength", "A field line is too long") \\
         ROW(FIELD_COUNT, 431, "FieldCount", "There are too many field lines") \\
         ROW(REQUEST_LENGTH, 431, "RequestLength", "The request head is too long") \\
-        ROW(HOSTNAME, 400, "Hostname", "The Host field is missing, repeated or invalid") \\
+        ROW(HOSTNAME, 400, "Hostname", \\
+            "The Host field is missing, repeated or invalid, or names no site of this server") \\
         ROW(NUMBER, 400, "Number", "Content-Length is malformed or contradictory") \\
         ROW(FRAMING, 400, "Framing", \\
             "Transfer-Encoding and Content-Length contradict each other, or chunked is not last") \\
@@ -51,6 +52,7 @@ cdef extern from *:
         ROW(APP_OFFLINE, 503, "AppOffline", \\
             "The application pool is offline after repeated failures") \\
         ROW(APP_SHUTDOWN, 503, "AppShutdown", "The server is shutting down") \\
+        ROW(DISABLED, 503, "Disabled", "The site or its application pool is stopped") \\
         ROW(ONLY_IF_CACHED, 504, "OnlyIfCached", \\
             "The request may be answered only from the cache, which has no answer") \\
         ROW(CONN_LIMIT, 503, "ConnLimit", "There are too many connections") \\
@@ -116,6 +118,7 @@ cdef extern from *:
         REASON_QUEUE_FULL
         REASON_APP_OFFLINE
         REASON_APP_SHUTDOWN
+        REASON_DISABLED
         REASON_ONLY_IF_CACHED
         REASON_CONN_LIMIT
         REASON_MEMORY

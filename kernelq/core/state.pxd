@@ -3,20 +3,37 @@
 #     Core ── Loop × n ──── Conn ×   (socket, input, output, timer)
 #       │                    │ carries
 #       │                   Exchange (one request and its response; states below)
-#       ├── Pool: request queue of Exchanges, one short lock
-#       ├── Store: cached responses (cache_store.pxd); Fill: one that is asked for, and who waits
-#       └── Worker × m ──── Place × k: which Exchange was handed to it under which dispatch
+#       ├── Listener ×, Snapshot: the routes that say of which Pool a request is
+#       ├── Pool × p: request queue of Exchanges, one short lock; PoolSide × n: what a loop has of it
+#       │     └── Worker × m ──── Place × k: which Exchange was handed to it under which dispatch
+#       └── Store: cached responses (cache_store.pxd); Fill: one that is asked for, and who waits
 #
 # Rules for editors
 #  1. A Conn, its Exchanges and their output belong to the loop that accepted it. Other threads
 #     never touch them, but for the fields marked [pool lock], and for reading an Exchange's image
 #     while it is queued or handed.
-#  2. Queue links, Places, Worker.state and an Exchange's state up to STARTED are guarded by
-#     Pool.lock. It is held for a bounded number of instructions and never around a system call
-#     (ring memory is written under it).
+#  2. Queue links, Places, Worker.state and an Exchange's state up to STARTED are guarded by the
+#     lock of the Pool that they are of (Exchange.pool, Worker.pool: neither changes). It is held
+#     for a bounded number of instructions and never around a system call (ring memory is written
+#     under it).
 #  3. An Exchange is freed by its own loop only, when its connection, the queue, its place and no
 #     letter names it.
 #  4. Everything that other threads want of a loop is a Letter in its mailbox.
+#  5. What a turn costs depends on the pools and workers with work, not on how many there are: a
+#     loop looks at the pools in its list of due ones (loop_admit), and at the lanes in its list of
+#     busy ones (lanes_drain); every other lane stays armed, and its worker rings.
+#  6. A Pool is freed when it is out of the table and every loop has let go: no Exchange of that
+#     loop names it, and no snapshot in use there (pool_side_leave). A loop keeps no pointer into
+#     a Snapshot across turns: an Exchange copies what it needs.
+#
+# Locks, each held before those to its right only; never two of one kind
+#     table_lock ─▶ Pool.lock ─▶ events_lock, Mailbox.lock
+#     receiver_lock ─▶ workers_lock, Mailbox.lock, JobQueue.lock
+#     fill lock ─▶ Mailbox.lock
+#  table_lock    Core_.pools, .closed_pools, .listeners, .snapshot, .snapshots and their counts; for
+#                doors, helper threads and the end of things: no loop takes it in a request's way.
+#                Whoever holds it, and is not a door that closes pools, may use any Pool in it.
+#  Pool.lock     see rule 2. workers_lock: the table of workers by number (Worker.next_known).
 #
 # Life of an Exchange
 #     RECEIVING ─▶ QUEUED ─▶ HANDED ─▶ STARTED ─▶ (END) freed
@@ -33,7 +50,8 @@ from kernelq.core.layout cimport RecordHead
 from kernelq.core.linux cimport pthread_cond_t, pthread_mutex_t, pthread_t
 from kernelq.core.reason cimport REASON_COUNT
 from kernelq.core.ring cimport RingReader, RingWriter
-from kernelq.core.settings cimport Settings
+from kernelq.core.route cimport Routes
+from kernelq.core.settings cimport PoolLimits, Settings
 from kernelq.core.spin cimport Spin
 from kernelq.core.timer cimport Timer, TimerWheel
 
@@ -44,6 +62,7 @@ cdef struct Exchange
 cdef struct Fill
 cdef struct Listener
 cdef struct Loop
+cdef struct Pool
 cdef struct Core_
 
 
@@ -82,9 +101,13 @@ cdef struct SpillFile:             # shared by an exchange and the jobs that wri
     bint has_failed
 
 cdef struct Exchange:
-    Exchange *next                 # [pool lock] in the queue; or the loop's arrivals, spare list
+    Exchange *next                 # [pool lock] in the queue; or a side's arrivals, spare list
     Exchange *previous
     Conn *conn                     # NULL: the client has gone
+    Pool *pool                     # NULL: none is concerned (a probe, no route)
+    uint32_t application           # the route's, here and below
+    uint32_t site
+    uint64_t generation            # workers below do not know the application
     Worker *worker                 # [pool lock]
     uint16_t place                 # [pool lock]
     uint8_t loop
@@ -137,14 +160,14 @@ cdef struct Exchange:
     bint file_is_warming
     bint file_is_copied            # read by a helper thread: its file system may make us wait
     uint64_t file_warm_to          # in the page cache up to here, as far as we know
-    Worker *file_worker            # from whom the descriptor is due
+    uint32_t file_worker           # number of the one from whom the descriptor is due
     bint file_ends
     uint64_t file_offset
     uint64_t file_left
     # times
     uint64_t arrived_ns            # its head was complete
     uint64_t queued_ns             # [pool lock] it began to wait for a worker
-    uint64_t serial                # [pool lock] order of arrival in the queue
+    uint64_t serial                # [pool lock] order of arrival in the pool's queue; 0: never
     uint64_t started_ns            # first seen to be started; 0: not
     uint64_t sent_bytes            # of the response, with head and framing
     Letter letter                  # for LETTER_REFUSED: no allocation in the queue's timeout
@@ -186,6 +209,7 @@ cdef struct Fill:                  # a response that is asked for, to be stored 
     uint8_t loop                   # the maker's
     uint8_t state                  # [fill lock] FILL_*
     uint8_t reason                 # FILL_FAILED: why
+    uint32_t application
     bint is_linked                 # [fill lock] in its bucket: may be joined
     bint is_background             # revalidates for nobody who waits
     bint is_streamed               # [fill lock] the length is known: all may read along
@@ -239,16 +263,24 @@ cdef struct Conn:
     Conn *next_again               # the loop's list of those with work left for the next turn
     bint is_again
     uint8_t remote_address[16]
+    uint8_t local_address[16]      # as routes have it; once local_is_known
+    bint local_is_known
     char remote[46]                # text of the address
 
+# Lives where it was made until nothing names it: connections keep a pointer to theirs.
 cdef struct Listener:
     Source source
-    int fd
+    int fd                         # closed by the last loop that leaves it
+    uint32_t number                # its place in the table; free again when it is freed
     uint8_t family
     uint16_t port
     bint is_no_delay               # inherited by accepted sockets
+    uint32_t is_removed            # [atomic] its connections end as soon as they may
     uint8_t name_bytes
     char name[108]                 # address, or path of a unix socket
+    uint8_t padding[64]            # what every accept() writes, apart
+    uint32_t loops_left            # [atomic] that have not left it
+    uint32_t refs                  # [atomic] loops and connections
 
 cdef struct Place:
     Exchange *exchange             # NULL: revoked or abandoned
@@ -279,6 +311,8 @@ cdef struct Lane:              # one worker, as one loop sees it
     uint32_t rung_for
     uint64_t full_turn             # the turn in which a request could not be handed over
     uint32_t unrung                # records published since the worker's last bell
+    uint32_t in_hand               # [pool lock, atomic] requests of this loop in its places
+    uint32_t busy_at               # its place in Loop.busy, from 1; 0: it is armed, and rings
     bint is_open                   # mapped and checked: the rings may be used
     bint is_watched                # its bell and pidfd are in our epoll
     bint has_died                  # its pidfd fired; to be buried in this turn
@@ -288,7 +322,12 @@ cdef struct Lane:              # one worker, as one loop sees it
 
 cdef struct Worker:
     Worker *next                   # [pool lock] the pool's list
+    Worker *next_known             # [workers lock] in its bucket
+    Pool *pool
     uint32_t number
+    uint32_t slot_count            # of its channel, for good
+    uint32_t place_count
+    uint64_t generation            # it takes no request with a greater one
     uint8_t state
     int pid
     int pidfd
@@ -311,7 +350,8 @@ cdef struct Worker:
     uint64_t serial                # of dispatches
     bint is_solo                   # executes a suspect alone
     Exchange *waiting_suspect      # it is kept for this one
-    uint64_t served
+    uint64_t served                # [pool lock]
+    uint64_t quota                 # [pool lock] EVENT_QUOTA when it has served so many; 0: none
     uint64_t last_end_ns
     uint64_t service_ns            # moving average between two answers under load
     uint64_t unstarted_since_ns    # health: the oldest handed slot request not started; 0: none
@@ -335,21 +375,61 @@ cdef struct Worker:
     uint32_t parked_count, parked_room
     bint side_has_ended            # nothing more will come over the side socket
 
-cdef struct Pool:
+# What one loop has of a pool: touched by that loop only. A whole number of cache lines.
+cdef struct PoolSide:
+    Pool *pool
+    PoolSide *next_due             # the loop's list of pools to be looked at in this turn
+    PoolSide *next_later           # the loop's list of those to be looked at when time has come
+    PoolSide *next_active          # the loop's list of those that may need a tick
+    Exchange *arrivals_first       # complete requests of this turn, not yet in the queue
+    Exchange *arrivals_last
+    uint64_t later_ns              # 0: it is not in that list
+    uint32_t exchanges             # of this loop, that name the pool
+    bint is_due
+    bint is_active
+    bint is_watched                # a worker is unhealthy: look at it even without requests
+    bint is_closed                 # LETTER_POOL_CLOSED has come
+    Letter letter                  # that one
+    uint8_t padding[8]
+
+cdef struct Pool:                  # [pool lock], but for what is marked
     pthread_mutex_t lock
+    uint32_t number                # never used again
+    uint32_t loops_left            # [atomic] that have not let go of it
+    Pool *next_closed              # [table lock]
+    PoolLimits limits
+    PoolSide *sides                # one per loop, behind it
     uint8_t state
+    uint8_t is_serving             # [atomic] online, and with a ready worker if it needs one
+    bint is_missed                 # counted in Core_.missed_pools
     Exchange *first
     Exchange *last
     Exchange *suspects_first       # the same order; they run alone
     Exchange *suspects_last
     uint32_t queued                # in both lists
+    uint32_t executing             # in places, and not taken back
+    uint32_t peak                  # most of both at a time since it was taken
     uint64_t serial
     Worker *workers
-    uint32_t worker_number
+    uint32_t worker_count
     uint32_t ready_count
+    uint64_t oldest                # least generation of its workers
+    bint demand_is_awaited         # EVENT_DEMAND is to be posted, once
+    uint64_t demand_wait_ns        # 0: only without a ready worker
     uint64_t tick_at_ns            # next look at its workers' health and at its queue
     uint64_t service_ns            # moving average over the workers: prefetch depth
     uint64_t answer_bytes          # likewise, of what an answer takes in a response ring
+    uint64_t arrived, answered, rejected, redispatched
+    uint64_t active_ns             # last arrival or answer
+
+# Routes in use. Freed when it is no longer the newest and no loop or helper thread uses it.
+cdef struct Snapshot:
+    Snapshot *next                 # [table lock] of all
+    Routes *routes
+    uint32_t refs                  # [table lock]
+    uint32_t application_count
+    uint32_t *applications         # each once, by pool
+    uint32_t *pools                # number of the pool of each
 
 cdef struct Event:
     uint8_t kind
@@ -370,10 +450,14 @@ cdef struct Loop:
     uint8_t *head_out              # a response's head on its way out
     uint32_t head_out_bytes
     FieldLine *fields
-    Exchange *arrivals_first       # complete requests of this turn, not yet in the queue
-    Exchange *arrivals_last
-    uint32_t arrivals
-    bint dispatch_is_due           # a credit came back, or a worker became ready
+    const Snapshot *snapshot       # NULL: no routes yet
+    uint8_t *path                  # normalised, of the request at hand
+    PoolSide *due_first            # pools with arrivals, a credit that came back, a new worker
+    PoolSide *due_last
+    PoolSide *later                # pools to be looked at in a while, in no order
+    uint64_t later_ns              # the first of those; 0: none
+    PoolSide *active               # pools that had requests of ours at the last tick, or since
+    uint32_t watched_count         # of those, which are to be looked at without requests too
     Conn *closed                   # freed at the end of the turn
     Conn *again                    # have work left for the next turn
     Conn *spare_conns
@@ -384,15 +468,19 @@ cdef struct Loop:
     uint32_t spare_chunk_count
     uint32_t exchange_count
     uint32_t conn_count
-    Worker **workers               # the lanes that this loop looks at
+    Worker **workers               # those whose bell and pidfd it watches
     uint32_t worker_count
-    uint32_t worker_room
+    uint32_t worker_room           # of either list
+    Worker **busy                  # of these: whose lane it looks at in every turn
+    uint32_t busy_count
     uint64_t health_at_ns
     uint64_t sweep_at_ns           # loop 0: of the response cache; 0: nothing is stored
-    uint64_t rebalance_at_ns
+    Listener **listeners
+    uint32_t listener_count
+    uint32_t listener_room
     uint64_t accept_at_ns          # 0: listeners are open; else: accepting is paused until
     bint is_draining               # begin_shutdown: no new connections
-    uint64_t drain_until_ns
+    uint64_t drain_until_ns        # likewise, or after the removal of a listener: idle ones end
     uint64_t date_second
     char date[40]
     Spin spin                      # of waiting awake for answers
@@ -401,7 +489,6 @@ cdef struct Loop:
     bint ring_is_due               # records were published and not announced
     uint32_t turns_unrung          # for so many turns
     bint is_quiet                  # draining: nothing is left
-    bint worker_is_watched         # a worker is unhealthy: look at it even without requests
     uint64_t turn_bytes            # received and sent from files in this turn
     FieldLine *view                # field lines of an image or a response head
     uint8_t *key                   # of the request at hand, CACHE_KEY_MAX bytes
@@ -433,6 +520,7 @@ cdef struct Job:
 cdef struct Call:                  # of a worker, while a helper thread is at it
     Job job                        # first: the helper thread gets its address
     uint32_t worker                # its number
+    uint32_t pool                  # the worker's
     uint32_t operation, flags
     uint32_t status
     uint64_t number                # the worker's own
@@ -453,13 +541,26 @@ cdef struct Core_:
     HeadLimits limits
     TrustedNetworks *trusted
     Loop *loops
-    Listener *listeners
-    uint32_t listener_count
-    Pool pool
     Store store
     FillBucket fills[FILL_BUCKETS]
     bint is_started
-    bint is_draining               # /ready says 503
+    bint is_shut                   # begin_shutdown
+    uint32_t is_draining           # [atomic] /ready says 503
+    uint32_t missed_pools          # [atomic] that are needed and not serving: likewise
+    # [table lock]
+    pthread_mutex_t table_lock
+    Pool *pools[POOLS_MAX]         # by number modulo POOLS_MAX
+    Pool *closed_pools             # of which loops have not let go
+    uint32_t pool_count
+    uint32_t pool_number           # the last that was given
+    Listener **listeners           # by number
+    uint32_t listener_room
+    Snapshot *snapshot             # the newest
+    Snapshot *snapshots
+    # workers by number
+    pthread_mutex_t workers_lock
+    Worker *known[WORKER_BUCKETS]
+    uint32_t worker_number         # the last that was given
     uint32_t connections           # over all loops
     uint32_t quiet_loops
     uint32_t loops_shut            # have begun to drain
