@@ -22,6 +22,7 @@ from kernelq.core.kinds cimport *
 from kernelq.core.layout cimport *
 from kernelq.core.limits cimport *
 from kernelq.core.linux cimport *
+from kernelq.core.pieces cimport *
 from kernelq.core.reason cimport *
 from kernelq.core.ring cimport *
 from kernelq.core.route cimport *

@@ -42,6 +42,7 @@ LAYERS = (
     {"cache_rules"},
     {"cache_store", "route"},
     {"kinds"},
+    {"pieces"},
     {"state", "link"},
 )
 FUNCTION = re.compile(

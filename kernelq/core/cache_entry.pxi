@@ -117,8 +117,8 @@ cdef Entry *entry_fill_in(Loop *loop, const Exchange *exchange, const FieldView 
     cdef Span line
     if group_count <= GROUPS_MAX:
         entry = entry_new(&core.store, key.at, <uint32_t> key.bytes, exchange.cache_hash,
-                          exchange.application, loop.key, vary_bytes, groups, group_count, loop.head_out, head_bytes,
-                          head_304_bytes)
+                          exchange.application, loop.key, vary_bytes, groups, group_count,
+                          loop.head_out, head_bytes, head_304_bytes)
     if entry == NULL:
         return NULL
     entry.serial = exchange.cache_serial

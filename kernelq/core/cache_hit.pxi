@@ -1,8 +1,8 @@
 # The response cache as a request meets it: look-up, and answers from what is stored.
 #
 # Rules
-#  1. A look-up takes no lock and allocates nothing; it comes before there is an exchange. An entry that store_find() gave is
-#     good until the end of the turn; what is sent longer is pinned.
+#  1. A look-up takes no lock and allocates nothing; it comes before there is an exchange. An entry
+#     that store_find() gave is good until the end of the turn; what is sent longer is pinned.
 #  2. What a stored response says was checked when it was stored; here it is only put together.
 #  3. Answers to pipelined requests collect in loop.batch and leave in one send (conn_advance).
 #

@@ -636,13 +636,22 @@ cdef void conn_on_drained(Loop *loop, Conn *conn) noexcept nogil:
     if exchange == NULL:
         return
     if exchange.fill != NULL and exchange.entry == NULL:
-        conn_start_timer(loop, conn, waiting_patience_ns(exchange))  # what it had was for the output
+        # The timer that it had was for the output.
+        conn_start_timer(loop, conn, waiting_patience_ns(exchange))
     if exchange.file_left:
         response_send_file(loop, exchange)
     elif exchange.entry != NULL:
         response_send_body(loop, exchange)
     elif exchange.worker != NULL:
         response_release(loop, exchange.worker, exchange)
+
+
+cdef inline bint conn_is_left_over(const Conn *conn) noexcept nogil:
+    # Its listener was removed while the response was on its way, and nothing has come behind that.
+    # At shutdown such connections get some time (loop_check_quiet).
+    # relaxed: else it is closed when it has been idle for long
+    return (atomic.load_relaxed_u32(&conn.listener.is_removed) and conn.in_start == conn.in_end
+            and not conn.can_read and not conn.is_advancing)
 
 
 cdef void conn_on_response_sent(Loop *loop, Conn *conn) noexcept nogil:
@@ -663,11 +672,7 @@ cdef void conn_finish(Loop *loop, Conn *conn) noexcept nogil:
         conn.exchange = NULL
         exchange_free_unless_held(loop, exchange)
     conn.is_slow = False
-    # Of a listener that was removed while the response was on its way: nobody may have announced
-    # it. At shutdown such connections get some time (loop_check_quiet).
-    if conn.is_last or (conn.in_start == conn.in_end and not conn.can_read
-                        and not conn.is_advancing
-                        and atomic.load_relaxed_u32(&conn.listener.is_removed)):  # relaxed: see above
+    if conn.is_last or conn_is_left_over(conn):
         conn_linger(loop, conn)
         return
     conn.state = CONN_HEAD

@@ -1,4 +1,4 @@
-# The doors: what the managers see of the core. With the other *_doors.pxi the only part that touches
+# The doors: what the managers see of the core. With the other *_doors.pxi the only parts that touch
 # Python.
 #
 # Rules

@@ -1,5 +1,5 @@
-# Pools, workers, requests and listeners as the managers see them: part of the doors (doors.pxi), and
-# like them Python. What is shown is copied under a lock and made into objects without it.
+# Pools, workers, requests, routes and listeners as the managers see them: part of the doors
+# (doors.pxi). What is shown is copied under a lock and made into objects without it.
 
 cdef enum:
     TARGET_SHOWN_MAX = 1024        # bytes of a request target
@@ -140,11 +140,15 @@ cdef dict pool_shown(Core_ *core, uint32_t number):
     cdef uint64_t now_ns = linux.now_ns()
     if not pool_look(core, number, &seen):
         raise no_pool(number)
+    oldest_ns = 0
+    if seen.oldest_ns:
+        # At least 1: it came this very moment, or behind our look at the clock.
+        oldest_ns = max(<int64_t> now_ns - <int64_t> seen.oldest_ns, <int64_t> 1)
     return {
         "state": next(name for name, value in POOL_STATES.items() if value == seen.state),
         "queued": seen.queued,
         "queue_length": seen.queue_length,
-        "oldest_ns": max(now_ns - seen.oldest_ns, 1) if 0 < seen.oldest_ns <= now_ns else 0,
+        "oldest_ns": oldest_ns,
         "ready": seen.ready_count,
         "workers": seen.worker_count,
         "executing": seen.executing,

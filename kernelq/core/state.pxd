@@ -4,7 +4,7 @@
 #       │                    │ carries
 #       │                   Exchange (one request and its response; states below)
 #       ├── Listener ×, Snapshot: the routes that say of which Pool a request is
-#       ├── Pool × p: request queue of Exchanges, one short lock; PoolSide × n: what a loop has of it
+#       ├── Pool × p: request queue of Exchanges, one short lock; PoolSide × n: each loop's part
 #       │     └── Worker × m ──── Place × k: which Exchange was handed to it under which dispatch
 #       └── Store: cached responses (cache_store.pxd); Fill: one that is asked for, and who waits
 #
@@ -23,17 +23,15 @@
 #     loop looks at the pools in its list of due ones (loop_admit), and at the lanes in its list of
 #     busy ones (lanes_drain); every other lane stays armed, and its worker rings.
 #  6. A Pool is freed when it is out of the table and every loop has let go: no Exchange of that
-#     loop names it, and no snapshot in use there (pool_side_leave). A loop keeps no pointer into
-#     a Snapshot across turns: an Exchange copies what it needs.
+#     loop names it (pool_side_leave). No pointer into a Snapshot is kept across turns.
 #
 # Locks, each held before those to its right only; never two of one kind
 #     table_lock ─▶ Pool.lock ─▶ events_lock, Mailbox.lock
 #     receiver_lock ─▶ workers_lock, Mailbox.lock, JobQueue.lock
 #     fill lock ─▶ Mailbox.lock
-#  table_lock    Core_.pools, .closed_pools, .listeners, .snapshot, .snapshots and their counts; for
-#                doors, helper threads and the end of things: no loop takes it in a request's way.
-#                Whoever holds it, and is not a door that closes pools, may use any Pool in it.
-#  Pool.lock     see rule 2. workers_lock: the table of workers by number (Worker.next_known).
+#  table_lock: tables of pools, listeners, snapshots; for doors, helper threads and the end of
+#  things: no loop takes it in a request's way. A Pool found under it stays while it is held.
+#  workers_lock: the table of workers by number.
 #
 # Life of an Exchange
 #     RECEIVING ─▶ QUEUED ─▶ HANDED ─▶ STARTED ─▶ (END) freed
@@ -48,9 +46,9 @@ from kernelq.core.http1 cimport ChunkDecoder, FieldLine, HeadLimits, HeadProgres
 from kernelq.core.kinds cimport *
 from kernelq.core.layout cimport RecordHead
 from kernelq.core.linux cimport pthread_cond_t, pthread_mutex_t, pthread_t
+from kernelq.core.pieces cimport *
 from kernelq.core.reason cimport REASON_COUNT
 from kernelq.core.ring cimport RingReader, RingWriter
-from kernelq.core.route cimport Routes
 from kernelq.core.settings cimport PoolLimits, Settings
 from kernelq.core.spin cimport Spin
 from kernelq.core.timer cimport Timer, TimerWheel
@@ -60,53 +58,17 @@ cdef struct Conn
 cdef struct Worker
 cdef struct Exchange
 cdef struct Fill
-cdef struct Listener
 cdef struct Loop
 cdef struct Pool
 cdef struct Core_
 
-
-cdef struct Source:
-    uint8_t kind
-
-cdef struct Chunk:
-    Chunk *next
-    uint32_t start, end            # of what is still to be sent
-    uint8_t data[CHUNK_BYTES]
-
-cdef struct Letter:
-    Letter *next
-    uint8_t kind
-    uint8_t reason
-    bint is_owned                  # allocated for itself: the reader frees it
-    void *subject
-    uint64_t value
-    int fd
-
-cdef struct Mailbox:
-    Source source
-    pthread_mutex_t lock
-    Letter *first
-    Letter *last
-    int fd                         # eventfd
-
-cdef struct SpillBuffer:
-    uint32_t bytes
-    uint8_t data[SPILL_BYTES]
-
-cdef struct SpillFile:             # shared by an exchange and the jobs that write for it
-    pthread_mutex_t lock
-    int fd
-    int reader_fd                  # a second, read-only open: what workers get
-    bint has_failed
 
 cdef struct Exchange:
     Exchange *next                 # [pool lock] in the queue; or a side's arrivals, spare list
     Exchange *previous
     Conn *conn                     # NULL: the client has gone
     Pool *pool                     # NULL: none is concerned (a probe, no route)
-    uint32_t application           # the route's, here and below
-    uint32_t site
+    uint32_t application, site     # the route's, here and below
     uint64_t generation            # workers below do not know the application
     Worker *worker                 # [pool lock]
     uint16_t place                 # [pool lock]
@@ -267,21 +229,6 @@ cdef struct Conn:
     bint local_is_known
     char remote[46]                # text of the address
 
-# Lives where it was made until nothing names it: connections keep a pointer to theirs.
-cdef struct Listener:
-    Source source
-    int fd                         # closed by the last loop that leaves it
-    uint32_t number                # its place in the table; free again when it is freed
-    uint8_t family
-    uint16_t port
-    bint is_no_delay               # inherited by accepted sockets
-    uint32_t is_removed            # [atomic] its connections end as soon as they may
-    uint8_t name_bytes
-    char name[108]                 # address, or path of a unix socket
-    uint8_t padding[64]            # what every accept() writes, apart
-    uint32_t loops_left            # [atomic] that have not left it
-    uint32_t refs                  # [atomic] loops and connections
-
 cdef struct Place:
     Exchange *exchange             # NULL: revoked or abandoned
     uint64_t dispatch
@@ -293,11 +240,6 @@ cdef struct Parked:                # a descriptor without its FILE record, or th
     Exchange *exchange
     int fd
     bint is_expected               # the record came first
-
-cdef struct Casualty:              # a request that its worker was executing when it died
-    uint64_t handed_ns
-    uint16_t method_bytes, target_bytes, client_bytes
-    char text[384]                 # method, target, client; cut to fit
 
 cdef struct Bell:
     Source source
@@ -325,8 +267,7 @@ cdef struct Worker:
     Worker *next_known             # [workers lock] in its bucket
     Pool *pool
     uint32_t number
-    uint32_t slot_count            # of its channel, for good
-    uint32_t place_count
+    uint32_t slot_count, place_count  # of its channel, for good
     uint64_t generation            # it takes no request with a greater one
     uint8_t state
     int pid
@@ -353,7 +294,6 @@ cdef struct Worker:
     uint64_t served                # [pool lock]
     uint64_t quota                 # [pool lock] EVENT_QUOTA when it has served so many; 0: none
     uint64_t last_end_ns
-    uint64_t service_ns            # moving average between two answers under load
     uint64_t unstarted_since_ns    # health: the oldest handed slot request not started; 0: none
     uint64_t started_seen          # progress when that was noted
     bint is_unhealthy
@@ -422,20 +362,6 @@ cdef struct Pool:                  # [pool lock], but for what is marked
     uint64_t arrived, answered, rejected, redispatched
     uint64_t active_ns             # last arrival or answer
 
-# Routes in use. Freed when it is no longer the newest and no loop or helper thread uses it.
-cdef struct Snapshot:
-    Snapshot *next                 # [table lock] of all
-    Routes *routes
-    uint32_t refs                  # [table lock]
-    uint32_t application_count
-    uint32_t *applications         # each once, by pool
-    uint32_t *pools                # number of the pool of each
-
-cdef struct Event:
-    uint8_t kind
-    int64_t worker
-    int64_t value
-
 cdef struct Loop:
     Core_ *core
     uint8_t index
@@ -461,23 +387,18 @@ cdef struct Loop:
     Conn *closed                   # freed at the end of the turn
     Conn *again                    # have work left for the next turn
     Conn *spare_conns
-    uint32_t spare_conn_count
     Exchange *spare_exchanges
-    uint32_t spare_count
     Chunk *spare_chunks
-    uint32_t spare_chunk_count
-    uint32_t exchange_count
-    uint32_t conn_count
+    uint32_t spare_conn_count, spare_count, spare_chunk_count
+    uint32_t exchange_count, conn_count
     Worker **workers               # those whose bell and pidfd it watches
-    uint32_t worker_count
-    uint32_t worker_room           # of either list
-    Worker **busy                  # of these: whose lane it looks at in every turn
+    uint32_t worker_count, worker_room
+    Worker **busy                  # of these: whose lane it looks at in every turn; as much room
     uint32_t busy_count
     uint64_t health_at_ns
     uint64_t sweep_at_ns           # loop 0: of the response cache; 0: nothing is stored
     Listener **listeners
-    uint32_t listener_count
-    uint32_t listener_room
+    uint32_t listener_count, listener_room
     uint64_t accept_at_ns          # 0: listeners are open; else: accepting is paused until
     bint is_draining               # begin_shutdown: no new connections
     uint64_t drain_until_ns        # likewise, or after the removal of a listener: idle ones end
@@ -547,37 +468,31 @@ cdef struct Core_:
     bint is_shut                   # begin_shutdown
     uint32_t is_draining           # [atomic] /ready says 503
     uint32_t missed_pools          # [atomic] that are needed and not serving: likewise
-    # [table lock]
-    pthread_mutex_t table_lock
+    pthread_mutex_t table_lock     # here and below
     Pool *pools[POOLS_MAX]         # by number modulo POOLS_MAX
     Pool *closed_pools             # of which loops have not let go
-    uint32_t pool_count
-    uint32_t pool_number           # the last that was given
+    uint32_t pool_count, pool_number  # the last that was given
     Listener **listeners           # by number
     uint32_t listener_room
     Snapshot *snapshot             # the newest
     Snapshot *snapshots
-    # workers by number
-    pthread_mutex_t workers_lock
+    pthread_mutex_t workers_lock   # here and below: workers by number
     Worker *known[WORKER_BUCKETS]
     uint32_t worker_number         # the last that was given
     uint32_t connections           # over all loops
     uint32_t quiet_loops
     uint32_t loops_shut            # have begun to drain
-    # managers
-    pthread_mutex_t events_lock
+    pthread_mutex_t events_lock    # here and below: for the managers
     Event events[EVENTS_MAX]
     uint32_t event_first, event_count
     int event_fd
-    # helper threads
     JobQueue jobs[QUEUES]
     pthread_t helpers[HELPERS]     # helper n serves queue n % QUEUES
     pthread_t receiver             # takes descriptors from the side sockets
     pthread_mutex_t receiver_lock
     int receiver_epoll
     int receiver_stop_fd           # an eventfd
-    # log
-    pthread_t writer
+    pthread_t writer               # of the log, here and below
     int writer_fd
     uint32_t writer_armed
     uint32_t writer_stop

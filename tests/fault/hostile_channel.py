@@ -64,6 +64,7 @@ class Request(NamedTuple):
     flags: int
     target: str
     content_length: int
+    application: int = 0
 
 
 def align8(count: int) -> int:
@@ -123,7 +124,7 @@ def read_request(data: bytes, loop: int) -> Request:
     at = RECORD_HEAD.size + REQUEST_REST.size + field_count * FIELD_ENTRY.size
     at += method + remote + server
     text = data[at : at + target].decode("latin-1")
-    return Request(loop, place, dispatch, flags, text, rest[15])
+    return Request(loop, place, dispatch, flags, text, rest[-1], rest[0])
 
 
 def requests_in(memory: bytes | mmap.mmap) -> list[Request]:

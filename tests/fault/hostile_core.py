@@ -6,6 +6,7 @@ workers, the settings as JSON. Orders and reports are lines of JSON.
 """
 
 import contextlib
+import dataclasses
 import json
 import mmap
 import os
@@ -21,12 +22,13 @@ from hostile_channel import requests_in
 from hostile_honest import THREADS
 
 from kernelq import _core
-from kernelq.config import CoreSettings
+from kernelq.config import CorePoolSettings, CoreSettings
 
 HERE = Path(__file__).parent
 LIFE_LIMIT = 0.5  # seconds after which a hostile worker that does nothing is ended
 LOG_LEVEL = 50  # thousands of lines about distrusted workers help nobody
 PATIENCE = 60.0
+POOL_SETTINGS = {field.name for field in dataclasses.fields(CorePoolSettings)}
 
 
 def take_precedence() -> bool:
@@ -59,10 +61,13 @@ class Manager:
         self.link = link
         self.key = key
         self.has_precedence = take_precedence()
-        self.core = _core.Core(CoreSettings(threads=THREADS, log_level=LOG_LEVEL, **settings))
+        limits = {name: settings.pop(name) for name in POOL_SETTINGS if name in settings}
+        self.core = _core.Core(CoreSettings(log_level=LOG_LEVEL, **settings))
+        self.pool = self.core.pool_open(CorePoolSettings(threads=THREADS, **limits))
         self.listener = socket.create_server(("127.0.0.1", 0), backlog=256)
         self.listener.setblocking(False)
-        self.core.add_listener(os.dup(self.listener.fileno()))
+        number = self.core.add_listener(os.dup(self.listener.fileno()))
+        self.core.set_routes([(number, b"", "", b"/", 0, self.pool, 0, 0, True)])
         self.port = self.listener.getsockname()[1]
         self.listener.close()
         self.core.start()
@@ -95,7 +100,7 @@ class Manager:
     # -- workers ---------------------------------------------------------------------------------
 
     def start_honest(self) -> None:
-        number, fds = self.core.channel_open()
+        number, fds = self.core.channel_open(self.pool, 0)
         process = subprocess.Popen(
             [sys.executable, str(HERE / "hostile_honest.py"), self.key, *map(str, fds)],
             pass_fds=fds,
@@ -109,7 +114,7 @@ class Manager:
     def start_hostile(self, seat: int) -> None:
         self.lives -= 1
         self.seed += 1
-        number, fds = self.core.channel_open()
+        number, fds = self.core.channel_open(self.pool, 0)
         order = json.dumps({"seed": self.seed, "seat": seat}).encode()
         socket.send_fds(self.zygote, [order], fds)
         message, (pidfd, *_), _, _ = socket.recv_fds(self.zygote, 100, 1)

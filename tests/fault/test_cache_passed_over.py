@@ -24,6 +24,6 @@ def test_a_maker_that_its_worker_passes_over_is_queued_again():
                 bench.raw.take(10)
             bench.raw.put(0, record(SKIPPED, request.place, request.dispatch))
             bench.raw.wait_read(0, 30_000)
-            bench.core.set_pool_state("offline")  # what is in the queue is refused
+            bench.core.set_pool_state(bench.pool, "offline")  # what is in the queue is refused
             assert client.recv(100).startswith(b"HTTP/1.1 503 ")
     bench.close()

@@ -23,7 +23,7 @@ from hostile_channel import (
 )
 
 from kernelq import _core
-from kernelq.config import CoreSettings
+from kernelq.config import CorePoolSettings, CoreSettings
 
 PATIENCE_MS = 30_000
 DONE, INVALID = 0, 1
@@ -33,11 +33,13 @@ class Bench:
     """A core, and the end of a channel that a worker would have."""
 
     def __init__(self, loops: int = 1, listener: socket.socket | None = None) -> None:
-        self.core = _core.Core(CoreSettings(loops=loops, threads=2, log_level=50))
+        self.core = _core.Core(CoreSettings(loops=loops, log_level=50))
+        self.pool = self.core.pool_open(CorePoolSettings(threads=2))
         if listener is not None:
-            self.core.add_listener(os.dup(listener.fileno()))
+            number = self.core.add_listener(os.dup(listener.fileno()))
+            self.core.set_routes([(number, b"", "", b"/", 0, self.pool, 0, 0, True)])
         self.core.start()
-        self.number, fds = self.core.channel_open()
+        self.number, fds = self.core.channel_open(self.pool, 0)
         # Ends when its standard input does.
         command = [sys.executable, "-c", "import sys; sys.stdin.read()"]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE)
