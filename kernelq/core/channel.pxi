@@ -345,9 +345,11 @@ cdef void worker_on_bell(Loop *loop, Worker *worker) noexcept nogil:
     lane_wake(loop, worker)
     if loop.index != 0 or worker.worker_memory != NULL or not worker_is_trusted(worker):
         return
+    # Once sealed it stays so; looked at twice, it may be sealed in between.
+    if not linux.is_sealed(worker.worker_fd):
+        return
     if not worker_map(loop.core, worker):
-        if linux.is_sealed(worker.worker_fd):
-            worker_distrust(loop, worker)
+        worker_distrust(loop, worker)
         return
     worker.lanes[0].is_open = True
     for index in range(1, loop.core.settings.loop_count):
