@@ -341,6 +341,8 @@ cdef int routes_set(Core_ *core, entries) except -1:
         raise ValueError(f"found pool {wrong}, which was not opened, or is closed")
     if outcome < 0:
         raise MemoryError
+    with nogil:
+        routes_await(core)
     return 0
 
 

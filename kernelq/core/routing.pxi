@@ -12,6 +12,14 @@ from libc.stdlib cimport qsort
 
 # --- snapshots ------------------------------------------------------------------------------------
 
+cdef extern from "<unistd.h>" nogil:
+    int usleep(unsigned int microseconds)
+
+cdef enum:
+    ROUTES_LOOK_US = 100           # routes_await(): between two looks
+    ROUTES_LOOKS = 1000
+
+
 cdef int words_compare(const void *first, const void *second) noexcept nogil:
     cdef uint64_t a = (<const uint64_t *> first)[0]
     cdef uint64_t b = (<const uint64_t *> second)[0]
@@ -82,6 +90,21 @@ cdef int routes_publish(Core_ *core, Routes *routes, uint32_t *wrong) noexcept n
     elif old != NULL:
         snapshot_release(core, old)
     return outcome
+
+
+cdef void routes_await(Core_ *core) noexcept nogil:
+    # Managers' thread: until every loop uses the newest snapshot, so that whoever stops a site and
+    # is told so may rely on it. A loop comes to its letters within a turn; one that does not is
+    # not waited for.
+    cdef uint32_t looks = ROUTES_LOOKS if core.is_started else 0
+    cdef bint is_settled = False
+    while looks and not is_settled:
+        pthread_mutex_lock(&core.table_lock)
+        is_settled = core.snapshots == core.snapshot and core.snapshot.next == NULL
+        pthread_mutex_unlock(&core.table_lock)
+        if not is_settled:
+            usleep(ROUTES_LOOK_US)
+        looks -= 1
 
 
 cdef int routes_find_pools(Core_ *core, Routes *routes, uint32_t *wrong) noexcept nogil:
