@@ -205,8 +205,6 @@ cdef void conn_close(Loop *loop, Conn *conn) noexcept nogil:
     loop.conn_count -= 1
     atomic.tally(&loop.counters[COUNT_CONNECTIONS_NOW], <uint64_t> -1)
     atomic.add_u32(&loop.core.connections, <uint32_t> -1)
-    listener_release(loop.core, conn.listener)
-    conn.listener = NULL
     conn.next_closed = loop.closed
     loop.closed = conn
 
@@ -221,7 +219,10 @@ cdef void conns_free_closed(Loop *loop) noexcept nogil:
         if conn.is_again:
             conn.next_closed = loop.closed
             loop.closed = conn
-        elif loop.spare_conn_count < SPARE_CONNS:
+            conn = following
+            continue
+        listener_release(loop.core, conn.listener)
+        if loop.spare_conn_count < SPARE_CONNS:
             conn.next_closed = loop.spare_conns
             loop.spare_conns = conn
             loop.spare_conn_count += 1

@@ -425,7 +425,9 @@ cdef void loop_admit(Loop *loop) noexcept nogil:
     while side != NULL:
         following = side.next_due
         side.is_due = False
+        side.exchanges += 1  # a hold: what is refused may be the last that names the pool
         pool_admit(loop, side)
+        side.exchanges -= 1
         pool_side_leave(loop, side)
         side = following
 

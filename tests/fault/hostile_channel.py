@@ -198,6 +198,11 @@ class RawChannel:
     def write_word(self, at: int, value: int) -> None:
         self.words[at // 8] = value & 2**64 - 1
 
+    def armed(self) -> list[int]:
+        """Of each loop: odd while it wants to be rung."""
+        words = [self.core_word(lane_at(loop) + 128) for loop in range(self.head.loop_count)]
+        return [word & 0xFFFFFFFF for word in words]
+
     def start(self, request: Request) -> None:
         self.write_word(PLACES_AT + 8 * request.place, request.dispatch)
 

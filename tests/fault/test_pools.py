@@ -23,7 +23,7 @@ def test_each_pool_has_its_own_queue(bench, loops):
         assert (request.target, request.application) == (f"/{number}", 12)
         assert client.read()[0] == 200
     own = core.worker(first)
-    for client in waiting:
+    for _ in waiting:
         assert own.serve().application == 11
     assert [client.read()[0] for client in waiting] == [200] * 3
 
@@ -191,7 +191,7 @@ def test_figures_of_a_pool(bench):
     assert core.core.pool_take_peak(pool) == 5
     assert core.core.pool_take_peak(pool) == 0
     assert core.core.pool_info(idle) == {
-        **{name: 0 for name in info},
+        **dict.fromkeys(info, 0),
         "state": "online",
         "queue_length": 1000,
     }
@@ -238,3 +238,25 @@ def test_many_requests_are_listed_in_order(bench):
     found = [int(one["target"][1:]) for one in core.core.requests(1000)]
     assert found == list(range(200))
     assert len(core.core.requests(150)) == 150
+
+
+@pytest.mark.parametrize("loops", LOOPS)
+def test_a_turn_looks_only_where_work_is(bench, loops):
+    core = bench(loops=loops)
+    pools = [core.pool(str(number)) for number in range(30)]
+    core.route(*((f"h{number}", b"/", number, pool) for number, pool in enumerate(pools)))
+    workers = [core.worker(pool) for pool in pools]
+    # A lane from which nothing is awaited is armed: its word is odd, and stays as it is.
+    client = core.client()
+    for number in (0, 1):
+        client.send("/", f"h{number}")
+        workers[number].serve()
+        assert client.read()[0] == 200
+    before = [[0]]
+    while not all(word % 2 for words in before for word in words):
+        before = [worker.raw.armed() for worker in workers[2:]]
+    for _ in range(50):
+        client.send("/", "h1")
+        workers[1].serve()
+        assert client.read()[0] == 200
+    assert [worker.raw.armed() for worker in workers[2:]] == before
