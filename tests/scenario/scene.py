@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +20,8 @@ from load import Client, Request, judge, read_executions
 from steady import Load
 
 from kernelq.control import Client as Control
+
+SHARED_MEMORY = "/dev/shm"
 
 SERVER = """
 [server]
@@ -165,15 +166,11 @@ class Scene(Server):
         return self._main.is_running() and self._main.status() != psutil.STATUS_ZOMBIE
 
 
-def _places() -> dict[str, set[str]]:
-    """Where something could be left behind."""
-    places = ("/dev/shm", "/run/kernelq", "/var/tmp", tempfile.gettempdir())
-    return {place: set(os.listdir(place)) for place in places if os.path.isdir(place)}
-
-
-def _left_in(place: str, before: set[str]) -> list[str]:
-    ours = sorted(name for name in set(os.listdir(place)) - before if "kernelq" in name)
-    return [f"{place}/{name}" for name in ours if "kernelq-tests-" not in name]
+def _left_files(directory: Path, before: set[str]) -> list[str]:
+    """What it should have taken away with it."""
+    left = [name for name in ("control", "pid") if (directory / name).exists()]
+    left += os.listdir(directory / "spill")
+    return left + sorted(set(os.listdir(SHARED_MEMORY)) - before)
 
 
 @contextmanager
@@ -190,7 +187,7 @@ def acting(
     """A server of the fault application, which at the end has left nothing behind."""
     shutil.copy(APPLICATION, directory / "fault_app.py")
     (directory / "spill").mkdir(exist_ok=True)
-    before = _places()
+    before = set(os.listdir(SHARED_MEMORY))
     adopt_orphans(True)
     scene = Scene(directory, text, environment or {}, prefix, pass_fds)
     try:
@@ -204,11 +201,7 @@ def acting(
         assert scene.leftovers() == [], str(scene.log)
         assert scene.log.count("kernelq: bug") == 0, str(scene.log)
         assert scene.log.count(r"Traceback.*\n.*kernelq/") == 0, str(scene.log)
-        left = [name for name in ("control", "pid") if (directory / name).exists()]
-        left += os.listdir(directory / "spill")
-        for place, names in before.items():
-            left += _left_in(place, names)
-        assert left == [], str(scene.log)
+        assert _left_files(directory, before) == [], str(scene.log)
     finally:
         scene.processes()
         for pid in {scene.pid, scene.process.pid}:
