@@ -10,6 +10,8 @@ import pytest
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "fault"))
 
+pytest.register_assert_rewrite("harness", "load", "scene", "steady")
+
 from load import Client
 from scene import Scene, acting
 

@@ -140,15 +140,16 @@ class Scene(Server):
         return self.process.pid if self._main is None else self._main.pid
 
     def follow_upgrade(self) -> None:
-        """The first process has ended, and another one is the main process now."""
-        pid = int((self.directory / "pid").read_text())
-        assert pid != self.pid
+        """Until the first process has ended; another one is the main process now."""
+        before = self.pid
         self.processes()
-        before, self._main = self.pid, psutil.Process(pid)
-        if before == self.process.pid:
+        if self._main is None:
             assert self.process.wait(PATIENCE) == 0
         else:
             assert os.waitstatus_to_exitcode(os.waitpid(before, 0)[1]) == 0
+        pid = int((self.directory / "pid").read_text())
+        assert pid != before
+        self._main = psutil.Process(pid)
 
     def signal(self, number: int) -> None:
         os.kill(self.pid, number)
@@ -195,7 +196,6 @@ def acting(
             scene.wait_until_ready()
         yield scene
         if scene.is_running():
-            scene.control.close()
             assert scene.stop() == status, str(scene.log)
             assert scene.log.count("graceful timeout") == 0, str(scene.log)
         assert scene.leftovers() == [], str(scene.log)
@@ -203,6 +203,7 @@ def acting(
         assert scene.log.count(r"Traceback.*\n.*kernelq/") == 0, str(scene.log)
         assert _left_files(directory, before) == [], str(scene.log)
     finally:
+        scene.control.close()
         scene.processes()
         for pid in {scene.pid, scene.process.pid}:
             try:
