@@ -36,6 +36,7 @@ from kernelq.core.timer cimport *
 cdef extern from *:
     """
     static const char kq_hex_digits[] = "0123456789abcdef";
+    static const char kq_mapped_prefix[] = "\\0\\0\\0\\0\\0\\0\\0\\0\\0\\0\\xff\\xff";
     static const char kq_continue[] = "HTTP/1.1 100 Continue\\r\\n\\r\\n";
     #define KQ_CONTINUE_BYTES (sizeof(kq_continue) - 1)
     #define KQ_IMAGE_AT offsetof(struct __pyx_t_7kernelq_4core_5state_Exchange, image_inline)
@@ -48,6 +49,7 @@ cdef extern from *:
     """
     const char *HEX_DIGITS "kq_hex_digits"
     const char *CONTINUE_TEXT "kq_continue"
+    const char *MAPPED_PREFIX "kq_mapped_prefix"  # of an IPv4 address in an IPv6 one
     const size_t CONTINUE_BYTES "KQ_CONTINUE_BYTES"
     const size_t offsetof_image_inline "KQ_IMAGE_AT"
     const uint64_t CACHE_FIELDS "KQ_CACHE_FIELDS"

@@ -89,7 +89,7 @@ def _paint_frames(
         try:
             sample = take_sample(client)
         except ControlError as found:
-            note = f"{found}; trying again"
+            note = f"trying again: {found}"
         else:
             before, now, note = now, sample, ""
 

@@ -3,7 +3,8 @@
 docs/layout.md from kernelq/core/layout.pxd, docs/reasons.md from the rows of
 kernelq/core/reason.pxd, docs/options.md from the table in kernelq/options.py, docs/events.md from
 kernelq/pool/events.py and the transitions in kernelq/pool/table.py; what stands below the mark in
-docs/configuration.md, and the JSON Schema, from kernelq/configuration/table.py.
+docs/configuration.md, and the JSON Schema, from kernelq/configuration/table.py; commands and shapes
+in docs/control.md from kernelq/protocol.py and kernelq/shapes.py (control_page.py).
 tests/unit/test_docs.py compares.
 """
 
@@ -11,6 +12,8 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from control_page import control_page
 
 from kernelq import _core
 from kernelq.configuration import table
@@ -253,6 +256,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "docs/layout.md": layout_page,
     "docs/reasons.md": reasons_page,
     "docs/options.md": options_page,
+    "docs/control.md": control_page,
     "docs/events.md": events_page,
     "docs/configuration.md": configuration_page,
     "kernelq/kernelq.schema.json": schema_text,

@@ -185,6 +185,10 @@ def main() -> int:
         "failed",
     ]
     show_table([head, *map(row, phases)])
+    for phase in phases:
+        for outcome, count in phase.outcomes.items():
+            if outcome != "200":
+                print(f"{phase.name}: {count} times {outcome}")
     return int(any(outcome != "200" for phase in phases for outcome in phase.outcomes))
 
 

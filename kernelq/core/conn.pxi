@@ -74,6 +74,12 @@ cdef void conn_set_remote(Conn *conn, const sockaddr_storage *address) noexcept 
         memcpy(conn.remote_address, &v4.sin_addr, 4)
         conn.remote_port = ntohs(v4.sin_port)
         inet_ntop(AF_INET, &v4.sin_addr, conn.remote, sizeof(conn.remote))
+    elif conn.family == AF_INET6 and memcmp(&v6.sin6_addr, MAPPED_PREFIX, 12) == 0:
+        # An IPv4 client at a dual-stack socket: to applications and logs it is what it is.
+        conn.family = AF_INET
+        memcpy(conn.remote_address, <const uint8_t *> &v6.sin6_addr + 12, 4)
+        conn.remote_port = ntohs(v6.sin6_port)
+        inet_ntop(AF_INET, conn.remote_address, conn.remote, sizeof(conn.remote))
     elif conn.family == AF_INET6:
         memcpy(conn.remote_address, &v6.sin6_addr, 16)
         conn.remote_port = ntohs(v6.sin6_port)

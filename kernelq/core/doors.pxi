@@ -475,7 +475,7 @@ cdef void worker_figures(const Worker *worker, WorkerFigures *seen) noexcept nog
     seen.pid = worker.pid
     seen.state = worker.state
     seen.is_unhealthy = worker.is_unhealthy
-    seen.in_hand = worker.in_hand
+    seen.in_hand = worker_active(worker)
     seen.casualty_count = worker.casualty_count
     seen.served = worker.served
     seen.latency_ns = worker.latency_ns

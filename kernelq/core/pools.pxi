@@ -137,10 +137,12 @@ cdef void side_look_if_free(Loop *loop, Pool *pool) noexcept nogil:
 cdef void pool_look_for_demand(Core_ *core, Pool *pool, uint64_t now_ns) noexcept nogil:
     # Under its lock. HttpWaitForDemandStart: one event for each time that it was asked for.
     cdef const Exchange *oldest = pool_oldest(pool)
+    cdef uint64_t since
     if not pool.awaits_demand or oldest == NULL:
         return
-    if pool.ready_count == 0 or (
-            pool.demand_wait_ns and oldest.queued_ns + pool.demand_wait_ns <= now_ns):
+    # A worker that has just become ready is to show first what it can do.
+    since = max(oldest.queued_ns, pool.demand_since_ns)
+    if pool.ready_count == 0 or (pool.demand_wait_ns and since + pool.demand_wait_ns <= now_ns):
         pool.awaits_demand = False
         event_post(core, EVENT_DEMAND, -1, pool.number)
 
@@ -158,7 +160,8 @@ cdef void pool_await_demand(Core_ *core, Pool *pool, int64_t wait_ns) noexcept n
     pthread_mutex_lock(&pool.lock)
     pool.awaits_demand = wait_ns >= 0
     pool.demand_wait_ns = <uint64_t> wait_ns if wait_ns > 0 else 0
-    pool_look_for_demand(core, pool, linux.now_ns())
+    pool.demand_since_ns = linux.now_ns()
+    pool_look_for_demand(core, pool, pool.demand_since_ns)
     pthread_mutex_unlock(&pool.lock)
 
 

@@ -348,6 +348,7 @@ cdef struct Pool:
     uint64_t active_ns             # last arrival or answer
     bint awaits_demand             # the managers want EVENT_DEMAND, once
     uint64_t demand_wait_ns        # also when a request waited so long; 0: only without a worker
+    uint64_t demand_since_ns       # but what it waited before does not count
     uint64_t tick_at_ns            # next look at its workers' health and at its queue
     uint64_t service_ns            # moving average over the workers: prefetch depth
     uint64_t answer_bytes          # likewise, of what an answer takes in a response ring

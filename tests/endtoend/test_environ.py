@@ -23,6 +23,14 @@ def shown(client: Client, *lines: str, target: str = "/show") -> dict[str, Any]:
     return seen
 
 
+def test_an_ipv4_client_of_a_dual_stack_socket_has_its_own_address() -> None:
+    with Server(bind=["*:0"]) as server:
+        _, port = server.address()
+        client = Client(("127.0.0.1", int(port)))
+        assert shown(client)["REMOTE_ADDR"] == "127.0.0.1"
+        client.close()
+
+
 def test_plain_environ(client: Client) -> None:
     seen = shown(client, "X-One: 1", "User-Agent: test/1", target="/show?a=%20b&c")
     port = str(client.socket.getpeername()[1])
