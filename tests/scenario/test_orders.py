@@ -139,13 +139,14 @@ def test_full_queue(serve, connect, capabilities):
     assert clients[0].read_answer().status == 200
 
 
-def test_stopped_pool_resets(serve):
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_stopped_pool_resets(serve, method):
     scene = serve(one_pool('load_balancer_capabilities = "tcp"'))
     assert scene.ask(Request(1)).status == 200
     scene.control.pool_stop("one")
     scene.event(6003)
     with pytest.raises(Broken, match="ConnectionResetError"):
-        scene.ask(Request(2))
+        scene.ask(Request(2, method, "/", b"" if method == "GET" else b"x"))
     scene.control.pool_start("one")
     assert scene.ask(Request(3)).status == 200
 
