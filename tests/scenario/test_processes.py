@@ -1,17 +1,18 @@
 """What worker processes are and may use: users, files, processor time."""
 
+import json
 import os
 import pwd
+import shutil
 import signal
 
 import psutil
 import pytest
-from load import Request
+from load import Client, Request
 from scene import SERVER, one_pool, pool
+from spawning import OTHER_PYTHON, make_folder, nobody_can_run
 from steady import only
 from test_reloads import site
-
-is_root = os.geteuid() == 0
 
 WRITER = '''
 import json, os, stat
@@ -39,47 +40,57 @@ def application(environ, start_response):
 '''
 
 
-@pytest.mark.skipif(not is_root, reason="only root can be somebody else")
-def test_users(serve, tmp_path):
+@pytest.fixture
+def folder():
+    """A folder that every user can read."""
+    made = make_folder()
+    yield made
+    shutil.rmtree(made)
+
+
+def ask(scene, path):
+    """What the application told."""
+    with Client(scene.address) as client:
+        client.send_bytes(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        answer = client.read_answer()
+    assert answer.status == 200, (answer, str(scene.log))
+    return json.loads(answer.content)
+
+
+@pytest.mark.skipif(
+    os.geteuid() != 0 or not nobody_can_run(OTHER_PYTHON),
+    reason=f"only root can be somebody else, and others must be able to run {OTHER_PYTHON}",
+)
+def test_users(folder, serve):
     # Files belong to the pool's user; one pool's workers reach nothing of another's.
-    import json
-
-    from load import Client
-
     users = {"one": pwd.getpwnam("nobody"), "two": pwd.getpwnam("daemon")}
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(folder.stat().st_mode | 0o055)
-    (tmp_path / "writer.py").write_text(WRITER)
+    (folder / "writer.py").write_text(WRITER)
     text = SERVER
     for name, user in users.items():
-        (tmp_path / name).mkdir()
-        os.chown(tmp_path / name, user.pw_uid, user.pw_gid)
-        text += pool(f'process.user = "{user.pw_name}"', f'directory = "{tmp_path / name}"',
-                     'process.umask = "027"', name=name)  # fmt: skip
-    text += site("a", ("/", "one", f'directory = "{tmp_path}"'),
-                 ("/b", "two", f'directory = "{tmp_path}"'))  # fmt: skip
-    scene = serve(text.replace("fault_app", "writer"))
-
-    def ask(path):
-        with Client(scene.address) as client:
-            client.send_bytes(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
-            answer = client.read_answer()
-            assert answer.status == 200, (answer, str(scene.log))
-            return json.loads(answer.content)
-
+        (folder / name).mkdir()
+        os.chown(folder / name, user.pw_uid, user.pw_gid)
+        text += pool(
+            f'process.user = "{user.pw_name}"', f'directory = "{folder / name}"',
+            'process.umask = "027"', f'process.python = "{OTHER_PYTHON}"', name=name
+        )  # fmt: skip
+    where = f'directory = "{folder}"'
+    text += site("a", ("/", "one", where), ("/b", "two", where))
+    scene = serve(text.replace("fault_app", "writer"), folder)
     for turn in range(3):
         for prefix, name in (("", "one"), ("/b", "two")):
-            told = ask(f"{prefix}/write/file{turn}")
-            assert told["uid"] == users[name].pw_uid
-            status = (tmp_path / name / f"file{turn}").stat()
+            assert ask(scene, f"{prefix}/write/file{turn}")["uid"] == users[name].pw_uid
+            status = (folder / name / f"file{turn}").stat()
             assert status.st_uid == users[name].pw_uid
             assert status.st_mode & 0o777 == 0o640
             scene.control.recycle(name)
-    one = ask("/write/x")["pid"]
-    denied = ("Permission denied", "No such file or directory", "No such device or address")
-    for path in (f"proc/{one}/mem", f"proc/{one}/fd/3", f"{tmp_path}/one/x", f"{tmp_path}/control",
-                 f"proc/{scene.pids('service')[0]}/mem"):  # fmt: skip
-        assert ask(f"/b/open/{path.strip('/')}")["found"][0] in denied, path
+    one = ask(scene, "/write/x")["pid"]
+    service = scene.pids("service")[0]
+    places = (f"proc/{one}/mem", f"proc/{one}/fd/3", f"proc/{service}/mem", f"proc/{service}/fd/3")
+    for path in (*places, f"{folder}/one/x".strip("/"), f"{folder}/control".strip("/")):
+        found = ask(scene, f"/b/open/{path}")["found"]
+        assert found[0] in ("Permission denied", "No such device or address"), path
+    for name in users:
+        shutil.rmtree(folder / name)
 
 
 def test_cpu_limit_kill(serve):
