@@ -216,6 +216,26 @@ def test_hup(serve):
     assert len(load.pids) == 5
 
 
+def nothing_to_reload(scene):
+    try:
+        return scene.control.reload()["pools"]["same"] == 1
+    except ControlError:  # one is under way
+        return False
+
+
+def test_hups_in_a_row(serve):
+    # The last one counts, however many came while another reload was under way.
+    scene = serve(one_pool("threads = 1"))
+    with scene.load() as load:
+        for threads in range(1, 10):
+            scene.change(f"threads = {threads}", f"threads = {threads + 1}")
+            os.kill(scene.pid, signal.SIGHUP)
+        scene.event(6051)
+        load.go_on()
+        scene.wait_until(lambda: nothing_to_reload(scene))
+    check(scene, load)
+
+
 def test_sockets_come_and_go(serve, tmp_path):
     # Clients of the other socket do not notice; that of the removed one refuses.
     scene = serve(SERVER + pool() + site("a", ("/", "one")))
