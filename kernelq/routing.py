@@ -16,7 +16,7 @@ class Core(Protocol):
     def remove_listener(self, listener: int) -> None: ...
     def set_routes(self, entries: Iterable[tuple[Any, ...]]) -> None: ...
     def route(
-        self, listener: int, address: bytes, host: str, path: bytes
+        self, listener: int, address: bytes, host: bytes, path: bytes
     ) -> tuple[int, int, int, bytes] | None: ...
 
 
@@ -100,4 +100,4 @@ class Routing:
         return site not in self._stopped
 
     def find(self, number: int, address: bytes, host: str, path: bytes) -> Any:
-        return self._core.route(number, address, host, path)
+        return self._core.route(number, address, host.encode(), path)

@@ -319,7 +319,8 @@ cdef void cache_compare(Loop *loop, const Exchange *exchange, const ResponseReco
 cdef void cache_invalidate(Loop *loop, Exchange *exchange, const ResponseFacts *facts,
                            const FieldView *view) noexcept nogil:
     # RFC 9111 §4.4: a successful unsafe request invalidates its target, and what Location and
-    # Content-Location name of the same origin; RFC 9875 §3: the groups it names.
+    # Content-Location name of the same origin, as far as its own application answers it; RFC 9875
+    # §3: the groups it names, which are of the origin, whoever answers there.
     cdef Core_ *core = loop.core
     cdef const RequestRecord *record = <const RequestRecord *> exchange.image
     cdef uint64_t groups[GROUPS_MAX]

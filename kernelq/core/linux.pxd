@@ -257,6 +257,7 @@ cdef extern from *:
     ssize_t sendmsg(int fd, const msghdr *message, int flags) noexcept nogil
     ctypedef union epoll_data:
         void *ptr
+        uint64_t u64
     ctypedef struct epoll_event "struct epoll_event":
         uint32_t events
         epoll_data data
@@ -297,3 +298,4 @@ cdef extern from *:
     int O_CLOEXEC, O_PATH, O_RDONLY, O_RDWR, O_TMPFILE, O_WRONLY, RWF_NOWAIT, SHUT_WR
     int SIGKILL, SIG_BLOCK, SIOCOUTQ, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_SEQPACKET, SOL_SOCKET
     int SO_LINGER, TCP_NODELAY, EOPNOTSUPP, SHUT_RD, SOCK_STREAM
+    int EBUSY, EEXIST, EINVAL, ENOENT, ENOSPC, ESHUTDOWN
