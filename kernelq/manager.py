@@ -331,6 +331,9 @@ class Manager:
 
     def refuse_reload(self, text: str) -> None:
         """The main process found the new settings wrong."""
+        if self._service.is_serving:  # systemd waits for both words
+            self._service.notify_reloading()
+            self._service.notify("READY=1\nSTATUS=reload refused, old settings serve")
         self._service.log(log.ERROR, f"reload refused, nothing has changed:\n{text}")
         self._answer_reload(None, text)
 

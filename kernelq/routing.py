@@ -67,6 +67,11 @@ class Routing:
 
     def publish(self, settings: ServerSettings) -> None:
         """Make these the core's routes. Every pool that they name is there."""
+        before = {site.name for site in self._settings.sites}
+        self._stopped &= {site.name for site in settings.sites}
+        self._stopped |= {
+            site.name for site in settings.sites if site.name not in before and not site.auto_start
+        }
         self._settings = settings
         known = self._generations
         self._generations = {}

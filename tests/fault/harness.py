@@ -25,7 +25,9 @@ import psutil
 ROOT = Path(__file__).resolve().parent.parent.parent
 APPLICATION = Path(__file__).with_name("fault_app.py")
 SERVED = Path(os.environ.get("KERNELQ_TEST_ROOT", ROOT))  # another build, for instance a debug one
-PATIENCE = float(os.environ.get("KERNELQ_TEST_PATIENCE", "60"))  # seconds; for what will happen, on however slow a machine
+PATIENCE = float(
+    os.environ.get("KERNELQ_TEST_PATIENCE", "60")
+)  # seconds; for what will happen, on however slow a machine
 
 _PR_SET_CHILD_SUBREAPER = 36
 

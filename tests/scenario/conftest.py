@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
-sys.path.append(str(Path(__file__).resolve().parent.parent / "fault"))
+for folder in ("fault", "integration"):
+    sys.path.append(str(Path(__file__).resolve().parent.parent / folder))
+
+pytest.register_assert_rewrite("harness", "load", "scene", "steady")
 
 from load import Client
 from scene import Scene, acting
@@ -19,8 +22,8 @@ def serve(tmp_path):
     """`serve(text)`: a running server with this kernelq.toml; see scene.py."""
     with ExitStack() as stack:
 
-        def start(text: str, **how: object) -> Scene:
-            return stack.enter_context(acting(tmp_path, text, **how))
+        def start(text: str, directory: Path = tmp_path, **how: object) -> Scene:
+            return stack.enter_context(acting(directory, text, **how))
 
         yield start
 
