@@ -203,7 +203,7 @@ class Storm:
                 stats = self.core.stats()
                 assert stats["queued"] < 1 << 31
                 self.core.requests(50)
-                self.core.route(0, b"", "a.test", b"/p1/1")
+                self.core.route(0, b"", b"a.test", b"/p1/1")
                 self.core.cache_show("http://a.test/p1/1")
                 self.core.cache_flush("http://a.test/p1", True)
                 self.core.cache_flush_group("http://b.test", "all")
