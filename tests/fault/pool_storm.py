@@ -48,7 +48,9 @@ class Life(threading.Thread):
                     self.answer(request)
 
     def answer(self, request) -> None:
-        content = request.target.encode() * self.chooses.choice((0, 1, 40))
+        # One record: what is longer than a ring would never find room.
+        most = self.worker.raw.head.ring_bytes // 4
+        content = (request.target.encode() * self.chooses.choice((0, 1, 40)))[:most]
         fields = FIELDS if self.chooses.random() < 0.6 else ()
         answer = response(
             request.place,
