@@ -10,7 +10,7 @@ from scene import SERVER, one_pool, pool
 from steady import only
 from test_reloads import site
 
-TELLER = '''
+TELLER = """
 import json, os
 
 if NAME in os.environ.get("BROKEN", "").split():
@@ -27,7 +27,7 @@ def application(environ, start_response):
     body = json.dumps(told).encode()
     start_response("200 OK", [("Content-Length", str(len(body)))])
     return [body]
-'''
+"""
 
 
 @pytest.fixture
@@ -179,13 +179,19 @@ def test_iis5_isolation(serve, tellers):
     rows = bound("a", "", ("/", "red", "x"), ("/g", "green", "x"), ("/b", "blue", "x"),
                  ("/w", "white", "x"))  # fmt: skip
     rows = rows.replace('pool = "x"\n', "").replace('pool = "x"', "")
-    rows = rows.replace('app = "green:application"', 'app = "green:application"\nisolation = "pooled"')
-    rows = rows.replace('app = "white:application"', 'app = "white:application"\nisolation = "isolated"')
+    rows = rows.replace(
+        'app = "green:application"', 'app = "green:application"\nisolation = "pooled"'
+    )
+    rows = rows.replace(
+        'app = "white:application"', 'app = "white:application"\nisolation = "isolated"'
+    )
     scene = serve(server + rows)
 
     def pids():
-        return {name: ask(scene, "x", path)[1]["pid"]
-                for name, path in (("red", "/"), ("green", "/g"), ("blue", "/b"), ("white", "/w"))}
+        return {
+            name: ask(scene, "x", path)[1]["pid"]
+            for name, path in (("red", "/"), ("green", "/g"), ("blue", "/b"), ("white", "/w"))
+        }
 
     before = pids()
     assert before["red"] == before["blue"]
