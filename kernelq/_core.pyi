@@ -1,12 +1,12 @@
 # The doors of the core, typed.
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeAlias
 
 from kernelq.config import CorePoolSettings, CoreSettings
 
 # listener, address, host, prefix, application, pool, site, generation, is_enabled
-Route = tuple[int, bytes, str, bytes, int, int, int, int, bool]
+Route: TypeAlias = tuple[int, bytes, str, bytes, int, int, int, int, bool]
 
 COUNTER_NAMES: tuple[str, ...]
 EVENT_NAMES: tuple[str, ...]

@@ -1,4 +1,6 @@
-"""Settings: checked once, then frozen. Where their values come from stands in options.py."""
+"""Settings: checked once, then frozen. Where their values come from stands in options.py, and in
+configuration/ for a file.
+"""
 
 import os
 from dataclasses import dataclass, field
