@@ -13,8 +13,8 @@ for folder in ("fault", "integration"):
 
 pytest.register_assert_rewrite("harness", "load", "scene", "steady")
 
-from load import Client
-from scene import Scene, acting
+from load import Client  # noqa: E402
+from scene import Scene, acting  # noqa: E402
 
 
 @pytest.fixture
