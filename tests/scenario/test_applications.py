@@ -70,11 +70,14 @@ def test_hosts_and_paths(serve, tellers):
         status, told = ask(scene, host, target)
         assert (status, told["name"]) == (200, name), (host, target)
         assert told["pid"] in scene.workers(pool_name)
+        found = scene.control.match(f"http://{host}:{scene.address[1]}{target}")
+        assert (found["found"], found["app"]) == (True, f"{name}:application"), (host, target)
     _, told = ask(scene, "shop.example", "/api/x/../y%20z?q=1")
     assert (told["SCRIPT_NAME"], told["PATH_INFO"]) == ("/api", "/y z")
     assert told["REQUEST_URI"] == "/api/x/../y%20z?q=1"
     for host in ("other.example", "a.b.shop.example", "127.0.0.1"):
         assert ask(scene, host, "/")[0] == 400
+        assert not scene.control.match(f"http://{host}:{scene.address[1]}/")["found"]
     scene.log.wait_for("Hostname 400", 3)
 
 
