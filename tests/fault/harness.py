@@ -97,7 +97,8 @@ class Server:
     """One running kernelq, its log and its processes."""
 
     def __init__(self, directory: Path, options: Sequence[str], environment: dict[str, str],
-                 root: Path, prefix: Sequence[str], pass_fds: Sequence[int] = ()) -> None:  # fmt: skip
+                 root: Path, prefix: Sequence[str],
+                 pass_fds: Sequence[int] = ()) -> None:  # fmt: skip
         self.directory = directory
         self.executions = directory / "executions"
         # Servers of other test modules may still be there: they are none of ours.

@@ -106,6 +106,10 @@ def test_site_that_is_not_started(serve):
     assert scene.ask(Request(2)).status == 200
 
 
+def wait_for_arrival(scene, count):
+    scene.wait_until(lambda: scene.pool()["queue"]["arrived"] >= count)
+
+
 @pytest.mark.parametrize("capabilities", ["http", "tcp"])
 def test_full_queue(serve, connect, capabilities):
     # More requests than may wait: 503 QueueFull; with tcp a reset, which balancers understand.
@@ -114,13 +118,11 @@ def test_full_queue(serve, connect, capabilities):
     clients = [connect(scene) for _ in range(3)]
     clients[0].send(Request(0, path="/wait-go"))
     scene.wait_for_execution(0)
-    arrived = 1
     refused = 0
     for number in range(1, 20):  # some are handed over already, two wait, and then no more
         client = connect(scene)
         client.send(Request(number, "POST", "/", b"x"))
-        arrived += 1
-        scene.wait_until(lambda: scene.pool()["queue"]["arrived"] >= arrived)
+        wait_for_arrival(scene, number + 1)
         clients.append(client)
         if scene.pool()["queue"]["rejected"]:
             refused = number

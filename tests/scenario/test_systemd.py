@@ -53,7 +53,9 @@ def test_words(serve, systemd):
     with scene.load(may_close=True) as load:
         scene.change("threads = 2", "threads = 3")
         os.kill(scene.pid, signal.SIGHUP)
-        assert "READY=1" not in systemd.wait_for("RELOADING=1")[systemd.words.index("READY=1") + 1:]
+        assert (
+            "READY=1" not in systemd.wait_for("RELOADING=1")[systemd.words.index("READY=1") + 1 :]
+        )
         assert any(one.startswith("MONOTONIC_USEC=") for one in systemd.words)
         systemd.wait_for("READY=1")
         load.go_on()
@@ -97,9 +99,7 @@ def passed():
 def activated(serve, text, passed):
     """A server that systemd has started because of its socket."""
     prefix = (sys.executable, "-c", _ACTIVATE, str(passed.fileno()))
-    return serve(
-        text, prefix=prefix, pass_fds=[passed.fileno()], environment={"LISTEN_FDS": "1"}
-    )
+    return serve(text, prefix=prefix, pass_fds=[passed.fileno()], environment={"LISTEN_FDS": "1"})
 
 
 @pytest.mark.parametrize("binding", ["", "fd://3", "address"])

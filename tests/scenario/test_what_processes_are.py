@@ -14,7 +14,7 @@ from spawning import OTHER_PYTHON, make_folder, nobody_can_run
 from steady import only
 from test_reloads import site
 
-WRITER = '''
+WRITER = """
 import json, os, stat
 
 
@@ -37,7 +37,7 @@ def application(environ, start_response):
     body = json.dumps(told).encode()
     start_response("200 OK", [("Content-Length", str(len(body)))])
     return [body]
-'''
+"""
 
 
 @pytest.fixture
@@ -128,9 +128,7 @@ def test_cpu_limit_none(serve):
 
 def test_cpu_limit_throttle(serve):
     # Where control groups cannot be used the log says so, and the server goes on.
-    scene = serve(
-        one_pool("cpu.limit = 5", 'cpu.interval = "4s"', 'cpu.action = "throttle"')
-    )
+    scene = serve(one_pool("cpu.limit = 5", 'cpu.interval = "4s"', 'cpu.action = "throttle"'))
     with scene.load() as load:
         burn(scene, 2, 200)
         scene.event(5025)
@@ -147,7 +145,9 @@ def burn(scene, number, status):
 
 def test_stop_order_of_signals(serve):
     # A worker that is told TERM by somebody finishes what it has, and is replaced.
-    scene = serve(one_pool("max_processes = 2", "min_processes = 2", 'start_mode = "always_running"'))
+    scene = serve(
+        one_pool("max_processes = 2", "min_processes = 2", 'start_mode = "always_running"')
+    )
     scene.wait_until(lambda: len(scene.workers()) == 2)
     with scene.load() as load:
         victim = scene.workers()[0]

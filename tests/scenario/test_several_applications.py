@@ -10,7 +10,7 @@ from scene import SERVER, one_pool, pool
 from steady import only
 from test_reloads import site
 
-TELLER = '''
+TELLER = """
 import json, os
 
 if NAME in os.environ.get("BROKEN", "").split():
@@ -27,7 +27,7 @@ def application(environ, start_response):
     body = json.dumps(told).encode()
     start_response("200 OK", [("Content-Length", str(len(body)))])
     return [body]
-'''
+"""
 
 
 @pytest.fixture
@@ -70,11 +70,14 @@ def test_hosts_and_paths(serve, tellers):
         status, told = ask(scene, host, target)
         assert (status, told["name"]) == (200, name), (host, target)
         assert told["pid"] in scene.workers(pool_name)
+        found = scene.control.match(f"http://{host}:{scene.address[1]}{target}")
+        assert (found["found"], found["app"]) == (True, f"{name}:application"), (host, target)
     _, told = ask(scene, "shop.example", "/api/x/../y%20z?q=1")
     assert (told["SCRIPT_NAME"], told["PATH_INFO"]) == ("/api", "/y z")
     assert told["REQUEST_URI"] == "/api/x/../y%20z?q=1"
     for host in ("other.example", "a.b.shop.example", "127.0.0.1"):
         assert ask(scene, host, "/")[0] == 400
+        assert not scene.control.match(f"http://{host}:{scene.address[1]}/")["found"]
     scene.log.wait_for("Hostname 400", 3)
 
 
@@ -170,7 +173,7 @@ def test_warm_up_fails_at_the_start(serve):
     scene = serve(one_pool("rapid_fail.max_crashes = 2") + 'warm_up = ["/exit-3?n=1"]\n')
     assert scene.ask(Request(1)).status == 503
     scene.event(5002)
-    assert scene.events(5009) == 2
+    scene.event(5009, 2)
 
 
 def test_iis5_isolation(serve, tellers):
@@ -179,13 +182,19 @@ def test_iis5_isolation(serve, tellers):
     rows = bound("a", "", ("/", "red", "x"), ("/g", "green", "x"), ("/b", "blue", "x"),
                  ("/w", "white", "x"))  # fmt: skip
     rows = rows.replace('pool = "x"\n', "").replace('pool = "x"', "")
-    rows = rows.replace('app = "green:application"', 'app = "green:application"\nisolation = "pooled"')
-    rows = rows.replace('app = "white:application"', 'app = "white:application"\nisolation = "isolated"')
+    rows = rows.replace(
+        'app = "green:application"', 'app = "green:application"\nisolation = "pooled"'
+    )
+    rows = rows.replace(
+        'app = "white:application"', 'app = "white:application"\nisolation = "isolated"'
+    )
     scene = serve(server + rows)
 
     def pids():
-        return {name: ask(scene, "x", path)[1]["pid"]
-                for name, path in (("red", "/"), ("green", "/g"), ("blue", "/b"), ("white", "/w"))}
+        return {
+            name: ask(scene, "x", path)[1]["pid"]
+            for name, path in (("red", "/"), ("green", "/g"), ("blue", "/b"), ("white", "/w"))
+        }
 
     before = pids()
     assert before["red"] == before["blue"]
