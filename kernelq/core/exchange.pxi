@@ -250,6 +250,7 @@ cdef void request_accept(Loop *loop, Conn *conn, const uint8_t *at,
     cdef int reason
     cdef bint is_probe = loop.core.settings.health_path_bytes and head_is_probe(loop, head)
     memset(&ticket, 0, sizeof(ticket))
+    loop.path_bytes = 0  # that of the request before
     reason = REASON_NONE if is_probe else request_route(loop, conn, head)
     if reason != REASON_NONE:
         log_head(loop, conn, head, reason)

@@ -14,7 +14,6 @@ cdef int request_route(Loop *loop, Conn *conn, const RequestHead *head) noexcept
     cdef Span path = span_of(NULL, 0)
     cdef uint32_t needs
     cdef int reason
-    loop.path_bytes = 0
     if loop.routes == NULL:
         return route_to_only(loop)
     routes = loop.routes.routes
