@@ -420,7 +420,6 @@ cdef int64_t conn_take_head(Loop *loop, Conn *conn, const uint8_t *at, size_t by
         return 0
     memset(&conn.progress, 0, sizeof(conn.progress))
     conn.requests += 1
-    atomic.tally(&loop.counters[COUNT_REQUESTS], 1)
     atomic.tally(&loop.counters[COUNT_FIELDS_DROPPED], head.dropped_count)
     request_accept(loop, conn, at, &head)
     return used

@@ -256,6 +256,7 @@ cdef void request_accept(Loop *loop, Conn *conn, const uint8_t *at,
         log_head(loop, conn, head, reason)
         conn_refuse_logged(loop, conn, reason, head.method_id == METHOD_HEAD)
         return
+    atomic.tally(&loop.counters[COUNT_REQUESTS], 1)
     if is_probe or not loop.route.is_enabled:
         ticket.word = CACHED_NONE
     elif not cache_concerns(loop, head):
