@@ -21,6 +21,7 @@ cdef enum:
     PREFETCH_NS = 1600000          # a worker is given at most so much work ahead
     SERVICE_UNKNOWN_NS = 1000000
     REVOKE_AFTER_NS = 1000000      # a prefetched request younger than this is left where it is
+    GENERATION_ANY = 0xffffffffffffffff
 
 
 cdef void queue_link(Exchange **first, Exchange **last, Exchange *exchange) noexcept nogil:
@@ -84,14 +85,17 @@ cdef uint32_t worker_active(const Worker *worker) noexcept nogil:
     return worker.in_hand - worker.revoked_count
 
 
-cdef bint worker_takes(const Worker *worker, const Loop *loop,
-                       const Exchange *exchange) noexcept nogil:
+cdef bint worker_is_open(const Worker *worker, const Loop *loop) noexcept nogil:
     cdef const Lane *lane = &worker.lanes[loop.index]
     return (worker.state == WORKER_READY and not worker.is_solo and worker.waiting_suspect == NULL
-            and worker.generation >= exchange.generation
             and not worker.is_unhealthy and not worker.has_timed_out and worker.free_count > 0
             and worker.deaf_since_ns == 0 and lane.is_open and not lane.requests.is_broken
             and lane.full_turn != loop.counters[COUNT_TURNS])
+
+
+cdef inline bint worker_takes(const Worker *worker, const Loop *loop,
+                              const Exchange *exchange) noexcept nogil:
+    return worker.generation >= exchange.generation and worker_is_open(worker, loop)
 
 
 cdef uint32_t prefetch_depth(const Pool *pool, const Worker *worker,
@@ -315,29 +319,63 @@ cdef void suspect_release(Pool *pool, Exchange *exchange) noexcept nogil:
 
 
 cdef void pool_dispatch(Loop *loop, Pool *pool) noexcept nogil:
+    # In order of arrival; but a request for which only workers to come will do does not hold up
+    # those behind it that are for others.
     cdef Exchange *exchange
+    cdef Exchange *following
     cdef Worker *worker
+    cdef uint64_t below = GENERATION_ANY
     if pool.suspects_first != NULL:
         suspects_dispatch(loop, pool)
-    while pool.first != NULL:
-        worker = worker_pick(loop, pool, pool.first)
+    exchange = pool.first
+    while exchange != NULL:
+        following = exchange.next
+        worker = worker_pick(loop, pool, exchange) if exchange.generation < below else NULL
         if worker == NULL:
-            return
-        exchange = pool.first
+            if exchange.generation <= pool_oldest_generation(pool):
+                return  # if nobody takes this one, nobody takes any
+            below = min(below, exchange.generation)
+            exchange = following
+            continue
         queue_unlink(pool, exchange)
-        if not worker_hand(loop, worker, exchange):
-            queue_push(pool, exchange)
+        if worker_hand(loop, worker, exchange):
+            exchange = following
+        else:
+            queue_push(pool, exchange)  # where it was; another worker may take it
     if pool.ready_count > 1:
         pool_rebalance(loop, pool)
 
 
+cdef uint64_t pool_oldest_generation(const Pool *pool) noexcept nogil:
+    # Of the workers that are ready; GENERATION_ANY: there are none.
+    cdef const Worker *worker = pool.workers
+    cdef uint64_t oldest = GENERATION_ANY
+    while worker != NULL:
+        if worker.state == WORKER_READY:
+            oldest = min(oldest, worker.generation)
+        worker = worker.next
+    return oldest
+
+
+cdef bint pool_has_idle(const Loop *loop, const Pool *pool) noexcept nogil:
+    cdef const Worker *worker = pool.workers
+    while worker != NULL:
+        if worker_active(worker) < worker.slot_count and worker_is_open(worker, loop):
+            return True
+        worker = worker.next
+    return False
+
+
 cdef void pool_rebalance(Loop *loop, Pool *pool) noexcept nogil:
-    # The queue is empty. If one worker has a free slot while another sits on requests that it does
-    # not start, take back the oldest of those; too young ones are looked at again in a millisecond.
+    # Nothing in the queue can be dispatched. If one worker has a free slot while another sits on
+    # requests that it does not start, take back the oldest of those; too young ones are looked at
+    # again in a millisecond.
     cdef Worker *worker = pool.workers
     cdef Worker *idle
     cdef Exchange *exchange
     cdef uint32_t index
+    if not pool_has_idle(loop, pool):
+        return
     while worker != NULL:
         index = worker.place_count
         if worker.state == WORKER_READY and worker_active(worker) > worker.slot_count:
