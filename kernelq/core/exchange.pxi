@@ -129,8 +129,27 @@ cdef Worker *exchange_take_back(Loop *loop, Exchange *exchange) noexcept nogil:
 
 
 cdef void arrivals_unlink(Loop *loop, Exchange *exchange) noexcept nogil:
-    # It may have become complete in this very turn.
-    cdef Exchange **link = &loop.arrivals_first
+    # It may have become complete in this very turn, and be on its way into its queue or refused.
+    cdef PoolSide *side
+    chain_unlink(&loop.arrivals_first, &loop.arrivals_last, exchange)
+    chain_unlink(&loop.refused_first, &loop.refused_last, exchange)
+    if exchange.pool != NULL:
+        side = &exchange.pool.sides[loop.index]
+        chain_unlink(&side.arrivals_first, &side.arrivals_last, exchange)
+
+
+cdef inline void chain_push(Exchange **first, Exchange **last, Exchange *exchange) noexcept nogil:
+    exchange.next = NULL
+    if first[0] == NULL:
+        first[0] = exchange
+    else:
+        last[0].next = exchange
+    last[0] = exchange
+
+
+cdef inline void chain_unlink(Exchange **first, Exchange **last, Exchange *exchange) noexcept nogil:
+    # If it is in there.
+    cdef Exchange **link = first
     cdef Exchange *previous = NULL
     while link[0] != NULL and link[0] != exchange:
         previous = link[0]
@@ -138,8 +157,8 @@ cdef void arrivals_unlink(Loop *loop, Exchange *exchange) noexcept nogil:
     if link[0] == NULL:
         return
     link[0] = exchange.next
-    if loop.arrivals_last == exchange:
-        loop.arrivals_last = previous
+    if last[0] == exchange:
+        last[0] = previous
     exchange.next = NULL
 
 
@@ -358,12 +377,7 @@ cdef void request_say_continue(Loop *loop, Conn *conn, Exchange *exchange) noexc
 
 
 cdef void arrivals_push(Loop *loop, Exchange *exchange) noexcept nogil:
-    exchange.next = NULL
-    if loop.arrivals_last == NULL:
-        loop.arrivals_first = exchange
-    else:
-        loop.arrivals_last.next = exchange
-    loop.arrivals_last = exchange
+    chain_push(&loop.arrivals_first, &loop.arrivals_last, exchange)
 
 
 cdef void request_complete(Loop *loop, Conn *conn, Exchange *exchange) noexcept nogil:

@@ -117,19 +117,25 @@ cdef inline void pool_let_go(Loop *loop, Pool *pool) noexcept nogil:
 
 
 cdef void side_look_if_free(Loop *loop, Pool *pool) noexcept nogil:
+    # It may be among those that pool_admit() goes through: the refusal of another pool's request can
+    # free the last of this one's, if both wait for one response.
     cdef PoolSide *side = &pool.sides[loop.index]
-    cdef PoolSide **link = &loop.due
     if side.exchanges:
         return
-    while side.is_due and link[0] != NULL:
-        if link[0] == side:
-            link[0] = side.next_due
-            side.is_due = False
-        else:
-            link = &link[0].next_due
+    if side.is_due:
+        side_unlink(&loop.due, side)
+        side_unlink(&loop.admitting, side)
+        side.is_due = False
     side.is_closing = False
     if atomic.add_u32(&pool.sides_left, <uint32_t> -1) == 0:
         pool_free(pool)
+
+
+cdef inline void side_unlink(PoolSide **link, const PoolSide *side) noexcept nogil:
+    while link[0] != NULL and link[0] != side:
+        link = &link[0].next_due
+    if link[0] != NULL:
+        link[0] = side.next_due
 
 
 # --- what the managers wait for -------------------------------------------------------------------

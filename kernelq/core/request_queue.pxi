@@ -439,33 +439,28 @@ cdef void pool_admit(Loop *loop) noexcept nogil:
     cdef Exchange *exchange = loop.arrivals_first
     cdef Exchange *following
     cdef PoolSide *side
-    cdef PoolSide *next_side
     loop.arrivals_first = NULL
     loop.arrivals_last = NULL
     while exchange != NULL:
         following = exchange.next
-        exchange.next = NULL
         side = &exchange.pool.sides[loop.index]
-        if side.arrivals_first == NULL:
-            side.arrivals_first = exchange
-        else:
-            side.arrivals_last.next = exchange
-        side.arrivals_last = exchange
+        chain_push(&side.arrivals_first, &side.arrivals_last, exchange)
         pool_owe(loop, exchange.pool)
         exchange = following
-    side = loop.due
+    # What a side is owed while this goes on is for the next turn.
+    loop.admitting = loop.due
     loop.due = NULL
-    while side != NULL:
+    while loop.admitting != NULL:
+        side = loop.admitting
+        loop.admitting = side.next_due
         side.is_due = False
-        next_side = side.next_due
         side_admit(loop, side)
-        side = next_side
+        refused_turn_away(loop)
 
 
 cdef void side_admit(Loop *loop, PoolSide *side) noexcept nogil:
     cdef Pool *pool = side.pool
     cdef Exchange *exchange = side.arrivals_first
-    cdef Exchange *refused = NULL
     cdef Exchange *following
     cdef int reason
     side.arrivals_first = NULL
@@ -487,26 +482,28 @@ cdef void side_admit(Loop *loop, PoolSide *side) noexcept nogil:
         else:
             pool.rejected += 1
             exchange.letter.reason = <uint8_t> reason
-            exchange.next = refused
-            refused = exchange
+            chain_push(&loop.refused_first, &loop.refused_last, exchange)
         exchange = following
     pool_dispatch(loop, pool)
     queue_refuse_all(loop.core, pool)
     pool_look_for_demand(loop.core, pool, loop.now_ns)
     pthread_mutex_unlock(&pool.lock)
-    while refused != NULL:
-        following = refused.next
-        refused.next = NULL
-        queue_turn_away(loop, refused, refused.letter.reason)
-        refused = following
+
+
+cdef void refused_turn_away(Loop *loop) noexcept nogil:
+    # One by one off a list that arrivals_unlink() knows: the end of one may be that of another.
+    cdef Exchange *exchange
+    while loop.refused_first != NULL:
+        exchange = loop.refused_first
+        chain_unlink(&loop.refused_first, &loop.refused_last, exchange)
+        queue_turn_away(loop, exchange, exchange.letter.reason)
 
 
 cdef void queue_turn_away(Loop *loop, Exchange *exchange, int reason) noexcept nogil:
-    # The queue did not take it, or not to the end. Level-4 balancers want a reset in place of a 503
-    # (IIS loadBalancerCapabilities TcpLevel).
-    cdef bint resets = exchange.pool.limits.refuses_by_reset
-    if (resets and exchange.conn != NULL and not exchange.head_sent
-            and reasons[reason].status == 503):
+    # The queue did not take it, or not to the end; or not what it waited for. Level-4 balancers
+    # want a reset in place of a 503 (IIS loadBalancerCapabilities TcpLevel).
+    if (reason_is_of_queue(reason) and exchange.conn != NULL and not exchange.head_sent
+            and pool_refuses_by_reset(exchange.pool)):
         exchange_reset(loop, exchange, reason)
     else:
         exchange_refuse(loop, exchange, reason)

@@ -377,6 +377,9 @@ cdef struct Loop:
     Exchange *arrivals_first       # complete requests of this turn, not yet in the queue
     Exchange *arrivals_last
     PoolSide *due                  # pools with arrivals, or to whom a credit came back
+    PoolSide *admitting            # what is left of them while pool_admit() goes through them
+    Exchange *refused_first        # what a queue did not take, still to be told so
+    Exchange *refused_last
     Conn *closed                   # freed at the end of the turn
     Conn *again                    # have work left for the next turn
     Conn *spare_conns
@@ -470,14 +473,12 @@ cdef struct Core_:
     uint32_t pools_high            # [pools_lock, atomic] slots from here on were never used
     uint32_t pool_number           # the last that was given
     uint32_t worker_number
-    uint32_t needed_pools          # atomic: with limits.is_needed
     Store store
     FillBucket fills[FILL_BUCKETS]
     bint is_started
     uint32_t is_draining           # atomic: /ready says 503
     uint32_t connections           # over all loops
     uint32_t quiet_loops
-    uint32_t loops_shut            # have begun to drain
     # managers
     pthread_mutex_t events_lock
     Event events[EVENTS_MAX]
