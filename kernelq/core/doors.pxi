@@ -210,13 +210,10 @@ cdef class Core:
         """It is gone: ValueError while it has workers or requests, or routes lead to it."""
         cdef Pool *pool = self.pool(number)
         cdef uint32_t workers, queued
-        pthread_mutex_lock(&pool.lock)
-        workers = pool.worker_count
-        queued = pool.queued
-        pthread_mutex_unlock(&pool.lock)
-        if workers or queued or routes_name(self.core, pool):
-            raise ValueError(f"pool {number} has {workers} workers, {queued} requests, "
-                             f"{'' if routes_name(self.core, pool) else 'no '}routes")
+        if routes_name(self.core, pool):
+            raise ValueError(f"pool {number} has routes that lead to it")
+        if not pool_stop(pool, &workers, &queued):
+            raise ValueError(f"pool {number} has {workers} workers, {queued} requests")
         with nogil:
             pool_close(self.core, pool)
 

@@ -77,22 +77,42 @@ cdef Pool *pool_find(Core_ *core, uint32_t number) noexcept nogil:
     return NULL
 
 
+cdef bint pool_stop(Pool *pool, uint32_t *workers, uint32_t *queued) noexcept nogil:
+    # Managers' thread, before pool_close(). False: it has workers or requests, and goes on. Once it
+    # is stopped, a request whose content is still coming is refused: nobody would look after a
+    # queue that is out of the table.
+    cdef bint is_unused
+    pthread_mutex_lock(&pool.lock)
+    workers[0] = pool.worker_count
+    queued[0] = pool.queued
+    is_unused = pool.worker_count == 0 and pool.queued == 0
+    if is_unused:
+        pool.state = POOL_DISABLED
+        pool.awaits_demand = False
+    pthread_mutex_unlock(&pool.lock)
+    return is_unused
+
+
 cdef void pool_close(Core_ *core, Pool *pool) noexcept nogil:
-    # Managers' thread; nothing routes to it, it has no workers and nothing is queued. Freed at
-    # once before the loops run, else by the last of them.
+    # Managers' thread; nothing routes to it, and it is stopped. Freed at once before the loops run,
+    # else by the last of them.
     cdef uint32_t slot = 0
     cdef uint32_t index
+    cdef Letter *letter
     while core.pools[slot] != pool:
         slot += 1
     pool.sides_left = core.settings.loop_count
     pthread_mutex_lock(&core.pools_lock)
-    atomic.store_release(<uint64_t *> &core.pools[slot], 0)  # SYNC pools
+    atomic.store_release_ptr(&core.pools[slot], NULL)  # SYNC pools
     pthread_mutex_unlock(&core.pools_lock)
     if not core.is_started:
         pool_free(pool)
         return
     for index in range(core.settings.loop_count):
-        letter_send(&core.loops[index].mailbox, LETTER_POOL, pool, 0, -1)
+        letter = &pool.sides[index].letter
+        letter.kind = LETTER_POOL
+        letter.subject = pool
+        mailbox_post(&core.loops[index].mailbox, letter)
 
 
 cdef void pool_free(Pool *pool) noexcept nogil:

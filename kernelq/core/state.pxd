@@ -325,6 +325,7 @@ cdef struct PoolSide:              # a pool, as one loop sees it; touched by tha
     uint32_t exchanges             # of this loop that name the pool
     bint is_due
     bint is_closing                # LETTER_POOL was read
+    Letter letter                  # LETTER_POOL: closing needs no memory
 
 cdef struct Pool:
     pthread_mutex_t lock
