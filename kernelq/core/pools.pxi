@@ -169,8 +169,8 @@ cdef void pool_look_for_demand(Core_ *core, Pool *pool, uint64_t now_ns) noexcep
     # A worker that has just become ready is to show first what it can do.
     since = max(oldest.queued_ns, pool.demand_since_ns)
     if pool.ready_count == 0 or (pool.demand_wait_ns and since + pool.demand_wait_ns <= now_ns):
-        pool.awaits_demand = False
-        event_post(core, EVENT_DEMAND, -1, pool.number)
+        # Not told for want of memory: again with the next look.
+        pool.awaits_demand = not event_post(core, EVENT_DEMAND, -1, pool.number)
 
 
 cdef inline const Exchange *pool_oldest(const Pool *pool) noexcept nogil:

@@ -482,8 +482,8 @@ cdef struct Core_:
     uint32_t quiet_loops
     # managers
     pthread_mutex_t events_lock
-    Event events[EVENTS_MAX]
-    uint32_t event_first, event_count
+    Event *events                  # [events lock] a ring that grows
+    uint32_t event_room, event_first, event_count
     int event_fd
     # helper threads
     JobQueue jobs[QUEUES]

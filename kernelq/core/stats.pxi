@@ -213,6 +213,8 @@ cdef void core_uninit(Core_ *core) noexcept nogil:
     free(core.loops)
     free(core.listeners)
     free(core.trusted)
+    free(core.events)
+    core.events = NULL
     core.loops = NULL
     core.listeners = NULL
     core.trusted = NULL
