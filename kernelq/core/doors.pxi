@@ -106,9 +106,12 @@ cdef class Core:
                                       sizeof(Listener *) * (self.core.listener_count + 1))
         if grown != NULL:
             self.core.listeners = grown
-        if grown == NULL or listener == NULL or self.core.listener_count == ROUTE_LISTENERS_MAX:
+        if grown == NULL or listener == NULL:
             free(listener)
             raise MemoryError
+        if self.core.listener_count == ROUTE_LISTENERS_MAX:
+            free(listener)
+            raise ValueError(f"there have been {ROUTE_LISTENERS_MAX} listeners already")
         listener.source.kind = SOURCE_LISTENER
         listener.fd = fd
         listener.number = self.core.listener_count

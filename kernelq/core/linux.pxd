@@ -290,7 +290,8 @@ cdef extern from *:
     tm *gmtime_r(const time_t *seconds, tm *parts) noexcept nogil
     tm *localtime_r(const time_t *seconds, tm *parts) noexcept nogil
     size_t strftime(char *text, size_t most, const char *format, const tm *parts) noexcept nogil
-    int AF_INET, AF_INET6, AF_UNIX, EAGAIN, ECONNRESET, EFD_CLOEXEC, EFD_NONBLOCK, EINTR, EMFILE
+    int AF_INET, AF_INET6, AF_UNIX, EAGAIN, ECONNRESET, EFD_CLOEXEC, EFD_NONBLOCK, EINTR, EINVAL
+    int EMFILE
     int ENFILE, ENOBUFS, ENOMEM, EPIPE, EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLLIN
     int EPOLLOUT, EPOLLERR, EPOLLHUP, EPOLLRDHUP, EPOLLET, EPOLLONESHOT, EPOLLEXCLUSIVE
     int F_DUPFD_CLOEXEC, F_GETFL, IPPROTO_TCP, MSG_DONTWAIT, MSG_NOSIGNAL, O_ACCMODE

@@ -104,7 +104,7 @@ cdef void letter_on_read(Loop *loop, Letter *letter) noexcept nogil:
     elif letter.kind == LETTER_POOL:
         pool_on_closing(loop, <Pool *> letter.subject)
     elif letter.kind == LETTER_LISTEN:
-        listener_join(loop, <Listener *> letter.subject)
+        listener_on_joined(loop, <Listener *> letter.subject)
     elif letter.kind == LETTER_UNLISTEN:
         listener_leave(loop, <Listener *> letter.subject)
     elif letter.kind == LETTER_SHUTDOWN:
@@ -198,7 +198,7 @@ cdef void listeners_unwatch(Loop *loop) noexcept nogil:
 
 
 cdef void listener_join(Loop *loop, Listener *listener) noexcept nogil:
-    # LETTER_LISTEN, or before the loop runs.
+    # Watched by listener_on_joined(), or when the loop starts.
     cdef Listener **grown
     if loop.listener_count == loop.listener_room:
         grown = <Listener **> realloc(loop.listeners,
@@ -208,7 +208,14 @@ cdef void listener_join(Loop *loop, Listener *listener) noexcept nogil:
         loop.listener_room = loop.listener_room * 2 + 4
     loop.listeners[loop.listener_count] = listener
     loop.listener_count += 1
-    if loop.core.is_started and loop.accept_at_ns == 0 and not loop.is_draining:
+
+
+cdef void listener_on_joined(Loop *loop, Listener *listener) noexcept nogil:
+    # LETTER_LISTEN. One that comes after the order to stop is treated as those before it.
+    listener_join(loop, listener)
+    if loop.is_draining:
+        listener_leave(loop, listener)
+    elif loop.accept_at_ns == 0:
         epoll_watch(loop, listener.fd, EPOLLIN | EPOLLEXCLUSIVE, listener)
 
 
@@ -239,8 +246,8 @@ cdef bint listener_accept(Loop *loop, Listener *listener) noexcept nogil:
             setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one))
         conn_open(loop, listener, fd, &address)
         return True
-    if linux.errno == EAGAIN:
-        return False
+    if linux.errno == EAGAIN or linux.errno == EINVAL:
+        return False  # EINVAL: whoever shares the socket has shut it down
     if (linux.errno == EMFILE or linux.errno == ENFILE or linux.errno == ENOBUFS
             or linux.errno == ENOMEM):
         atomic.tally(&loop.counters[COUNT_ACCEPT_FAILED], 1)
