@@ -292,7 +292,7 @@ cdef void cache_ask(Loop *loop, Exchange *exchange, uint32_t vary_bytes) noexcep
 
 
 cdef inline uint64_t waiting_patience_ns(const Exchange *exchange) noexcept nogil:
-    cdef uint64_t limit = exchange.pool.limits.queue_timeout_ns
+    cdef uint64_t limit = pool_queue_timeout_ns(exchange.pool)
     return limit if 0 < limit < WAITING_NS else <uint64_t> WAITING_NS
 
 
@@ -497,10 +497,10 @@ cdef void waiting_on_timer(Loop *loop, Exchange *exchange) noexcept nogil:
     # that it will be one to share: then it goes on by itself, beside the others.
     cdef Fill *fill = exchange.fill
     cdef FillBucket *bucket = fill_bucket(loop.core, fill.hash)
-    cdef uint64_t limit = exchange.pool.limits.queue_timeout_ns
+    cdef uint64_t limit = pool_queue_timeout_ns(exchange.pool)
     cdef bint is_known
     if limit and loop.now_ns >= exchange.queued_ns + limit:
-        exchange_refuse(loop, exchange, REASON_TIMER_REQUEST_QUEUE)
+        queue_turn_away(loop, exchange, REASON_TIMER_REQUEST_QUEUE)
         return
     # It may have been a probe's (conn_on_half_close).
     if loop.now_ns < exchange.queued_ns + waiting_patience_ns(exchange):
@@ -629,7 +629,7 @@ cdef void waiting_on_end(Loop *loop, Fill *fill, Exchange *exchange, uint8_t sta
             exchange.is_leader or waiting_is_over(loop, exchange, fill.reason)):
         reason = fill.reason
         side_remove(loop, exchange)
-        exchange_refuse(loop, exchange, reason)
+        queue_turn_away(loop, exchange, reason)
     else:
         side_remove(loop, exchange)
         exchange.failures += state == FILL_FAILED
@@ -644,7 +644,7 @@ cdef bint waiting_is_over(const Loop *loop, const Exchange *exchange, int reason
     # What was asked for waited too long in the request queue: so did this one, about.
     return (reason == REASON_TIMER_REQUEST_QUEUE
             and loop.now_ns + HEALTH_TICK_NS * 2
-            >= exchange.queued_ns + exchange.pool.limits.queue_timeout_ns)
+            >= exchange.queued_ns + pool_queue_timeout_ns(exchange.pool))
 
 
 cdef void waiting_answer(Loop *loop, Fill *fill, Exchange *exchange, uint8_t state) noexcept nogil:

@@ -191,6 +191,32 @@ cdef void pool_await_demand(Core_ *core, Pool *pool, int64_t wait_ns) noexcept n
     pthread_mutex_unlock(&pool.lock)
 
 
+# --- what is asked of a pool without its lock ------------------------------------------------------
+
+cdef uint64_t pool_queue_timeout_ns(Pool *pool) noexcept nogil:
+    cdef uint64_t limit
+    pthread_mutex_lock(&pool.lock)
+    limit = pool.limits.queue_timeout_ns
+    pthread_mutex_unlock(&pool.lock)
+    return limit
+
+
+cdef bint pool_refuses_by_reset(Pool *pool) noexcept nogil:
+    cdef bint resets
+    pthread_mutex_lock(&pool.lock)
+    resets = pool.limits.refuses_by_reset
+    pthread_mutex_unlock(&pool.lock)
+    return resets
+
+
+cdef bint pool_is_as_needed(Pool *pool) noexcept nogil:
+    cdef bint is_good
+    pthread_mutex_lock(&pool.lock)
+    is_good = not pool.limits.is_needed or (pool.state == POOL_ONLINE and pool.ready_count > 0)
+    pthread_mutex_unlock(&pool.lock)
+    return is_good
+
+
 cdef bint pool_is_serving(Pool *pool) noexcept nogil:
     cdef bint is_serving
     pthread_mutex_lock(&pool.lock)
@@ -208,6 +234,6 @@ cdef bint core_is_ready(Core_ *core) noexcept nogil:
         return False
     for slot in range(high):
         pool = pool_at(core, slot)
-        if pool != NULL and pool.limits.is_needed and not pool_is_serving(pool):
+        if pool != NULL and not pool_is_as_needed(pool):
             return False
     return True

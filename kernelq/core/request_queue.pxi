@@ -427,6 +427,12 @@ cdef int queue_reason(const Pool *pool) noexcept nogil:
     return REASON_NONE
 
 
+cdef inline bint reason_is_of_queue(int reason) noexcept nogil:
+    return (reason == REASON_QUEUE_FULL or reason == REASON_TIMER_REQUEST_QUEUE
+            or reason == REASON_APP_OFFLINE or reason == REASON_APP_SHUTDOWN
+            or reason == REASON_DISABLED)
+
+
 cdef inline int pool_state_reason(uint8_t state) noexcept nogil:
     if state == POOL_OFFLINE:
         return REASON_APP_OFFLINE
