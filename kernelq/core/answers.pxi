@@ -283,6 +283,14 @@ cdef int answer_on_consumed(Loop *loop, Worker *worker, Exchange *exchange, cons
     return 0
 
 
+cdef inline bint worker_meets_quota(Worker *worker) noexcept nogil:
+    # Under its pool's lock: once.
+    if worker.quota == 0 or worker.served < worker.quota:
+        return False
+    worker.quota = 0
+    return True
+
+
 cdef void answer_complete(Loop *loop, Worker *worker, uint32_t index, Exchange *exchange,
                           bint is_cut) noexcept nogil:
     # The worker has done its part: the place is free, the worker's counters move on.
@@ -304,7 +312,7 @@ cdef void answer_complete(Loop *loop, Worker *worker, uint32_t index, Exchange *
     pool.answered += 1
     pool.active_ns = loop.now_ns
     is_first = worker.served == 1
-    has_quota = worker.quota and worker.served == worker.quota
+    has_quota = worker_meets_quota(worker)
     place_free(loop, worker, index)
     if exchange != NULL:
         exchange.worker = NULL

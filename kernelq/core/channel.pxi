@@ -428,9 +428,22 @@ cdef void worker_on_drain(Loop *loop, Worker *worker) noexcept nogil:
     lane_tell(loop, worker, RECORD_DRAIN, 0, 0, 0, 0)
 
 
+cdef void worker_set_quota(Core_ *core, Worker *worker, uint64_t requests) noexcept nogil:
+    # Managers' thread. It may have served as many already.
+    cdef bint has_quota
+    cdef int64_t served
+    pthread_mutex_lock(&worker.pool.lock)
+    worker.quota = requests
+    has_quota = worker_meets_quota(worker)
+    served = <int64_t> worker.served
+    pthread_mutex_unlock(&worker.pool.lock)
+    if has_quota:
+        event_post(core, EVENT_QUOTA, worker.number, served)
+
+
 cdef void worker_abandon(Core_ *core, Worker *worker) noexcept nogil:
-    # Managers' thread: it is stopped, and left to a debugger. What it has in hand is treated as if
-    # it had died; nothing of what it says later is read.
+    # Managers' thread: it is stopped (or soon will be), and left to a debugger. What it has in hand
+    # is treated as if it had died; nothing of what it says later is read.
     cdef uint32_t index
     for index in range(core.settings.loop_count):
         letter_send(&core.loops[index].mailbox, LETTER_ABANDON, worker, 0, -1)

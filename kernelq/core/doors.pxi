@@ -303,9 +303,8 @@ cdef class Core:
     def worker_quota(self, uint32_t number, uint64_t requests):
         """Have the event "quota" posted when it has answered so many requests; 0: never."""
         cdef Worker *worker = self.find(number)
-        pthread_mutex_lock(&worker.pool.lock)
-        worker.quota = requests
-        pthread_mutex_unlock(&worker.pool.lock)
+        with nogil:
+            worker_set_quota(self.core, worker, requests)
 
     def worker_abandon(self, uint32_t number):
         """Its process is stopped and left to a debugger: treat it as if it had died. The event
