@@ -495,6 +495,9 @@ cdef void place_bury(Loop *loop, Worker *worker, uint32_t index) noexcept nogil:
         pthread_mutex_unlock(&pool.lock)
         return
     is_distrusted = worker.is_distrusted
+    # One that was abandoned may still run, and a debugger may let it go on: as in place_revoke().
+    atomic.store_seq(&worker.revoked[index], place.dispatch)  # SYNC revoked
+    atomic.fence_seq()  # SYNC revoked
     was_started = is_distrusted or place_is_started(worker, index)
     if was_started:
         exchange.executions += 1

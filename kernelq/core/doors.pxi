@@ -308,8 +308,10 @@ cdef class Core:
 
     def worker_abandon(self, uint32_t number):
         """Its process is stopped and left to a debugger: treat it as if it had died. The event
-        "gone" follows."""
+        "gone" follows. Raises ValueError: it has none."""
         cdef Worker *worker = self.find(number)
+        if worker.pidfd < 0:
+            raise ValueError(f"worker {number} has no process yet")
         with nogil:
             worker_abandon(self.core, worker)
 
