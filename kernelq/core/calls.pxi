@@ -105,8 +105,8 @@ cdef void call_on_done(Loop *loop, Call *call) noexcept nogil:
     free(call)
 
 
-cdef void calls_drop(Loop *loop) noexcept nogil:
-    # Every thread has ended: letters that no loop has read, and the answers among them.
+cdef void letters_drop(Loop *loop) noexcept nogil:
+    # Every thread has ended: letters that no loop has read, and what is given with them.
     cdef Letter *letter = loop.mailbox.first
     cdef Letter *following
     loop.mailbox.first = NULL
@@ -115,6 +115,10 @@ cdef void calls_drop(Loop *loop) noexcept nogil:
         following = letter.next
         if letter.kind == LETTER_CALLED:
             free(letter.subject)
+        elif letter.kind == LETTER_ROUTES:
+            loop_take_routes(loop, <RouteMap *> letter.subject)
+        elif letter.kind == LETTER_POOL:
+            pool_on_closing(loop, <Pool *> letter.subject)
         elif letter.is_owned:
             free(letter)
         letter = following

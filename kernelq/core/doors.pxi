@@ -156,9 +156,13 @@ cdef class Core:
     def route(self, uint32_t listener, bytes address, str host, bytes path):
         """Who would answer: (application, pool, site, prefix), or None. path: as in a URL; address:
         the connection's own, b"" or 4 or 16 bytes. Raises ValueError."""
-        if self.core.routes == NULL:
+        cdef RouteMap *map_ = routes_hold(self.core)
+        if map_ == NULL:
             return None
-        return routes_match(self.core.routes.routes, listener, address, host.encode(), path)
+        try:
+            return routes_match(map_.routes, listener, address, host.encode(), path)
+        finally:
+            routes_let_go(map_)
 
     def start(self):
         """Start the loop, helper and log threads."""

@@ -7,7 +7,7 @@
 #  2. A loop's PoolSide is that loop's alone.
 
 cdef inline Pool *pool_at(Core_ *core, uint32_t slot) noexcept nogil:
-    return <Pool *> atomic.load_acquire(<uint64_t *> &core.pools[slot])  # SYNC pools
+    return <Pool *> atomic.load_acquire_ptr(&core.pools[slot])  # SYNC pools
 
 
 cdef inline void pool_owe(Loop *loop, Pool *pool) noexcept nogil:
@@ -61,7 +61,7 @@ cdef Pool *pool_new(Core_ *core, const PoolLimits *limits) noexcept nogil:
     core.pool_number += 1
     pool.number = core.pool_number
     pthread_mutex_lock(&core.pools_lock)
-    atomic.store_release(<uint64_t *> &core.pools[slot], <uint64_t> pool)  # SYNC pools
+    atomic.store_release_ptr(&core.pools[slot], pool)  # SYNC pools
     if slot >= core.pools_high:
         atomic.store_release_u32(&core.pools_high, slot + 1)  # SYNC pools
     pthread_mutex_unlock(&core.pools_lock)

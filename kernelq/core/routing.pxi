@@ -77,13 +77,16 @@ cdef void exchange_follow_another(Loop *loop, Exchange *exchange,
 
 cdef int routes_publish(Core_ *core, Routes *routes) noexcept nogil:
     # Managers' thread: takes the snapshot, whose pools are open. -errno: it is still the caller's.
-    cdef RouteMap *map_ = <RouteMap *> calloc(1, sizeof(RouteMap))
+    cdef uint32_t loops = core.settings.loop_count
+    cdef RouteMap *map_ = <RouteMap *> calloc(1, sizeof(RouteMap) + loops * sizeof(Letter))
     cdef RouteMap *before
+    cdef Letter *letter
     cdef uint32_t index
     if map_ == NULL:
         return -ENOMEM
+    map_.letters = <Letter *> (map_ + 1)
     map_.routes = routes
-    map_.holders = core.settings.loop_count + 1
+    map_.holders = loops + 1
     for index in range(routes.pool_count):
         routes.pools[index].pool = pool_find(core, routes.pools[index].number)
         bug.BUG_ON(routes.pools[index].pool == NULL)
@@ -91,9 +94,12 @@ cdef int routes_publish(Core_ *core, Routes *routes) noexcept nogil:
     before = core.routes
     core.routes = map_
     pthread_mutex_unlock(&core.routes_lock)
-    for index in range(core.settings.loop_count):
+    for index in range(loops):
         if core.is_started:
-            letter_send(&core.loops[index].mailbox, LETTER_ROUTES, map_, 0, -1)
+            letter = &map_.letters[index]
+            letter.kind = LETTER_ROUTES
+            letter.subject = map_
+            mailbox_post(&core.loops[index].mailbox, letter)
         else:
             loop_take_routes(&core.loops[index], map_)
     if before != NULL:
@@ -107,6 +113,17 @@ cdef void loop_take_routes(Loop *loop, RouteMap *map_) noexcept nogil:
     loop.routes = map_
     if before != NULL:
         routes_let_go(before)
+
+
+cdef RouteMap *routes_hold(Core_ *core) noexcept nogil:
+    # Any thread but a loop: the newest, until routes_let_go(). NULL: there is none.
+    cdef RouteMap *map_
+    pthread_mutex_lock(&core.routes_lock)
+    map_ = core.routes
+    if map_ != NULL:
+        atomic.add_u32(&map_.holders, 1)
+    pthread_mutex_unlock(&core.routes_lock)
+    return map_
 
 
 cdef void routes_let_go(RouteMap *map_) noexcept nogil:

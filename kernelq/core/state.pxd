@@ -458,7 +458,8 @@ cdef struct JobQueue:
 
 cdef struct RouteMap:              # a snapshot of routes in use
     Routes *routes
-    uint32_t holders               # atomic: loops, and one for its being the newest
+    uint32_t holders               # atomic: loops, doors, and one for its being the newest
+    Letter *letters                # one for each loop, behind it: to replace one needs no memory
 
 cdef struct Core_:
     Settings settings

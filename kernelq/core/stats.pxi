@@ -52,7 +52,9 @@ cdef void loop_uninit(Core_ *core, uint32_t index) noexcept nogil:
     cdef Exchange *exchange
     cdef Chunk *chunk
     cdef Conn *conn
-    calls_drop(loop)
+    letters_drop(loop)
+    if loop.routes != NULL:
+        routes_let_go(loop.routes)
     while loop.spare_exchanges != NULL:
         exchange = loop.spare_exchanges
         loop.spare_exchanges = exchange.next
@@ -203,8 +205,7 @@ cdef void core_uninit(Core_ *core) noexcept nogil:
             pool_free(core.pools[index])
             core.pools[index] = NULL
     if core.routes != NULL:
-        routes_free(core.routes.routes)
-        free(core.routes)
+        routes_let_go(core.routes)
         core.routes = NULL
     for index in range(core.listener_count):
         free(core.listeners[index])
