@@ -226,9 +226,12 @@ cdef class Core:
 
     def pool_info(self, uint32_t number):
         """State, queue and counts of a pool: a dict."""
-        cdef Pool *pool = self.pool(number)
         cdef PoolFigures seen
-        pool_figures(pool, &seen)
+        cdef bint is_there
+        with nogil:
+            is_there = pool_figures(self.core, number, &seen)
+        if not is_there:
+            raise KeyError(f"no pool {number}")
         return {
             "state": POOL_WORDS[seen.state],
             "queued": seen.queued,
@@ -419,14 +422,9 @@ cdef class Core:
         cdef uint32_t index
         cdef PoolFigures seen
         figures = {name: core_count(self.core, index) for index, name in enumerate(COUNTER_NAMES)}
-        figures.update(queued=0, workers_ready=0, service_ns=0)
-        for index in range(self.core.pools_high):
-            if self.core.pools[index] == NULL:
-                continue
-            pool_figures(self.core.pools[index], &seen)
-            figures["queued"] += seen.queued
-            figures["workers_ready"] += seen.ready
-            figures["service_ns"] = max(figures["service_ns"], seen.service_ns)
+        with nogil:
+            figures_add(self.core, &seen)
+        figures.update(queued=seen.queued, workers_ready=seen.ready, service_ns=seen.service_ns)
         figures.update(cache_figures(self.core))
         if bug.DEBUG:
             figures["turn_ns_max"] = turn_ns_max(self.core)
@@ -495,7 +493,33 @@ cdef struct PoolFigures:           # of a Pool, copied under its lock
     uint64_t active_ns, oldest_ns, service_ns
 
 
-cdef void pool_figures(Pool *pool, PoolFigures *seen) noexcept nogil:
+cdef bint pool_figures(Core_ *core, uint32_t number, PoolFigures *seen) noexcept nogil:
+    # False: there is no such pool.
+    cdef Pool *pool
+    pthread_mutex_lock(&core.pools_lock)
+    pool = pool_find(core, number)
+    if pool != NULL:
+        pool_figures_copy(pool, seen)
+    pthread_mutex_unlock(&core.pools_lock)
+    return pool != NULL
+
+
+cdef void figures_add(Core_ *core, PoolFigures *sum_) noexcept nogil:
+    # Over all pools: what stats() shows of them.
+    cdef PoolFigures seen
+    cdef uint32_t slot
+    memset(sum_, 0, sizeof(PoolFigures))
+    pthread_mutex_lock(&core.pools_lock)
+    for slot in range(core.pools_high):
+        if core.pools[slot] != NULL:
+            pool_figures_copy(core.pools[slot], &seen)
+            sum_.queued += seen.queued
+            sum_.ready += seen.ready
+            sum_.service_ns = max(sum_.service_ns, seen.service_ns)
+    pthread_mutex_unlock(&core.pools_lock)
+
+
+cdef void pool_figures_copy(Pool *pool, PoolFigures *seen) noexcept nogil:
     cdef const Exchange *oldest
     cdef uint64_t now_ns = linux.now_ns()
     pthread_mutex_lock(&pool.lock)
@@ -561,6 +585,20 @@ cdef bint inhand_read(Worker *worker, uint32_t index, InHand *seen) noexcept nog
     return True
 
 
+cdef uint32_t slot_requests(Core_ *core, uint32_t slot, int64_t wanted, uint32_t *number,
+                            InHand *seen, uint32_t most) noexcept nogil:
+    # Of the pool in this slot of the table, if it is the one that is wanted (-1: any).
+    cdef uint32_t count = 0
+    cdef Pool *pool
+    pthread_mutex_lock(&core.pools_lock)
+    pool = core.pools[slot]
+    if pool != NULL and (wanted < 0 or pool.number == wanted):
+        number[0] = pool.number
+        count = pool_requests(pool, seen, most)
+    pthread_mutex_unlock(&core.pools_lock)
+    return count
+
+
 cdef uint32_t pool_requests(Pool *pool, InHand *seen, uint32_t most) noexcept nogil:
     # Copies of what is in its workers' hands and in its queue: how many.
     cdef uint32_t count = 0
@@ -588,26 +626,27 @@ cdef uint32_t pool_requests(Pool *pool, InHand *seen, uint32_t most) noexcept no
     return count
 
 
-cdef list requests_listed(Core_ *core, Py_ssize_t most, int64_t number):
+cdef list requests_listed(Core_ *core, Py_ssize_t most, int64_t wanted):
     cdef InHand *seen
-    cdef Pool *pool
     cdef uint32_t slot, index, count
+    cdef uint32_t number = 0
     cdef uint64_t now_ns
     listed = []
     seen = <InHand *> malloc(REQUESTS_AT_ONCE * sizeof(InHand))
     if seen == NULL:
         raise MemoryError
-    for slot in range(core.pools_high):
-        pool = core.pools[slot]
-        if pool == NULL or len(listed) >= most or (number >= 0 and pool.number != number):
-            continue
-        count = min(<uint32_t> (most - len(listed)), <uint32_t> REQUESTS_AT_ONCE)
-        with nogil:
-            count = pool_requests(pool, seen, count)
-        now_ns = linux.now_ns()
-        found = [request_info(&seen[index], pool.number, now_ns) for index in range(count)]
-        listed += sorted(found, key=request_age, reverse=True)
-    free(seen)
+    try:
+        for slot in range(core.pools_high):
+            if len(listed) >= most:
+                break
+            count = <uint32_t> min(most - len(listed), <Py_ssize_t> REQUESTS_AT_ONCE)
+            with nogil:
+                count = slot_requests(core, slot, wanted, &number, seen, count)
+            now_ns = linux.now_ns()
+            found = [request_info(&seen[index], number, now_ns) for index in range(count)]
+            listed += sorted(found, key=request_age, reverse=True)
+    finally:
+        free(seen)
     return listed
 
 
