@@ -3,7 +3,8 @@
 
 STORM ?= 1
 PRELOAD = LD_PRELOAD="$$(gcc -print-file-name=lib$(1).so) $$(gcc -print-file-name=libstdc++.so.6)"
-JUDGED := tests/fault/test_hostile_worker.py tests/fault/test_core_storm.py tests/cache
+JUDGED := tests/fault/test_hostile_worker.py tests/fault/test_core_storm.py tests/fault/test_pools.py \
+	tests/fault/test_pool_storm.py tests/cache
 
 .PHONY: asan tsan
 

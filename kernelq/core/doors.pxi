@@ -423,7 +423,7 @@ cdef class Core:
         cdef PoolFigures seen
         figures = {name: core_count(self.core, index) for index, name in enumerate(COUNTER_NAMES)}
         with nogil:
-            figures_add(self.core, &seen)
+            figures_summed(self.core, &seen)
         figures.update(queued=seen.queued, workers_ready=seen.ready, service_ns=seen.service_ns)
         figures.update(cache_figures(self.core))
         if bug.DEBUG:
@@ -504,7 +504,7 @@ cdef bint pool_figures(Core_ *core, uint32_t number, PoolFigures *seen) noexcept
     return pool != NULL
 
 
-cdef void figures_add(Core_ *core, PoolFigures *sum_) noexcept nogil:
+cdef void figures_summed(Core_ *core, PoolFigures *sum_) noexcept nogil:
     # Over all pools: what stats() shows of them.
     cdef PoolFigures seen
     cdef uint32_t slot

@@ -369,8 +369,7 @@ cdef struct Loop:
     uint32_t head_out_bytes
     FieldLine *fields
     Listener **listeners           # that this loop accepts from
-    uint32_t listener_count
-    uint32_t listener_room
+    uint32_t listener_count, listener_room
     RouteMap *routes               # NULL: the core's first pool gets everything
     Route route                    # of the request at hand
     uint8_t *path                  # of the request at hand, decoded and normalised
@@ -389,11 +388,9 @@ cdef struct Loop:
     uint32_t spare_count
     Chunk *spare_chunks
     uint32_t spare_chunk_count
-    uint32_t exchange_count
-    uint32_t conn_count
+    uint32_t exchange_count, conn_count
     Worker **workers               # the lanes that this loop looks at
-    uint32_t worker_count
-    uint32_t worker_room
+    uint32_t worker_count, worker_room
     uint64_t health_at_ns
     uint64_t sweep_at_ns           # loop 0: of the response cache; 0: nothing is stored
     uint64_t rebalance_at_ns
