@@ -64,47 +64,74 @@ cdef uint32_t flush_applications(Core_ *core, uint32_t pool, Span key, bint is_r
     return REPLY_DONE
 
 
-cdef uint32_t cache_call_flush_group(Core_ *core, Span origin, Span name) noexcept nogil:
+cdef uint32_t cache_call_flush_group(Core_ *core, uint32_t pool, Span origin,
+                                     Span name) noexcept nogil:
     # Drops what is stored of an origin (an absolute URL; empty: every one) with this name in its
-    # Cache-Groups. REPLY_*.
+    # Cache-Groups: of the applications of one pool, or (POOL_ANY) of all. REPLY_*.
     cdef uint8_t *key
-    cdef size_t bytes
-    if origin.bytes == 0:
-        return group_flush_everywhere(core, name)
+    cdef size_t bytes = 0
+    cdef uint32_t *numbers = NULL
+    cdef int64_t count
+    cdef uint32_t status = REPLY_DONE
     key = <uint8_t *> malloc(CACHE_KEY_MAX)
     if key == NULL:
         return REPLY_NO_MEMORY
-    bytes = url_key_put(key, origin)
-    if bytes != CACHE_KEY_NONE and core.settings.cache_mode != CACHE_OFF:
-        store_flush_group(&core.store, siphash(core.store.seed, name.at, name.bytes)
-                          ^ origin_hash(core, span_of(key, bytes)))
+    if origin.bytes:
+        bytes = url_key_put(key, origin)
+    if bytes == CACHE_KEY_NONE:
+        status = REPLY_INVALID
+    elif core.settings.cache_mode != CACHE_OFF:
+        count = core_applications(core, pool, &numbers)
+        if count < 0:
+            status = REPLY_NO_MEMORY
+        elif bytes == 0:
+            status = group_flush_everywhere(core, pool, numbers, <uint32_t> count, name)
+        else:
+            group_flush_origin(core, span_of(key, bytes), numbers, <uint32_t> count, name)
+    free(numbers)
     free(key)
-    return REPLY_INVALID if bytes == CACHE_KEY_NONE else REPLY_DONE
+    return status
 
 
-cdef uint32_t group_flush_everywhere(Core_ *core, Span name) noexcept nogil:
-    # A group is of one origin (RFC 9875 §2): of each one of which anything is stored. Their number
-    # is not bounded, so they are not collected; to flush one again costs a word.
-    cdef uint64_t group, origin, before = 0
-    cdef uint32_t index, count = 1
+cdef void group_flush_origin(Core_ *core, Span key, const uint32_t *numbers, uint32_t count,
+                             Span name) noexcept nogil:
+    cdef uint64_t group = siphash(core.store.seed, name.at, name.bytes)
+    cdef uint32_t index
+    for index in range(count):
+        store_flush_group(&core.store, group ^ group_owner(core, numbers[index], key))
+
+
+cdef uint32_t group_flush_everywhere(Core_ *core, uint32_t pool, const uint32_t *numbers,
+                                     uint32_t count, Span name) noexcept nogil:
+    # Of each origin of which one of these applications, or (POOL_ANY) any, has something stored.
+    # Their number is not bounded, so they are not collected; to flush one again costs a word.
+    cdef uint64_t group, owner, before = 0
+    cdef uint32_t index, found = 1
     cdef StoreWalk walk
-    cdef EntryFacts *facts
-    if core.settings.cache_mode == CACHE_OFF:
-        return REPLY_DONE
-    facts = <EntryFacts *> malloc(FACTS_AT_ONCE * sizeof(EntryFacts))
+    cdef EntryFacts *facts = <EntryFacts *> malloc(FACTS_AT_ONCE * sizeof(EntryFacts))
     if facts == NULL:
         return REPLY_NO_MEMORY
     group = siphash(core.store.seed, name.at, name.bytes)
     memset(&walk, 0, sizeof(walk))
-    while count > 0:
-        count = store_list(&core.store, &walk, facts, FACTS_AT_ONCE)
-        for index in range(count):
-            origin = origin_hash(core, facts_key(&facts[index]))
-            if origin != before:
-                store_flush_group(&core.store, group ^ origin)
-            before = origin
+    while found > 0:
+        found = store_list(&core.store, &walk, facts, FACTS_AT_ONCE)
+        for index in range(found):
+            if pool != POOL_ANY and not number_is_among(facts[index].application, numbers, count):
+                continue
+            owner = group_owner(core, facts[index].application, facts_key(&facts[index]))
+            if owner != before:
+                store_flush_group(&core.store, group ^ owner)
+            before = owner
     free(facts)
     return REPLY_DONE
+
+
+cdef bint number_is_among(uint32_t number, const uint32_t *numbers, uint32_t count) noexcept nogil:
+    cdef uint32_t index
+    for index in range(count):
+        if numbers[index] == number:
+            return True
+    return False
 
 
 cdef Span facts_key(const EntryFacts *facts) noexcept nogil:

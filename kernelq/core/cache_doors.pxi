@@ -129,7 +129,7 @@ cdef int cache_group_flushed(Core_ *core, bytes origin, bytes name) except -1:
     cdef Span where = span_of(<const uint8_t *> origin, len(origin))
     cdef Span what = span_of(<const uint8_t *> name, len(name))
     with nogil:
-        status = cache_call_flush_group(core, where, what)
+        status = cache_call_flush_group(core, POOL_ANY, where, what)
     if status == REPLY_INVALID:
         raise url_error(origin)
     if status == REPLY_NO_MEMORY:

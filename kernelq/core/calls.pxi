@@ -66,7 +66,7 @@ cdef void job_do_call(Core_ *core, Call *call) noexcept nogil:
         call.status = cache_call_flush(core, call.pool, first, call.flags & CALL_FLAG_RECURSIVE,
                                        &call.value)
     else:
-        call.status = cache_call_flush_group(core, first, second)
+        call.status = cache_call_flush_group(core, call.pool, first, second)
 
 
 cdef int call_answer(Loop *loop, Worker *worker, uint64_t number, uint32_t status,

@@ -565,7 +565,7 @@ cdef void inhand_copy(const Exchange *exchange, InHand *seen) noexcept nogil:
     at = span_put(at, remote)
     span_put(at, host)
     seen.application = exchange.application
-    seen.arrived_ns = exchange.arrived_ns
+    seen.arrived_ns = atomic.load_relaxed(&exchange.arrived_ns)  # relaxed: see maker_adopt()
     seen.worker = -1
     seen.is_started = False
 
