@@ -9,7 +9,7 @@ the managers' doors.
 # What the parts use of these is not seen by the linter: hence its marks.
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t  # no-cython-lint
 from libc.stdio cimport snprintf  # no-cython-lint
-from libc.stdlib cimport calloc, free, malloc, qsort, realloc  # no-cython-lint
+from libc.stdlib cimport calloc, free, malloc, realloc  # no-cython-lint
 from libc.string cimport memcmp, memcpy, memmove, memset, strlen  # no-cython-lint
 
 from kernelq.core cimport atomic, bug, linux  # no-cython-lint
@@ -22,6 +22,7 @@ from kernelq.core.kinds cimport *
 from kernelq.core.layout cimport *
 from kernelq.core.limits cimport *
 from kernelq.core.linux cimport *
+from kernelq.core.pieces cimport *
 from kernelq.core.reason cimport *
 from kernelq.core.ring cimport *
 from kernelq.core.route cimport *
@@ -67,15 +68,16 @@ include "core/cache_evict.pxi"    # their queues, and how memory is given back
 include "core/cache_flush.pxi"    # how they become invalid
 include "core/route.pxi"          # which application a request is for
 include "core/loop.pxi"           # a loop's turn, mailbox, listeners
-include "core/routing.pxi"        # which pool a request is for
-include "core/pools.pxi"          # the pools' table, and what loops owe them
+include "core/listeners.pxi"      # sockets that it accepts from
 include "core/conn.pxi"           # reading, writing, timers, closing
 include "core/exchange.pxi"       # a request's record and content, and how it ends
+include "core/routing.pxi"        # which application and pool it is for
 include "core/cache_hit.pxi"      # answers from the store
 include "core/cache_fill.pxi"     # responses that are asked for, and who waits for them
 include "core/cache_keep.pxi"     # a worker's response on its way into the store
 include "core/cache_extra.pxi"    # what its key has beside the URI
 include "core/cache_entry.pxi"    # what of its head is stored
+include "core/pools.pxi"          # pools, and which of them a loop looks at
 include "core/request_queue.pxi"  # queue, dispatch, revocation
 include "core/channel.pxi"        # workers: memory, lanes, health, death
 include "core/answers.pxi"        # what workers say
@@ -87,4 +89,5 @@ include "core/log.pxi"            # access and error log
 include "core/stats.pxi"          # start, stop, figures
 include "core/route_doors.pxi"    # routes from Python's tuples
 include "core/cache_doors.pxi"    # what Python sees of the cache
+include "core/pool_doors.pxi"     # of pools, workers, requests
 include "core/doors.pxi"          # what Python sees: the class Core

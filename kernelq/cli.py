@@ -40,8 +40,10 @@ commands that talk to a running server (each has its own --help):
 _EPILOG = """\
 signals to the main process:
   TERM, INT   finish what is queued and running, then end (a second INT, or QUIT: now)
-  HUP         load the application's new code in new workers, then let the old ones finish
+  HUP         apply what has changed in the file, as `kernelq reload`; without a file, load the
+              application's new code in new workers, then let the old ones finish
   USR1        open the access log again (after it was rotated)
+  USR2        hand over to the kernelq that is installed now, as `kernelq upgrade`
 
 times are 30, 30s, 500ms, 2m, 1h; sizes are bytes or 64K, 1M, 1G.
 """

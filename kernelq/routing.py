@@ -16,7 +16,7 @@ class Core(Protocol):
     def remove_listener(self, listener: int) -> None: ...
     def set_routes(self, entries: Iterable[tuple[Any, ...]]) -> None: ...
     def route(
-        self, listener: int, address: bytes, host: str, path: bytes
+        self, listener: int, address: bytes, host: bytes, path: bytes
     ) -> tuple[int, int, int, bytes] | None: ...
 
 
@@ -67,6 +67,11 @@ class Routing:
 
     def publish(self, settings: ServerSettings) -> None:
         """Make these the core's routes. Every pool that they name is there."""
+        before = {site.name for site in self._settings.sites}
+        self._stopped &= {site.name for site in settings.sites}
+        self._stopped |= {
+            site.name for site in settings.sites if site.name not in before and not site.auto_start
+        }
         self._settings = settings
         known = self._generations
         self._generations = {}
@@ -95,4 +100,4 @@ class Routing:
         return site not in self._stopped
 
     def find(self, number: int, address: bytes, host: str, path: bytes) -> Any:
-        return self._core.route(number, address, host, path)
+        return self._core.route(number, address, host.encode(), path)

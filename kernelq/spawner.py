@@ -1,7 +1,7 @@
 """The spawner: the one process that makes worker processes, and their parent.
 
 Rules: one thread, because it forks; it acts only on numbers (a pool's index in its own table, a
-worker it made, one of three signals) and never on a text; as root it stays root, so nothing that a
+worker it made, one of four signals) and never on a text; as root it stays root, so nothing that a
 user's code wrote is parsed here beyond `link`. It ends with the service, and takes its workers
 along.
 

@@ -71,8 +71,8 @@ Show the sites with their bindings and applications, or which one answers a URL.
     "recycle": Subject(
         "replace the workers of a pool",
         """\
-Replace the worker processes of pools by new ones. Requests do not notice: the old ones finish what
-they have.
+Replace the worker processes of pools by new ones, which load the code as it is now. Requests do not
+notice: the old ones finish what they have.
 
   kernelq recycle shop
   kernelq recycle shop news

@@ -86,6 +86,7 @@ class Supervisor:
         self._spawner_at = 0  # when a new spawner is due; 0: none is
         self._spawner_deaths = 0
         self._reload: tuple[ServerSettings, list[Endpoint]] | None = None  # under way
+        self._reloads_again = False  # it was ordered once more meanwhile
         self._is_stopping = False
         self._has_left = False  # to another main process: what is left is not ours to remove
         self._lent = Receiver()
@@ -238,8 +239,11 @@ class Supervisor:
         if not self._settings.config_file:
             self._send(ToService.RELOAD)  # a command line does not change: only the code may
             return
-        if self._reload is not None or self._is_stopping or self._has_left:
-            self._send(ToService.REFUSED, text="another reload is under way, or the server ends")
+        if self._is_stopping or self._has_left:
+            self._send(ToService.REFUSED, text="the server ends")
+            return
+        if self._reload is not None:
+            self._reloads_again = True  # the file may have changed since it was read
             return
         try:
             settings = self._numbers.number(self._start.load())
@@ -298,6 +302,9 @@ class Supervisor:
         for one in gone:
             one.listener.remove_socket_file()
         self._send_table({pool.index: pool for pool in self._settings.pools})
+        if self._reloads_again:
+            self._reloads_again = False
+            self._begin_reload()
 
     def _send_table(self, table: dict[int, PoolSettings]) -> None:
         self._tables = table

@@ -13,6 +13,7 @@ import os
 import select
 import signal
 import sys
+from collections.abc import Iterator
 from typing import Any, NoReturn
 
 from kernelq import linux, log
@@ -164,11 +165,31 @@ def _answer(control: Link) -> bool:
     if message.kind == Control.STACKS:
         write_stacks()
         control.try_send(Control.STACKS_DONE)
+    elif message.kind == Control.TELL_STACKS:
+        _tell_stacks(control)
     return True
+
+
+def _tell_stacks(control: Link) -> None:
+    from kernelq import sealed
+
+    descriptor = sealed.put("kernelq-stacks", "\n".join(describe_stacks()).encode())
+    try:
+        control.send(Control.TOLD, descriptors=[descriptor])
+    except ConnectionError:
+        pass  # the service has gone; the spawner ends us
+    finally:
+        os.close(descriptor)
 
 
 def write_stacks() -> None:
     """The Python stacks of all threads but this one, to the error log."""
+    for stack in describe_stacks():
+        log.warning(f"worker {os.getpid()}, {stack}")
+
+
+def describe_stacks() -> Iterator[str]:
+    """The Python stack of each thread but this one, under its name."""
     import threading
     import traceback
 
@@ -178,4 +199,4 @@ def write_stacks() -> None:
         if ident != own:
             stack = "".join(traceback.format_stack(frame)).rstrip()
             name = names.get(ident, "not a Python thread")
-            log.warning(f"worker {os.getpid()}, thread {ident} ({name}):\n{stack}")
+            yield f"thread {ident} ({name}):\n{stack}"

@@ -25,6 +25,7 @@ LONG_FILES: dict[str, int] = {}
 PYTHON_PARTS = {
     "cache_doors.pxi",
     "doors.pxi",
+    "pool_doors.pxi",
     "route_doors.pxi",
     "worker_channel.pxi",
     "worker_environ.pxi",
@@ -41,7 +42,7 @@ LAYERS = (
     {"cache_rules"},
     {"cache_store", "route"},
     {"kinds"},
-    {"parts"},
+    {"pieces"},
     {"state", "link"},
 )
 # Modules of kernelq/pool that do things; all others are the plan, which decides.

@@ -49,8 +49,8 @@ cdef void lanes_drain(Loop *loop) noexcept nogil:
     cdef uint32_t index = 0
     cdef Worker *worker
     cdef Lane *lane
-    while index < loop.worker_count:
-        worker = loop.workers[index]
+    while index < loop.busy_count:
+        worker = loop.busy[index]
         lane = &worker.lanes[loop.index]
         if lane.is_open and worker_is_trusted(worker):
             if lane.requests.is_broken:
@@ -283,21 +283,13 @@ cdef int answer_on_consumed(Loop *loop, Worker *worker, Exchange *exchange, cons
     return 0
 
 
-cdef inline bint worker_meets_quota(Worker *worker) noexcept nogil:
-    # Under its pool's lock: once.
-    if worker.quota == 0 or worker.served < worker.quota:
-        return False
-    worker.quota = 0
-    return True
-
-
 cdef void answer_complete(Loop *loop, Worker *worker, uint32_t index, Exchange *exchange,
                           bint is_cut) noexcept nogil:
     # The worker has done its part: the place is free, the worker's counters move on.
     cdef Pool *pool = worker.pool
     cdef Place *place = &worker.places[index]
-    cdef uint64_t since
-    cdef bint is_first, has_quota
+    cdef uint64_t since, served
+    cdef bint is_met
     pthread_mutex_lock(&pool.lock)
     since = place.handed_ns if place.handed_ns > worker.last_end_ns else worker.last_end_ns
     worker.last_end_ns = loop.now_ns
@@ -309,18 +301,18 @@ cdef void answer_complete(Loop *loop, Worker *worker, uint32_t index, Exchange *
             <int64_t> (min(exchange.response_bytes, <uint64_t> SCRATCH_BYTES) - pool.answer_bytes)
             // 16)
     worker.served += 1
+    served = worker.served
+    is_met = worker_meets_quota(worker)
     pool.answered += 1
     pool.active_ns = loop.now_ns
-    is_first = worker.served == 1
-    has_quota = worker_meets_quota(worker)
     place_free(loop, worker, index)
     if exchange != NULL:
         exchange.worker = NULL
     pthread_mutex_unlock(&pool.lock)
-    if is_first:
+    if served == 1:
         event_post(loop.core, EVENT_FIRST_ANSWER, worker.number, 0)
-    if has_quota:
-        event_post(loop.core, EVENT_QUOTA, worker.number, <int64_t> worker.served)
+    if is_met:
+        event_post(loop.core, EVENT_QUOTA, worker.number, <int64_t> served)
     if exchange == NULL:
         return
     if exchange.is_maker:

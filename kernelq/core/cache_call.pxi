@@ -1,5 +1,8 @@
 # What workers and managers may ask of the response cache: texts in, normalised keys to the store.
 # Helper threads and the managers' threads only: a flush takes long.
+#
+# Managers (pool 0) reach whatever is stored, workers what applications of their own pool have
+# stored, by the newest routes; groups, which are of an origin, only where one of those answers.
 
 from kernelq.core.scan cimport CLASS_TARGET, scan_class
 
@@ -28,110 +31,128 @@ cdef size_t url_key_put(uint8_t *key, Span url) noexcept nogil:
 
 cdef uint32_t cache_call_flush(Core_ *core, uint32_t pool, Span prefix, bint is_recursive,
                                uint64_t *count) noexcept nogil:
-    # Drops what is stored under an absolute URL ("": everything) and, recursively, below it: of
-    # the applications of one pool, or (POOL_ANY) of all. REPLY_*; count: so many entries.
+    # Drops what is stored under an absolute URL ("": everything) and, recursively, below it.
+    # REPLY_*; count: so many entries.
     cdef uint8_t *key
     cdef size_t bytes = 0
-    cdef uint32_t status = REPLY_DONE
     count[0] = 0
     key = <uint8_t *> malloc(CACHE_KEY_MAX)
     if key == NULL:
         return REPLY_NO_MEMORY
     if prefix.bytes:
         bytes = url_key_put(key, prefix)
-    if bytes == CACHE_KEY_NONE:
-        status = REPLY_INVALID
-    elif core.settings.cache_mode != CACHE_OFF:
-        if pool == POOL_ANY and (is_recursive or prefix.bytes == 0):
-            count[0] = store_flush(&core.store, STORE_ANY, key, <uint32_t> bytes, True)
-        else:
-            status = flush_applications(core, pool, span_of(key, bytes), is_recursive, count)
+    if bytes != CACHE_KEY_NONE and core.settings.cache_mode != CACHE_OFF:
+        count[0] = applications_flush(core, pool, key, <uint32_t> bytes, is_recursive)
     free(key)
-    return status
+    return REPLY_INVALID if bytes == CACHE_KEY_NONE else REPLY_DONE
 
 
-cdef uint32_t flush_applications(Core_ *core, uint32_t pool, Span key, bint is_recursive,
-                                 uint64_t *count) noexcept nogil:
-    cdef uint32_t *numbers = NULL
-    cdef uint32_t index
-    cdef int64_t found = core_applications(core, pool, &numbers)
-    if found < 0:
-        return REPLY_NO_MEMORY
-    for index in range(<uint32_t> found):
-        count[0] += store_flush(&core.store, numbers[index], key.at, <uint32_t> key.bytes,
-                                is_recursive)
-    free(numbers)
-    return REPLY_DONE
+cdef uint64_t applications_flush(Core_ *core, uint32_t pool, const uint8_t *key, uint32_t bytes,
+                                 bint is_recursive) noexcept nogil:
+    cdef Snapshot *snapshot = snapshot_take(core)
+    cdef const uint32_t *applications = NULL
+    cdef uint32_t applications_count = 0
+    cdef uint64_t count = 0
+    if snapshot != NULL:
+        applications_count = snapshot_applications(snapshot, pool, &applications)
+    if pool == 0 and (is_recursive or bytes == 0):
+        count = store_flush_some(&core.store, NULL, 0, key, bytes, is_recursive)
+    elif applications_count:
+        count = store_flush_some(&core.store, applications, applications_count, key, bytes,
+                                 is_recursive)
+    if snapshot != NULL:
+        snapshot_release(core, snapshot)
+    return count
+
+
+cdef uint32_t applications_show(Core_ *core, Span key, EntryFacts *facts,
+                                uint32_t most) noexcept nogil:
+    # What is stored under a key, whichever application of the newest routes answers there.
+    cdef Snapshot *snapshot = snapshot_take(core)
+    cdef const uint32_t *applications = NULL
+    cdef uint32_t index, given
+    cdef uint32_t count = 0
+    if snapshot == NULL:
+        return 0
+    given = snapshot_applications(snapshot, 0, &applications)
+    for index in range(given):
+        if count == most:
+            break
+        count += store_show(&core.store, applications[index], key.at, <uint32_t> key.bytes,
+                            store_hash(&core.store, applications[index], key.at, key.bytes),
+                            facts + count, most - count)
+    snapshot_release(core, snapshot)
+    return count
 
 
 cdef uint32_t cache_call_flush_group(Core_ *core, uint32_t pool, Span origin,
                                      Span name) noexcept nogil:
     # Drops what is stored of an origin (an absolute URL; empty: every one) with this name in its
-    # Cache-Groups: of the applications of one pool, or (POOL_ANY) of all. REPLY_*.
+    # Cache-Groups. REPLY_*.
     cdef uint8_t *key
-    cdef size_t bytes = 0
-    cdef uint32_t *numbers = NULL
-    cdef int64_t count
-    cdef uint32_t status = REPLY_DONE
+    cdef size_t bytes
+    if origin.bytes == 0:
+        return group_flush_everywhere(core, pool, name)
     key = <uint8_t *> malloc(CACHE_KEY_MAX)
     if key == NULL:
         return REPLY_NO_MEMORY
-    if origin.bytes:
-        bytes = url_key_put(key, origin)
-    if bytes == CACHE_KEY_NONE:
-        status = REPLY_INVALID
-    elif core.settings.cache_mode != CACHE_OFF:
-        count = core_applications(core, pool, &numbers)
-        if count < 0:
-            status = REPLY_NO_MEMORY
-        elif bytes == 0:
-            status = group_flush_everywhere(core, pool, numbers, <uint32_t> count, name)
-        else:
-            group_flush_origin(core, span_of(key, bytes), numbers, <uint32_t> count, name)
-    free(numbers)
+    bytes = url_key_put(key, origin)
+    if (bytes != CACHE_KEY_NONE and core.settings.cache_mode != CACHE_OFF
+            and pool_answers_origin(core, pool, origin)):
+        store_flush_group(&core.store, siphash(core.store.seed, name.at, name.bytes)
+                          ^ origin_hash(core, span_of(key, bytes)))
     free(key)
-    return status
+    return REPLY_INVALID if bytes == CACHE_KEY_NONE else REPLY_DONE
 
 
-cdef void group_flush_origin(Core_ *core, Span key, const uint32_t *numbers, uint32_t count,
-                             Span name) noexcept nogil:
-    cdef uint64_t group = siphash(core.store.seed, name.at, name.bytes)
-    cdef uint32_t index
-    for index in range(count):
-        store_flush_group(&core.store, group ^ group_owner(core, numbers[index], key))
+cdef bint pool_answers_origin(Core_ *core, uint32_t pool, Span origin) noexcept nogil:
+    cdef Snapshot *snapshot
+    cdef RequestHead head
+    cdef bint answers
+    if pool == 0:
+        return True
+    snapshot = snapshot_take(core)
+    if snapshot == NULL:
+        return False
+    answers = url_read(origin, &head) and pool_answers_host(snapshot, pool, head.host)
+    snapshot_release(core, snapshot)
+    return answers
 
 
-cdef uint32_t group_flush_everywhere(Core_ *core, uint32_t pool, const uint32_t *numbers,
-                                     uint32_t count, Span name) noexcept nogil:
-    # Of each origin of which one of these applications, or (POOL_ANY) any, has something stored.
-    # Their number is not bounded, so they are not collected; to flush one again costs a word.
-    cdef uint64_t group, owner, before = 0
-    cdef uint32_t index, found = 1
+cdef uint32_t group_flush_everywhere(Core_ *core, uint32_t pool, Span name) noexcept nogil:
+    # A group is of one origin (RFC 9875 §2): of each one of which anything is stored, by an
+    # application of the pool. Their number is not bounded, so they are not collected; to flush one
+    # again costs a word.
+    cdef uint64_t group, origin, before = 0
+    cdef uint32_t index, count = 1
     cdef StoreWalk walk
-    cdef EntryFacts *facts = <EntryFacts *> malloc(FACTS_AT_ONCE * sizeof(EntryFacts))
+    cdef EntryFacts *facts
+    cdef Snapshot *snapshot
+    cdef const uint32_t *applications = NULL
+    cdef uint32_t applications_count = 0
+    if core.settings.cache_mode == CACHE_OFF:
+        return REPLY_DONE
+    facts = <EntryFacts *> malloc(FACTS_AT_ONCE * sizeof(EntryFacts))
     if facts == NULL:
         return REPLY_NO_MEMORY
+    snapshot = snapshot_take(core)
+    if snapshot != NULL:
+        applications_count = snapshot_applications(snapshot, pool, &applications)
     group = siphash(core.store.seed, name.at, name.bytes)
     memset(&walk, 0, sizeof(walk))
-    while found > 0:
-        found = store_list(&core.store, &walk, facts, FACTS_AT_ONCE)
-        for index in range(found):
-            if pool != POOL_ANY and not number_is_among(facts[index].application, numbers, count):
+    while count > 0:
+        count = store_list(&core.store, &walk, facts, FACTS_AT_ONCE)
+        for index in range(count):
+            if pool and not is_among(applications, applications_count, facts[index].application):
                 continue
-            owner = group_owner(core, facts[index].application, facts_key(&facts[index]))
-            if owner != before:
-                store_flush_group(&core.store, group ^ owner)
-            before = owner
+            origin = origin_hash(core, facts_key(&facts[index]))
+            if origin != before:
+                store_flush_group(&core.store, group ^ origin)
+            before = origin
+    if snapshot != NULL:
+        snapshot_release(core, snapshot)
     free(facts)
     return REPLY_DONE
-
-
-cdef bint number_is_among(uint32_t number, const uint32_t *numbers, uint32_t count) noexcept nogil:
-    cdef uint32_t index
-    for index in range(count):
-        if numbers[index] == number:
-            return True
-    return False
 
 
 cdef Span facts_key(const EntryFacts *facts) noexcept nogil:

@@ -34,33 +34,18 @@ cdef object cache_listed(Core_ *core, bytes url, Py_ssize_t most):
 cdef object cache_shown(Core_ *core, bytes url):
     """Facts of every variant of one URL. Raises ValueError: it is no absolute URL."""
     cdef EntryFacts *facts
-    cdef uint32_t count, index, variant
-    cdef uint32_t *numbers = NULL
-    cdef int64_t found
+    cdef uint32_t count, index
     cdef bytes key = url_key(url)
-    cdef const uint8_t *at = key
-    cdef uint32_t count_of_key = <uint32_t> len(key)
+    cdef Span text = span_of(<const uint8_t *> key, len(key))
     if core.settings.cache_mode == CACHE_OFF:
         return []
     facts = <EntryFacts *> malloc(FACTS_AT_ONCE * sizeof(EntryFacts))
     if facts == NULL:
         raise MemoryError
-    shown = []
-    try:
-        with nogil:
-            found = core_applications(core, POOL_ANY, &numbers)
-        if found < 0:
-            raise MemoryError
-        for index in range(<uint32_t> found):
-            with nogil:
-                count = store_show(&core.store, numbers[index], at, count_of_key,
-                                   store_hash(&core.store, numbers[index], at, count_of_key),
-                                   facts, FACTS_AT_ONCE)
-            for variant in range(count):
-                shown.append(facts_dict(&facts[variant], key_bytes(&facts[variant])))
-    finally:
-        free(facts)
-        free(numbers)
+    with nogil:
+        count = applications_show(core, text, facts, FACTS_AT_ONCE)
+    shown = [facts_dict(&facts[index], key_bytes(&facts[index])) for index in range(count)]
+    free(facts)
     return shown
 
 
@@ -99,6 +84,7 @@ cdef dict facts_dict(const EntryFacts *facts, bytes key):
     cdef uint64_t age_s = facts.age_s + (linux.now_ns() - facts.received_ns) // 1000000000
     return {
         "key": key.decode("latin-1"),
+        "application": facts.application,
         "status": facts.status,
         "bytes": facts.bytes,
         "content": facts.content_bytes,
@@ -115,7 +101,7 @@ cdef uint64_t cache_flushed(Core_ *core, bytes prefix, bint is_recursive) except
     cdef uint32_t status
     cdef Span text = span_of(<const uint8_t *> prefix, len(prefix))
     with nogil:
-        status = cache_call_flush(core, POOL_ANY, text, is_recursive, &count)
+        status = cache_call_flush(core, 0, text, is_recursive, &count)
     if status == REPLY_INVALID:
         raise url_error(prefix)
     if status == REPLY_NO_MEMORY:
@@ -129,7 +115,7 @@ cdef int cache_group_flushed(Core_ *core, bytes origin, bytes name) except -1:
     cdef Span where = span_of(<const uint8_t *> origin, len(origin))
     cdef Span what = span_of(<const uint8_t *> name, len(name))
     with nogil:
-        status = cache_call_flush_group(core, POOL_ANY, where, what)
+        status = cache_call_flush_group(core, 0, where, what)
     if status == REPLY_INVALID:
         raise url_error(origin)
     if status == REPLY_NO_MEMORY:

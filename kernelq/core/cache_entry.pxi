@@ -109,8 +109,7 @@ cdef Entry *entry_fill_in(Loop *loop, const Exchange *exchange, const FieldView 
     cdef Core_ *core = loop.core
     cdef Span key = image_key(exchange)
     cdef uint64_t groups[GROUPS_MAX]
-    cdef uint32_t group_count = entry_groups(core, exchange.application, view, b"cache-groups", key,
-                                             groups)
+    cdef uint32_t group_count = entry_groups(core, view, b"cache-groups", key, groups)
     cdef Entry *entry = NULL
     cdef int64_t now_s = wall_seconds()
     cdef int64_t asked_s = now_s - <int64_t> ((loop.now_ns - exchange.arrived_ns) // 1000000000)
@@ -142,20 +141,15 @@ cdef Entry *entry_fill_in(Loop *loop, const Exchange *exchange, const FieldView 
     return entry
 
 
-cdef uint32_t entry_groups(Core_ *core, uint32_t application, const FieldView *view,
-                           const char *name, Span key, uint64_t *groups) noexcept nogil:
-    cdef uint64_t owner = group_owner(core, application, key)
+cdef uint32_t entry_groups(Core_ *core, const FieldView *view, const char *name, Span key,
+                           uint64_t *groups) noexcept nogil:
+    # RFC 9875 §2: a group is of one origin.
+    cdef uint64_t origin = origin_hash(core, key)
     cdef uint32_t count = groups_read(view, name, groups, GROUPS_MAX, core.store.seed)
     cdef uint32_t index
     for index in range(min(count, <uint32_t> GROUPS_MAX)):
-        groups[index] ^= owner
+        groups[index] ^= origin
     return count
-
-
-cdef inline uint64_t group_owner(Core_ *core, uint32_t application, Span key) noexcept nogil:
-    # RFC 9875 §2: a group is of one origin; and of one application, as all that is stored: several
-    # can share an origin, and trust one another as little as their pools do.
-    return origin_hash(core, key) ^ <uint64_t> application * <uint64_t> 0x9e3779b97f4a7c15
 
 
 cdef uint64_t origin_hash(Core_ *core, Span key) noexcept nogil:
@@ -325,7 +319,8 @@ cdef void cache_compare(Loop *loop, const Exchange *exchange, const ResponseReco
 cdef void cache_invalidate(Loop *loop, Exchange *exchange, const ResponseFacts *facts,
                            const FieldView *view) noexcept nogil:
     # RFC 9111 §4.4: a successful unsafe request invalidates its target, and what Location and
-    # Content-Location name of the same origin; RFC 9875 §3: the groups it names.
+    # Content-Location name of the same origin, as far as its own application answers it; RFC 9875
+    # §3: the groups it names, which are of the origin, whoever answers there.
     cdef Core_ *core = loop.core
     cdef const RequestRecord *record = <const RequestRecord *> exchange.image
     cdef uint64_t groups[GROUPS_MAX]
@@ -345,8 +340,7 @@ cdef void cache_invalidate(Loop *loop, Exchange *exchange, const ResponseFacts *
                           head.has_query, more)
     if bytes == CACHE_KEY_NONE:
         return
-    count = entry_groups(core, exchange.application, view, b"cache-group-invalidation",
-                         span_of(loop.key, bytes), groups)
+    count = entry_groups(core, view, b"cache-group-invalidation", span_of(loop.key, bytes), groups)
     for index in range(min(count, <uint32_t> GROUPS_MAX)):
         store_flush_group(&core.store, groups[index])
     key_invalidate(loop, exchange.application, bytes)

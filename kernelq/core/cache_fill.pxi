@@ -291,8 +291,12 @@ cdef void cache_ask(Loop *loop, Exchange *exchange, uint32_t vary_bytes) noexcep
         waiting_on_storing(loop, fill, exchange)
 
 
+cdef inline uint64_t queue_timeout_ns(const Exchange *exchange) noexcept nogil:
+    return atomic.load_relaxed(&exchange.pool.limits.queue_timeout_ns)  # relaxed: a setting
+
+
 cdef inline uint64_t waiting_patience_ns(const Exchange *exchange) noexcept nogil:
-    cdef uint64_t limit = pool_queue_timeout_ns(exchange.pool)
+    cdef uint64_t limit = queue_timeout_ns(exchange)
     return limit if 0 < limit < WAITING_NS else <uint64_t> WAITING_NS
 
 
@@ -315,10 +319,11 @@ cdef Fill *fill_find(Core_ *core, const FillBucket *bucket, const Exchange *exch
     cdef Fill *fill = bucket.first
     cdef Span key = image_key(exchange)
     while fill != NULL:
-        if (fill.hash == exchange.cache_hash and fill.waiting < FILL_WAITING_MAX
+        if (fill.hash == exchange.cache_hash and fill.application == exchange.application
+                and fill.waiting < FILL_WAITING_MAX
                 and span_is(key, <const char *> fill.key, fill.key_bytes)
                 and fill_fits(fill, exchange, view)
-                and not store_flushed_since(&core.store, exchange.application, fill.hash,
+                and not store_flushed_since(&core.store, fill.application, fill.hash,
                                             fill.serial)):
             return fill
         fill = fill.next
@@ -347,8 +352,6 @@ cdef Fill *fill_begin(Loop *loop, const Exchange *exchange, Entry *stale, uint32
     if fill == NULL:
         return NULL
     maker = exchange_new(loop, NULL)
-    if maker != NULL:
-        exchange_follow_another(loop, maker, exchange)
     if maker == NULL or not image_for_store(maker, exchange, stale):
         if maker != NULL:
             exchange_free(loop, maker)
@@ -364,6 +367,7 @@ cdef Fill *fill_begin(Loop *loop, const Exchange *exchange, Entry *stale, uint32
     fill.vary_bytes = vary_bytes
     memcpy(<void *> fill.vary, loop.key, vary_bytes)
     fill.hash = exchange.cache_hash
+    fill.application = exchange.application
     fill.serial = exchange.cache_serial
     fill.loop = loop.index
     fill.maker = maker
@@ -376,11 +380,13 @@ cdef Fill *fill_begin(Loop *loop, const Exchange *exchange, Entry *stale, uint32
         fill.is_linked = True
         fill.next = fill_bucket(core, fill.hash).first
         fill_bucket(core, fill.hash).first = fill
-    maker_init(maker, exchange, fill)
+    maker_init(loop, maker, exchange, fill)
     return fill
 
 
-cdef void maker_init(Exchange *maker, const Exchange *exchange, Fill *fill) noexcept nogil:
+cdef void maker_init(Loop *loop, Exchange *maker, const Exchange *exchange,
+                     Fill *fill) noexcept nogil:
+    exchange_follow(loop, maker, exchange)
     maker.fill = fill
     maker.is_maker = True
     maker.is_idempotent = True
@@ -497,10 +503,10 @@ cdef void waiting_on_timer(Loop *loop, Exchange *exchange) noexcept nogil:
     # that it will be one to share: then it goes on by itself, beside the others.
     cdef Fill *fill = exchange.fill
     cdef FillBucket *bucket = fill_bucket(loop.core, fill.hash)
-    cdef uint64_t limit = pool_queue_timeout_ns(exchange.pool)
+    cdef uint64_t limit = queue_timeout_ns(exchange)
     cdef bint is_known
     if limit and loop.now_ns >= exchange.queued_ns + limit:
-        queue_turn_away(loop, exchange, REASON_TIMER_REQUEST_QUEUE)
+        exchange_refuse(loop, exchange, REASON_TIMER_REQUEST_QUEUE)
         return
     # It may have been a probe's (conn_on_half_close).
     if loop.now_ns < exchange.queued_ns + waiting_patience_ns(exchange):
@@ -629,7 +635,7 @@ cdef void waiting_on_end(Loop *loop, Fill *fill, Exchange *exchange, uint8_t sta
             exchange.is_leader or waiting_is_over(loop, exchange, fill.reason)):
         reason = fill.reason
         side_remove(loop, exchange)
-        queue_turn_away(loop, exchange, reason)
+        exchange_refuse(loop, exchange, reason)
     else:
         side_remove(loop, exchange)
         exchange.failures += state == FILL_FAILED
@@ -644,7 +650,7 @@ cdef bint waiting_is_over(const Loop *loop, const Exchange *exchange, int reason
     # What was asked for waited too long in the request queue: so did this one, about.
     return (reason == REASON_TIMER_REQUEST_QUEUE
             and loop.now_ns + HEALTH_TICK_NS * 2
-            >= exchange.queued_ns + pool_queue_timeout_ns(exchange.pool))
+            >= exchange.queued_ns + queue_timeout_ns(exchange))
 
 
 cdef void waiting_answer(Loop *loop, Fill *fill, Exchange *exchange, uint8_t state) noexcept nogil:

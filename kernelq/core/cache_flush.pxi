@@ -14,7 +14,6 @@
 from kernelq.core.cache_store cimport (
     FACTS_KEY_BYTES,
     HIT_FOR_MISS_S,
-    STORE_ANY,
     EntryFacts,
     Flush,
     StoreWalk,
@@ -30,7 +29,8 @@ cdef enum:                         # what a walk takes out
 
 ctypedef struct Take:
     uint32_t kind
-    uint32_t application
+    uint32_t application_count
+    const uint32_t *applications   # in order; NULL: every one
     const uint8_t *prefix
     uint32_t bytes
     bint is_recursive
@@ -109,11 +109,26 @@ cdef bint store_flushed_since(Store *store, uint32_t application, uint64_t hash_
 # it has not seen; new entries need not be. Where the table was replaced between two slices, the
 # shard is begun anew.
 
+cdef bint is_among(const uint32_t *numbers, uint32_t count, uint32_t number) noexcept nogil:
+    # They are in order.
+    cdef uint32_t low = 0
+    cdef uint32_t high = count
+    cdef uint32_t middle
+    while low < high:
+        middle = (low + high) // 2
+        if numbers[middle] < number:
+            low = middle + 1
+        else:
+            high = middle
+    return low < count and numbers[low] == number
+
+
 cdef bint prefix_takes(const Take *take, const Entry *entry) noexcept nogil:
     cdef const uint8_t *key = entry_key(entry)
-    if take.application != STORE_ANY and entry.application != take.application:
-        return False
     if entry.serial >= take.serial:
+        return False
+    if take.applications != NULL and not is_among(take.applications, take.application_count,
+                                                  entry.application):
         return False
     if take.bytes == 0:
         return True
@@ -182,22 +197,33 @@ cdef uint64_t store_take(Store *store, const Take *take) noexcept nogil:
 
 cdef uint64_t store_flush(Store *store, uint32_t application, const uint8_t *prefix,
                           uint32_t bytes, bint is_recursive) noexcept nogil:
+    return store_flush_some(store, &application, 1, prefix, bytes, is_recursive)
+
+
+cdef uint64_t store_flush_some(Store *store, const uint32_t *applications, uint32_t given,
+                               const uint8_t *prefix, uint32_t bytes,
+                               bint is_recursive) noexcept nogil:
     cdef Take take
-    cdef uint64_t count
+    cdef uint64_t count = 0
     cdef uint32_t index
-    if not is_recursive and bytes > 0:
-        return store_invalidate(store, application, prefix, bytes,
-                                store_hash(store, application, prefix, bytes))
+    if not is_recursive and bytes > 0 and applications != NULL:
+        for index in range(given):
+            count += store_invalidate(store, applications[index], prefix, bytes,
+                                      store_hash(store, applications[index], prefix, bytes))
+        return count
     memset(&take, 0, sizeof(take))
     take.kind = TAKE_PREFIX
-    take.application = application
+    take.applications = applications
+    take.application_count = given
     take.prefix = prefix
     take.bytes = bytes
     take.is_recursive = is_recursive
     take.serial = atomic.add(&store.serial, 1)  # SYNC cache-serial
-    for index in range(<uint32_t> FLUSH_WORDS):
-        if application == STORE_ANY or index == application % FLUSH_WORDS:
-            serial_raise(&store.flush_serials[index], take.serial)
+    if applications == NULL:
+        given = FLUSH_WORDS
+    for index in range(given):
+        serial_raise(&store.flush_serials[(applications[index] if applications != NULL else index)
+                                          % FLUSH_WORDS], take.serial)
     count = store_take(store, &take)
     atomic.add_relaxed(&store.flushes, 1)
     atomic.add_relaxed(&store.flushed, count)

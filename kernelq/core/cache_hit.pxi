@@ -1,9 +1,8 @@
 # The response cache as a request meets it: look-up, and answers from what is stored.
 #
 # Rules
-#  1. A look-up takes no lock (but the pool's, for a moment, where stale-if-error may decide) and
-#     allocates nothing; it comes before there is an exchange. An entry that store_find() gave is
-#     good until the end of the turn; what is sent longer is pinned.
+#  1. A look-up takes no lock and allocates nothing; it comes before there is an exchange. An entry
+#     that store_find() gave is good until the end of the turn; what is sent longer is pinned.
 #  2. What a stored response says was checked when it was stored; here it is only put together.
 #  3. Answers to pipelined requests collect in loop.batch and leave in one send (conn_advance).
 #
@@ -29,7 +28,9 @@ cdef enum:                         # Ticket.plan
     PLAN_VALIDATE = 3              # wants to hear from the application itself: nobody shares it
     PLAN_REFUSE = 4                # only-if-cached
 
-cdef struct Ticket:
+cdef struct Ticket:                # what is known of a request before it has an exchange
+    Route route
+    Span path                      # normalised, in loop.path; empty: not made yet
     uint8_t plan
     uint8_t word                   # CACHED_*
     bint is_behind                 # was answered, stale; to be revalidated in the background
@@ -97,7 +98,7 @@ cdef bint cache_look_up(Loop *loop, Conn *conn, const uint8_t *at, const Request
     if not is_trusted:
         view_without_forwarding(loop, &view)
     ticket.serial = store_serial(&loop.core.store, ticket.hash)
-    entry = store_find(&loop.core.store, loop.route.application, loop.key, ticket.key_bytes,
+    entry = store_find(&loop.core.store, ticket.route.application, loop.key, ticket.key_bytes,
                        ticket.hash, &view, loop_seconds(loop))
     if entry != NULL and entry_may_answer(loop, entry, &facts, is_trusted, ticket):
         hit_answer(loop, conn, at, head, &facts, entry, ticket)
@@ -151,7 +152,7 @@ cdef bint cache_key(Loop *loop, Conn *conn, const uint8_t *at, const RequestHead
     if bytes == CACHE_KEY_NONE:
         return False
     ticket.key_bytes = <uint32_t> bytes
-    ticket.hash = store_hash(&loop.core.store, loop.route.application, loop.key, bytes)
+    ticket.hash = store_hash(&loop.core.store, ticket.route.application, loop.key, bytes)
     return True
 
 
@@ -170,7 +171,11 @@ cdef bint entry_may_answer(Loop *loop, Entry *entry, const RequestFacts *facts, 
     if reuse == REUSE_STALE:
         return True
     return (reuse == REUSE_REVALIDATE and stale_is_allowed_on_error(&entry.facts, facts, age_s)
-            and not pool_is_serving(<Pool *> loop.route.pool))
+            and not pool_is_serving(<const Pool *> ticket.route.pool))
+
+
+cdef inline bint pool_is_serving(const Pool *pool) noexcept nogil:
+    return atomic.load_relaxed_u8(&pool.is_serving) != 0  # relaxed: a moment ago
 
 
 cdef inline bint request_looks_private(const Loop *loop, const RequestHead *head) noexcept nogil:
@@ -192,7 +197,8 @@ cdef void cache_plan(Loop *loop, const RequestHead *head, const RequestFacts *fa
     if entry != NULL:
         ticket.word = CACHED_MISS_REQUEST if is_reload else CACHED_MISS_STALE
     elif loop.core.settings.cache_status and store_has_variants(
-            &loop.core.store, loop.route.application, loop.key, ticket.key_bytes, ticket.hash):
+            &loop.core.store, ticket.route.application, loop.key, ticket.key_bytes,
+            ticket.hash):
         ticket.word = CACHED_MISS_VARY
     if facts.directives.seen & SAYS_ONLY_IF_CACHED:
         ticket.plan = PLAN_REFUSE
@@ -422,7 +428,8 @@ cdef void hit_answer(Loop *loop, Conn *conn, const uint8_t *at, const RequestHea
     answer.is_head = head.method_id == METHOD_HEAD
     answer.is_11 = head.version_minor == 1
     answer_choose(&answer, facts)
-    if (not head.is_persistent or not loop.core.settings.keep_alive or loop.is_draining):
+    if (not head.is_persistent or not loop.core.settings.keep_alive
+            or conn_is_leaving(loop, conn)):
         conn.is_last = True
     atomic.tally(&loop.counters[COUNT_CACHE_HITS], 1)
     if ticket.word == CACHED_STALE:

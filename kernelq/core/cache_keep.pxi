@@ -207,8 +207,7 @@ cdef void maker_adopt(Loop *loop, Exchange *maker, Exchange *waiting) noexcept n
     maker.wants_close = waiting.wants_close
     maker.is_probed = waiting.is_probed
     maker.has_fin = waiting.has_fin
-    # relaxed: requests() may be looking at it, since it is in a worker's place
-    atomic.store_relaxed(&maker.arrived_ns, waiting.arrived_ns)
+    maker.arrived_ns = waiting.arrived_ns
     maker.cache_word = waiting.cache_word
     maker.sent_bytes = waiting.sent_bytes
     waiting.conn = NULL
@@ -317,6 +316,7 @@ cdef Fill *fill_alone(Loop *loop, Exchange *maker) noexcept nogil:
     fill.sides = <FillSide *> (<uint8_t *> fill + sizeof(Fill))
     fill.side_count = loops
     fill.hash = maker.cache_hash
+    fill.application = maker.application
     fill.loop = loop.index
     fill.maker = maker
     fill.refs = 1
@@ -332,13 +332,13 @@ cdef Exchange *exchange_split(Loop *loop, Exchange *exchange) noexcept nogil:
     cdef size_t bytes = exchange.image_bytes + exchange.key_bytes
     if reader == NULL:
         return NULL
-    exchange_follow_another(loop, reader, exchange)
     reader.image = (&reader.image_inline[0] if bytes <= IMAGE_INLINE_BYTES
                     else <uint8_t *> malloc(bytes))
     if reader.image == NULL:
         reader.conn = NULL
         exchange_free(loop, reader)
         return NULL
+    exchange_follow(loop, reader, exchange)
     memcpy(reader.image, exchange.image, bytes)
     reader.image_bytes = exchange.image_bytes
     reader.key_at = exchange.key_at

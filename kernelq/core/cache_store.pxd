@@ -92,6 +92,9 @@
 #     " ", or a prefix that ends with "/"); an empty prefix means all. How many entries went. Fills
 #     of the application that began before are not stored, whatever their key, if it was recursive.
 #     Not for a loop: it takes long.
+#   uint64_t store_flush_some(Store *store, const uint32_t *applications, uint32_t count, ...)
+#     The same of several applications, in one walk; in order, each once. NULL: of all (then only
+#     recursively, or with an empty prefix).
 #   void store_flush_group(Store *store, uint64_t hash)      effective at once
 #   uint64_t store_sweep(Store *store, uint64_t now_ns)
 #     Scavenger: entries that nobody asked for in scavenge_s (0: any time), and entries of invalid
@@ -117,7 +120,6 @@ cdef enum:
     SHARDS = 16                    # by the upper bits of the hash
     FLUSHES_KEPT = 64              # a shard remembers so many invalidations of single keys
     FLUSH_WORDS = 64               # by application
-    STORE_ANY = 0xffffffff         # store_flush(): of every application
     VARIANTS_MAX = 32              # of one key
     SEGMENT_BYTES = 65536          # of content whose length is not known, at most
     SEGMENT_BYTES_FIRST = 1024

@@ -87,8 +87,7 @@ cdef int call_answer(Loop *loop, Worker *worker, uint64_t number, uint32_t statu
     record.value = value
     record.status = status
     ring_publish(&lane.requests, sizeof(ReplyRecord))
-    lane.unrung += 1
-    loop.ring_is_due = True
+    lane_published(loop, worker)
     return 0
 
 
@@ -105,8 +104,8 @@ cdef void call_on_done(Loop *loop, Call *call) noexcept nogil:
     free(call)
 
 
-cdef void letters_drop(Loop *loop) noexcept nogil:
-    # Every thread has ended: letters that no loop has read, and what is given with them.
+cdef void calls_drop(Loop *loop) noexcept nogil:
+    # Every thread has ended: letters that no loop has read, and the answers among them.
     cdef Letter *letter = loop.mailbox.first
     cdef Letter *following
     loop.mailbox.first = NULL
@@ -115,10 +114,6 @@ cdef void letters_drop(Loop *loop) noexcept nogil:
         following = letter.next
         if letter.kind == LETTER_CALLED:
             free(letter.subject)
-        elif letter.kind == LETTER_ROUTES:
-            loop_take_routes(loop, <RouteMap *> letter.subject)
-        elif letter.kind == LETTER_POOL:
-            pool_on_closing(loop, <Pool *> letter.subject)
         elif letter.is_owned:
             free(letter)
         letter = following

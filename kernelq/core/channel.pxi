@@ -82,9 +82,24 @@ cdef int worker_lane_create(Core_ *core, Worker *worker, uint32_t index) noexcep
     return 0 if linux.shutdown(ends[1], SHUT_RD) == 0 else -linux.errno
 
 
-cdef int worker_open(Core_ *core, Pool *pool, uint64_t generation, Worker **given,
+cdef bint worker_take_limits(Core_ *core, uint32_t pool_number, Worker *worker) noexcept nogil:
+    # What its channel is made by. False: there is no such pool.
+    cdef Pool *pool
+    pthread_mutex_lock(&core.table_lock)
+    pool = pool_find(core, pool_number)
+    if pool != NULL:
+        pthread_mutex_lock(&pool.lock)
+        worker.slot_count = pool.limits.slot_count
+        worker.place_count = pool.limits.place_count
+        pthread_mutex_unlock(&pool.lock)
+    pthread_mutex_unlock(&core.table_lock)
+    return pool != NULL
+
+
+cdef int worker_open(Core_ *core, uint32_t pool_number, uint64_t generation, Worker **given,
                      int *side_end) noexcept nogil:
-    # Gives a worker with a complete channel, linked into the pool. -errno: nothing was left behind.
+    # Gives a worker with a complete channel, linked into the pool. -errno: nothing was left behind
+    # (-ENOENT: there is no such pool).
     cdef Worker *worker = <Worker *> calloc(1, sizeof(Worker))
     cdef uint32_t index
     cdef int ends[2]
@@ -92,17 +107,16 @@ cdef int worker_open(Core_ *core, Pool *pool, uint64_t generation, Worker **give
     if worker == NULL:
         return -ENOMEM
     worker_fds_init(worker)
-    worker.pool = pool
     worker.generation = generation
-    worker.slot_count = pool.limits.slot_count
-    worker.place_count = pool.limits.place_count
+    if not worker_take_limits(core, pool_number, worker):
+        worker_free(core, worker)
+        return -ENOENT
     worker.lanes = <Lane *> calloc(core.settings.loop_count, sizeof(Lane))
     worker.places = <Place *> calloc(worker.place_count, sizeof(Place))
     worker.free_places = <uint16_t *> calloc(worker.place_count, sizeof(uint16_t))
     if worker.lanes == NULL or worker.places == NULL or worker.free_places == NULL:
         error = -ENOMEM
-    core.worker_number += 1
-    worker.number = core.worker_number
+    worker.number = atomic.add_u32(&core.worker_number, 1)
     if error == 0:
         error = worker_memory_create(core, worker)
     index = 0
@@ -117,17 +131,52 @@ cdef int worker_open(Core_ *core, Pool *pool, uint64_t generation, Worker **give
         worker_free(core, worker)
         return error
     worker.side_fd = ends[0]
-    side_end[0] = ends[1]
     for index in range(worker.place_count):
         worker.free_places[index] = <uint16_t> (worker.place_count - 1 - index)
     worker.free_count = worker.place_count
-    pthread_mutex_lock(&pool.lock)
-    worker.next = pool.workers
-    pool.workers = worker
-    pool.worker_count += 1
-    pthread_mutex_unlock(&pool.lock)
+    if not worker_link(core, pool_number, worker):
+        linux.close(ends[1])
+        worker_free(core, worker)
+        return -ENOENT
+    side_end[0] = ends[1]
     given[0] = worker
     return 0
+
+
+# --- the tables of workers ------------------------------------------------------------------------
+
+cdef bint worker_link(Core_ *core, uint32_t pool_number, Worker *worker) noexcept nogil:
+    # Into its pool and the table. False: there is no such pool (any more).
+    cdef Worker **bucket = &core.known[worker.number % WORKER_BUCKETS]
+    cdef Pool *pool
+    pthread_mutex_lock(&core.table_lock)
+    pool = pool_find(core, pool_number)
+    if pool != NULL:
+        worker.pool = pool
+        pthread_mutex_lock(&pool.lock)
+        worker.next = pool.workers
+        pool.workers = worker
+        pool_note_workers(pool)
+        pthread_mutex_unlock(&pool.lock)
+    pthread_mutex_unlock(&core.table_lock)
+    if pool == NULL:
+        return False
+    pthread_mutex_lock(&core.workers_lock)
+    worker.next_known = bucket[0]
+    bucket[0] = worker
+    pthread_mutex_unlock(&core.workers_lock)
+    return True
+
+
+cdef void pool_note_workers(Pool *pool) noexcept nogil:
+    # [pool lock]
+    cdef const Worker *worker = pool.workers
+    pool.worker_count = 0
+    pool.oldest = <uint64_t> -1
+    while worker != NULL:
+        pool.worker_count += 1
+        pool.oldest = min(pool.oldest, worker.generation)
+        worker = worker.next
 
 
 cdef void worker_fds_init(Worker *worker) noexcept nogil:
@@ -150,6 +199,7 @@ cdef void worker_free(Core_ *core, Worker *worker) noexcept nogil:
     if worker.lanes != NULL:
         for index in range(core.settings.loop_count):
             lane = &worker.lanes[index]
+            bug.BUG_ON(lane.busy_at != 0 and core.is_started)
             if lane.requests.at != NULL:
                 linux.munmap(lane.requests.at, <size_t> lane.requests.bytes * 2)
             if lane.answers.at != NULL:
@@ -174,32 +224,31 @@ cdef void worker_free(Core_ *core, Worker *worker) noexcept nogil:
 
 
 cdef Worker *worker_find(Core_ *core, uint32_t number) noexcept nogil:
-    # Managers' thread, which is the only one that unlinks.
-    cdef Worker *worker = NULL
-    cdef Pool *pool
-    cdef uint32_t slot
-    for slot in range(core.pools_high):
-        pool = core.pools[slot]
-        if pool == NULL or worker != NULL:
-            continue
-        pthread_mutex_lock(&pool.lock)
-        worker = pool.workers
-        while worker != NULL and worker.number != number:
-            worker = worker.next
-        pthread_mutex_unlock(&pool.lock)
+    # NULL: it was forgotten. For the managers' thread, which is the only one that forgets, and
+    # under receiver_lock.
+    cdef Worker *worker
+    pthread_mutex_lock(&core.workers_lock)
+    worker = core.known[number % WORKER_BUCKETS]
+    while worker != NULL and worker.number != number:
+        worker = worker.next_known
+    pthread_mutex_unlock(&core.workers_lock)
     return worker
 
 
 cdef void worker_unlink(Core_ *core, Worker *worker) noexcept nogil:
-    cdef Pool *pool = worker.pool
-    cdef Worker **link
-    pthread_mutex_lock(&pool.lock)
-    link = &pool.workers
+    cdef Worker **link = &core.known[worker.number % WORKER_BUCKETS]
+    pthread_mutex_lock(&core.workers_lock)
+    while link[0] != worker:
+        link = &link[0].next_known
+    link[0] = worker.next_known
+    pthread_mutex_unlock(&core.workers_lock)
+    pthread_mutex_lock(&worker.pool.lock)
+    link = &worker.pool.workers
     while link[0] != worker:
         link = &link[0].next
     link[0] = worker.next
-    pool.worker_count -= 1
-    pthread_mutex_unlock(&pool.lock)
+    pool_note_workers(worker.pool)
+    pthread_mutex_unlock(&worker.pool.lock)
 
 
 cdef int worker_attach(Core_ *core, Worker *worker, int pid, int pidfd) noexcept nogil:
@@ -270,29 +319,37 @@ cdef bint worker_map(Core_ *core, Worker *worker) noexcept nogil:
 cdef void lane_watch(Loop *loop, Worker *worker) noexcept nogil:
     # LETTER_WORKER: into this loop's epoll and list.
     cdef Lane *lane = &worker.lanes[loop.index]
-    cdef Worker **grown
     if loop.worker_count == loop.worker_room:
-        grown = <Worker **> realloc(loop.workers, sizeof(Worker *) * (loop.worker_room * 2 + 8))
-        bug.BUG_ON(grown == NULL)
-        loop.workers = grown
+        loop.workers = workers_grown(loop.workers, loop.worker_room)
+        loop.busy = workers_grown(loop.busy, loop.worker_room)
         loop.worker_room = loop.worker_room * 2 + 8
     loop.workers[loop.worker_count] = worker
     loop.worker_count += 1
     lane.is_watched = True
+    lane_wake(loop, worker)
     epoll_watch(loop, worker.bells[loop.index], EPOLLIN | EPOLLET, &lane.bell)
     epoll_watch(loop, worker.pidfd, EPOLLIN | EPOLLONESHOT, &lane.death)
     if loop.index == 0:
         worker_on_bell(loop, worker)
 
 
+cdef Worker **workers_grown(Worker **list_, uint32_t room) noexcept nogil:
+    cdef Worker **grown = <Worker **> realloc(list_, sizeof(Worker *) * (room * 2 + 8))
+    bug.BUG_ON(grown == NULL)
+    return grown
+
+
 cdef void worker_on_bell(Loop *loop, Worker *worker) noexcept nogil:
-    # The lanes are drained every turn; a bell only matters before the memory is mapped.
+    # Its lane is drained in this turn; the first bell of all says that its memory can be mapped.
     cdef uint32_t index
+    lane_wake(loop, worker)
     if loop.index != 0 or worker.worker_memory != NULL or not worker_is_trusted(worker):
         return
+    # Once sealed it stays so; looked at twice, it may be sealed in between.
+    if not linux.is_sealed(worker.worker_fd):
+        return
     if not worker_map(loop.core, worker):
-        if linux.is_sealed(worker.worker_fd):
-            worker_distrust(loop, worker)
+        worker_distrust(loop, worker)
         return
     worker.lanes[0].is_open = True
     for index in range(1, loop.core.settings.loop_count):
@@ -305,7 +362,15 @@ cdef void lane_on_opened(Loop *loop, Worker *worker) noexcept nogil:
     # LETTER_OPENED: loop 0 has mapped and checked the worker's memory.
     cdef Lane *lane = &worker.lanes[loop.index]
     lane.is_open = not lane.is_dead
-    pool_owe(loop, worker.pool)
+    lane_wake(loop, worker)
+    pool_due(loop, worker.pool)
+
+
+cdef inline void lane_published(Loop *loop, Worker *worker) noexcept nogil:
+    # A record stands in its request ring: it is rung at the end of the turn, or soon after.
+    worker.lanes[loop.index].unrung += 1
+    loop.ring_is_due = True
+    lane_wake(loop, worker)
 
 
 cdef void lane_ring(Loop *loop, Worker *worker) noexcept nogil:
@@ -328,8 +393,8 @@ cdef void lanes_ring(Loop *loop, uint32_t patience) noexcept nogil:
     cdef uint32_t index
     cdef Worker *worker
     loop.ring_is_due = False
-    for index in range(loop.worker_count):
-        worker = loop.workers[index]
+    for index in range(loop.busy_count):
+        worker = loop.busy[index]
         if worker.lanes[loop.index].unrung > patience:
             lane_ring(loop, worker)
         loop.ring_is_due |= worker.lanes[loop.index].unrung > 0
@@ -345,6 +410,7 @@ cdef bint lane_tell(Loop *loop, Worker *worker, uint8_t kind, uint8_t flags, uin
         return True
     record = <NumberRecord *> ring_claim(&lane.requests, sizeof(NumberRecord), REPLY_RESERVE)
     if record == NULL:
+        lane_wake(loop, worker)  # the ring may be broken: lanes_drain() sees it
         return False
     record.head.bytes = sizeof(NumberRecord)
     record.head.kind = kind
@@ -353,8 +419,7 @@ cdef bint lane_tell(Loop *loop, Worker *worker, uint8_t kind, uint8_t flags, uin
     record.head.dispatch = dispatch
     record.value = value
     ring_publish(&lane.requests, sizeof(NumberRecord))
-    lane.unrung += 1
-    loop.ring_is_due = True
+    lane_published(loop, worker)
     return True
 
 
@@ -368,10 +433,11 @@ cdef int worker_on_ready(Loop *loop, Worker *worker) noexcept nogil:
     if worker.state == WORKER_STARTING:
         atomic.store_relaxed_u8(&worker.state, WORKER_READY)
         pool.ready_count += 1
+        pool_note_serving(loop.core, pool)
     pthread_mutex_unlock(&pool.lock)
     if was_ready:
         return -1
-    pool_owe(loop, pool)
+    pool_due(loop, pool)
     event_post(loop.core, EVENT_READY, worker.number, 0)
     return 0
 
@@ -381,10 +447,11 @@ cdef inline bint worker_is_trusted(const Worker *worker) noexcept nogil:
     return atomic.load_relaxed_u8(&worker.state) < WORKER_DISTRUSTED  # relaxed: see worker_on_death
 
 
-cdef void worker_leave_ready(Worker *worker, uint8_t state) noexcept nogil:
+cdef void worker_leave_ready(Core_ *core, Worker *worker, uint8_t state) noexcept nogil:
     # Under the pool's lock.
     if worker.state == WORKER_READY:
         worker.pool.ready_count -= 1
+        pool_note_serving(core, worker.pool)
     if worker.state < state:
         atomic.store_relaxed_u8(&worker.state, state)
     worker.waiting_suspect = NULL
@@ -398,7 +465,7 @@ cdef void worker_distrust(Loop *loop, Worker *worker) noexcept nogil:
     is_new = not worker.is_distrusted
     is_alive = worker.state < WORKER_DISTRUSTED
     worker.is_distrusted = True
-    worker_leave_ready(worker, WORKER_DISTRUSTED)
+    worker_leave_ready(loop.core, worker, WORKER_DISTRUSTED)
     pthread_mutex_unlock(&worker.pool.lock)
     if not is_new:
         return
@@ -412,10 +479,31 @@ cdef void worker_distrust(Loop *loop, Worker *worker) noexcept nogil:
     event_post(loop.core, EVENT_DISTRUSTED, worker.number, 0)
 
 
+cdef void worker_set_quota(Core_ *core, Worker *worker, uint64_t requests) noexcept nogil:
+    # Managers' thread: EVENT_QUOTA, once, when it has answered so many; 0: not any more.
+    cdef uint64_t served
+    cdef bint is_met
+    pthread_mutex_lock(&worker.pool.lock)
+    worker.quota = requests
+    is_met = worker_meets_quota(worker)
+    served = worker.served
+    pthread_mutex_unlock(&worker.pool.lock)
+    if is_met:
+        event_post(core, EVENT_QUOTA, worker.number, <int64_t> served)
+
+
+cdef inline bint worker_meets_quota(Worker *worker) noexcept nogil:
+    # [pool lock] Once.
+    if worker.quota == 0 or worker.served < worker.quota:
+        return False
+    worker.quota = 0
+    return True
+
+
 cdef void worker_drain(Core_ *core, Worker *worker) noexcept nogil:
     # Managers' thread: nothing more is dispatched; loop 0 revokes and tells it.
     pthread_mutex_lock(&worker.pool.lock)
-    worker_leave_ready(worker, WORKER_DRAINING)
+    worker_leave_ready(core, worker, WORKER_DRAINING)
     pthread_mutex_unlock(&worker.pool.lock)
     letter_send(&core.loops[0].mailbox, LETTER_DRAIN, worker, 0, -1)
 
@@ -424,26 +512,13 @@ cdef void worker_on_drain(Loop *loop, Worker *worker) noexcept nogil:
     pthread_mutex_lock(&worker.pool.lock)
     worker_revoke_all(loop, worker)
     pthread_mutex_unlock(&worker.pool.lock)
-    pool_owe(loop, worker.pool)
+    pool_due(loop, worker.pool)
     lane_tell(loop, worker, RECORD_DRAIN, 0, 0, 0, 0)
 
 
-cdef void worker_set_quota(Core_ *core, Worker *worker, uint64_t requests) noexcept nogil:
-    # Managers' thread. It may have served as many already.
-    cdef bint has_quota
-    cdef int64_t served
-    pthread_mutex_lock(&worker.pool.lock)
-    worker.quota = requests
-    has_quota = worker_meets_quota(worker)
-    served = <int64_t> worker.served
-    pthread_mutex_unlock(&worker.pool.lock)
-    if has_quota:
-        event_post(core, EVENT_QUOTA, worker.number, served)
-
-
 cdef void worker_abandon(Core_ *core, Worker *worker) noexcept nogil:
-    # Managers' thread: it is stopped (or soon will be), and left to a debugger. What it has in hand
-    # is treated as if it had died; nothing of what it says later is read.
+    # Managers' thread: it is stopped, and left to a debugger. What it has in hand is treated as if
+    # it had died; nothing of what it says later is read.
     cdef uint32_t index
     for index in range(core.settings.loop_count):
         letter_send(&core.loops[index].mailbox, LETTER_ABANDON, worker, 0, -1)
@@ -463,7 +538,7 @@ cdef void worker_on_death(Loop *loop, Worker *worker) noexcept nogil:
     pthread_mutex_lock(&worker.pool.lock)
     is_distrusted = worker.is_distrusted
     if worker.state != WORKER_DISTRUSTED:
-        worker_leave_ready(worker, WORKER_DEAD)
+        worker_leave_ready(core, worker, WORKER_DEAD)
     pthread_mutex_unlock(&worker.pool.lock)
     if not is_distrusted:
         if loop.index == 0 and worker.worker_memory == NULL:
@@ -473,7 +548,7 @@ cdef void worker_on_death(Loop *loop, Worker *worker) noexcept nogil:
     for index in range(worker.place_count):
         place_bury(loop, worker, index)
     lane.is_open = False
-    pool_owe(loop, worker.pool)
+    pool_due(loop, worker.pool)
     done = atomic.add_u32(&worker.loops_done, 1)
     if done == core.settings.loop_count:
         event_post(core, EVENT_GONE, worker.number, 0)
@@ -556,7 +631,8 @@ cdef void casualty_note(Worker *worker, const Place *place) noexcept nogil:
 
 
 cdef bint exchange_may_repeat(const Exchange *exchange) noexcept nogil:
-    # Promise 2: a started request is executed again only if all of this holds.
+    # Promise 2: a started request is executed again only if all of this holds. Under the pool's
+    # lock.
     cdef const PoolLimits *limits = &exchange.pool.limits
     if exchange.head_sent or exchange.executions > limits.redispatch_limit:
         return False
@@ -588,6 +664,8 @@ cdef void lane_forget(Loop *loop, Worker *worker) noexcept nogil:
             loop.workers[index] = loop.workers[loop.worker_count - 1]
             loop.worker_count -= 1
             break
+    if worker.lanes[loop.index].busy_at:
+        lane_rest(loop, &worker.lanes[loop.index])
     if atomic.add_u32(&worker.loops_forgotten, 1) == loop.core.settings.loop_count:
         worker_free(loop.core, worker)
 
@@ -619,7 +697,7 @@ cdef void worker_check_health(Loop *loop, Worker *worker) noexcept nogil:
         if worker.is_unhealthy and waiting == 0:
             worker.is_unhealthy = False
             worker.is_hopeless = False
-            pool_owe(loop, worker.pool)
+            pool_due(loop, worker.pool)
             event_post(loop.core, EVENT_RECOVERED, worker.number, 0)
         return
     if worker.unstarted_since_ns == 0 or worker.started_seen != started + worker.served:
@@ -637,7 +715,7 @@ cdef void worker_revoke_late(Loop *loop, Worker *worker) noexcept nogil:
             exchange = place_revoke(loop, worker, index)
             if exchange != NULL:
                 queue_push(worker.pool, exchange)
-                pool_owe(loop, worker.pool)
+                pool_due(loop, worker.pool)
 
 
 cdef void worker_judge(Loop *loop, Worker *worker) noexcept nogil:
@@ -649,7 +727,8 @@ cdef void worker_judge(Loop *loop, Worker *worker) noexcept nogil:
         worker.waiting_suspect = NULL
         event_post(loop.core, EVENT_UNHEALTHY, worker.number, 0)
     if (worker.is_unhealthy and not worker.is_hopeless
-            and loop.now_ns >= worker.unhealthy_since_ns + worker.pool.limits.ping_response_ns):
+            and loop.now_ns
+            >= worker.unhealthy_since_ns + worker.pool.limits.ping_response_ns):
         worker.is_hopeless = True
         event_post(loop.core, EVENT_HOPELESS, worker.number, 0)
 
@@ -663,15 +742,17 @@ cdef void worker_ping(Loop *loop, Worker *worker) noexcept nogil:
             worker.ping_sent_ns = loop.now_ns
 
 
-cdef void pool_check_health(Loop *loop, Pool *pool) noexcept nogil:
+cdef void pool_check_health(Loop *loop, PoolSide *side) noexcept nogil:
     # Every tick while anything is in hand.
+    cdef Pool *pool = side.pool
     cdef Worker *worker
     cdef Worker *deaf = NULL
+    cdef bint is_watched = False
     pthread_mutex_lock(&pool.lock)
     worker = pool.workers
     while worker != NULL:
         if worker.deaf_since_ns and worker_is_trusted(worker):
-            loop.worker_is_watched = True
+            is_watched = True
             if loop.now_ns >= worker.deaf_since_ns + HEALTH_START_NS:
                 deaf = worker
         if (worker.started != NULL
@@ -680,46 +761,50 @@ cdef void pool_check_health(Loop *loop, Pool *pool) noexcept nogil:
                 worker_check_health(loop, worker)
             if loop.index == 0:
                 worker_ping(loop, worker)
-            loop.worker_is_watched |= worker.is_unhealthy
+            is_watched |= worker.is_unhealthy
         worker = worker.next
     pthread_mutex_unlock(&pool.lock)
+    side_watch(loop, side, is_watched)
     if deaf != NULL:
         worker_distrust(loop, deaf)  # it closed its side socket, and lives
 
 
 cdef void loop_check_timeouts(Loop *loop) noexcept nogil:
     # Every loop, every tick: this loop's requests that execute for too long.
-    cdef uint32_t index, number
+    cdef uint32_t number
     cdef Worker *worker
-    cdef Exchange *exchange
+    cdef Lane *lane
     for number in range(loop.worker_count):
         worker = loop.workers[number]
-        if not worker.lanes[loop.index].is_open:
-            continue
-        for index in range(worker.place_count):
-            exchange = place_late(loop, worker, index)
-            if exchange != NULL and exchange_is_wanted(exchange):
-                worker_time_out(loop, worker, exchange)
+        lane = &worker.lanes[loop.index]
+        # relaxed, both: looked at again at the next tick
+        if (lane.is_open and atomic.load_relaxed_u32(&lane.in_hand)
+                and atomic.load_relaxed(&worker.pool.limits.request_timeout_ns)):
+            worker_check_timeouts(loop, worker)
 
 
-cdef Exchange *place_late(Loop *loop, Worker *worker, uint32_t index) noexcept nogil:
-    # The request of this loop in this place, if it has executed for too long; NULL.
-    cdef Place *place = &worker.places[index]
-    cdef Exchange *exchange
+cdef void worker_check_timeouts(Loop *loop, Worker *worker) noexcept nogil:
+    cdef Pool *pool = worker.pool
     cdef uint64_t limit
-    pthread_mutex_lock(&worker.pool.lock)
-    limit = worker.pool.limits.request_timeout_ns
-    exchange = place.exchange
-    if (limit == 0 or exchange == NULL or place.state == PLACE_FREE
-            or place.dispatch & 0xff != loop.index or exchange.started_ns == 0
-            or exchange.started_ns + limit > loop.now_ns):
-        exchange = NULL
-    else:
-        exchange.state = EXCHANGE_STARTED
-        if place.state == PLACE_HANDED:
-            place.state = PLACE_STARTED
-    pthread_mutex_unlock(&worker.pool.lock)
-    return exchange
+    cdef uint32_t index
+    cdef Exchange *exchange
+    cdef Place *place
+    for index in range(worker.place_count):
+        pthread_mutex_lock(&pool.lock)
+        limit = pool.limits.request_timeout_ns
+        place = &worker.places[index]
+        exchange = place.exchange
+        if (exchange == NULL or place.state == PLACE_FREE or place.dispatch & 0xff != loop.index
+                or limit == 0 or exchange.started_ns == 0
+                or exchange.started_ns + limit > loop.now_ns):
+            exchange = NULL
+        else:
+            exchange.state = EXCHANGE_STARTED
+            if place.state == PLACE_HANDED:
+                place.state = PLACE_STARTED
+        pthread_mutex_unlock(&pool.lock)
+        if exchange != NULL and exchange_is_wanted(exchange):
+            worker_time_out(loop, worker, exchange)
 
 
 cdef void worker_time_out(Loop *loop, Worker *worker, Exchange *exchange) noexcept nogil:

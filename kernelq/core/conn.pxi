@@ -51,6 +51,7 @@ cdef void conn_open(Loop *loop, Listener *listener, int fd,
         return
     conn.fd = fd
     conn.listener = listener
+    atomic.add_u32(&listener.refs, 1)
     conn.can_write = True
     conn_set_remote(conn, address)
     loop.conn_count += 1
@@ -91,6 +92,30 @@ cdef uint32_t conn_address_bytes(const Conn *conn) noexcept nogil:
     if conn.family == AF_INET:
         return 4
     return 16 if conn.family == AF_INET6 else 0
+
+
+cdef const uint8_t *conn_local_address(Conn *conn) noexcept nogil:
+    # As routes have it: 16 bytes, IPv4 mapped. NULL: a unix socket.
+    cdef sockaddr_storage address
+    cdef socklen_t bytes = sizeof(address)
+    if conn.family == AF_UNIX:
+        return NULL
+    if not conn.local_is_known:
+        conn.local_is_known = True
+        memset(&address, 0, sizeof(address))
+        getsockname(conn.fd, <sockaddr *> &address, &bytes)
+        if address.ss_family == AF_INET6:
+            memcpy(conn.local_address, &(<sockaddr_in6 *> &address).sin6_addr, 16)
+        else:
+            conn.local_address[10] = conn.local_address[11] = 0xff
+            memcpy(&conn.local_address[12], &(<sockaddr_in *> &address).sin_addr, 4)
+    return conn.local_address
+
+
+cdef inline bint conn_is_leaving(const Loop *loop, const Conn *conn) noexcept nogil:
+    # It gets no further request: the server ends, or its listener was removed.
+    # relaxed: a response later at most
+    return loop.is_draining or atomic.load_relaxed_u32(&conn.listener.is_removed) != 0
 
 
 cdef void conn_start_timer(Loop *loop, Conn *conn, uint64_t limit_ns) noexcept nogil:
@@ -194,7 +219,10 @@ cdef void conns_free_closed(Loop *loop) noexcept nogil:
         if conn.is_again:
             conn.next_closed = loop.closed
             loop.closed = conn
-        elif loop.spare_conn_count < SPARE_CONNS:
+            conn = following
+            continue
+        listener_release(loop.core, conn.listener)
+        if loop.spare_conn_count < SPARE_CONNS:
             conn.next_closed = loop.spare_conns
             loop.spare_conns = conn
             loop.spare_conn_count += 1
@@ -420,6 +448,7 @@ cdef int64_t conn_take_head(Loop *loop, Conn *conn, const uint8_t *at, size_t by
         return 0
     memset(&conn.progress, 0, sizeof(conn.progress))
     conn.requests += 1
+    atomic.tally(&loop.counters[COUNT_REQUESTS], 1)
     atomic.tally(&loop.counters[COUNT_FIELDS_DROPPED], head.dropped_count)
     request_accept(loop, conn, at, &head)
     return used
@@ -614,7 +643,7 @@ cdef void conn_on_drained(Loop *loop, Conn *conn) noexcept nogil:
     if exchange == NULL:
         return
     if exchange.fill != NULL and exchange.entry == NULL:
-        # What it had was for the output.
+        # The timer that it had was for the output.
         conn_start_timer(loop, conn, waiting_patience_ns(exchange))
     if exchange.file_left:
         response_send_file(loop, exchange)
@@ -622,6 +651,14 @@ cdef void conn_on_drained(Loop *loop, Conn *conn) noexcept nogil:
         response_send_body(loop, exchange)
     elif exchange.worker != NULL:
         response_release(loop, exchange.worker, exchange)
+
+
+cdef inline bint conn_is_left_over(const Conn *conn) noexcept nogil:
+    # Its listener was removed while the response was on its way, and nothing has come behind that.
+    # At shutdown such connections get some time (loop_check_quiet).
+    # relaxed: else it is closed when it has been idle for long
+    return (atomic.load_relaxed_u32(&conn.listener.is_removed) and conn.in_start == conn.in_end
+            and not conn.can_read and not conn.is_advancing)
 
 
 cdef void conn_on_response_sent(Loop *loop, Conn *conn) noexcept nogil:
@@ -642,7 +679,7 @@ cdef void conn_finish(Loop *loop, Conn *conn) noexcept nogil:
         conn.exchange = NULL
         exchange_free_unless_held(loop, exchange)
     conn.is_slow = False
-    if conn.is_last:
+    if conn.is_last or conn_is_left_over(conn):
         conn_linger(loop, conn)
         return
     conn.state = CONN_HEAD

@@ -55,11 +55,11 @@ cdef void exchange_free_unless_held(Loop *loop, Exchange *exchange) noexcept nog
 
 cdef void exchange_free(Loop *loop, Exchange *exchange) noexcept nogil:
     bug.BUG_ON(exchange_is_held(exchange) or exchange.fill != NULL)
-    if exchange.pool != NULL:
-        pool_let_go(loop, exchange.pool)
     exchange_drop_content(loop, exchange)
     exchange_unpin(loop.core, exchange)
     fd_discard(loop.core, exchange.file_fd)
+    if exchange.pool != NULL:
+        exchange_exit(loop, exchange)
     if exchange.image != exchange.image_inline:
         free(exchange.image)
     loop.exchange_count -= 1
@@ -93,8 +93,6 @@ cdef Worker *exchange_leave(Loop *loop, Exchange *exchange) noexcept nogil:
         executing = fill_leave(loop, exchange)
     if exchange.pool != NULL:
         worker = exchange_take_back(loop, exchange)
-        if worker != NULL:
-            reason = REASON_CONNECTION_DROPPED
     if worker != NULL:
         executing = worker
     if exchange.status != 0 or executing != NULL:
@@ -102,7 +100,8 @@ cdef Worker *exchange_leave(Loop *loop, Exchange *exchange) noexcept nogil:
     if exchange.conn != NULL and not exchange.is_refused:
         atomic.tally(&loop.reasons[reason], 1)
         log_exchange(loop, LOG_DEBUG, exchange, reason, executing)
-    arrivals_unlink(loop, exchange)
+    if exchange.pool != NULL:
+        arrivals_unlink(loop, exchange)
     exchange.conn = NULL
     if worker != NULL and not exchange.is_told:
         exchange.is_told = True
@@ -113,7 +112,7 @@ cdef Worker *exchange_leave(Loop *loop, Exchange *exchange) noexcept nogil:
 
 
 cdef Worker *exchange_take_back(Loop *loop, Exchange *exchange) noexcept nogil:
-    # Out of the queue, or back from a worker that has not started it; gives one that has.
+    # Gives the worker that has started it; else NULL, and it is nowhere.
     cdef Pool *pool = exchange.pool
     cdef Worker *worker
     pthread_mutex_lock(&pool.lock)
@@ -129,27 +128,9 @@ cdef Worker *exchange_take_back(Loop *loop, Exchange *exchange) noexcept nogil:
 
 
 cdef void arrivals_unlink(Loop *loop, Exchange *exchange) noexcept nogil:
-    # It may have become complete in this very turn, and be on its way into its queue or refused.
-    cdef PoolSide *side
-    chain_unlink(&loop.arrivals_first, &loop.arrivals_last, exchange)
-    chain_unlink(&loop.refused_first, &loop.refused_last, exchange)
-    if exchange.pool != NULL:
-        side = &exchange.pool.sides[loop.index]
-        chain_unlink(&side.arrivals_first, &side.arrivals_last, exchange)
-
-
-cdef inline void chain_push(Exchange **first, Exchange **last, Exchange *exchange) noexcept nogil:
-    exchange.next = NULL
-    if first[0] == NULL:
-        first[0] = exchange
-    else:
-        last[0].next = exchange
-    last[0] = exchange
-
-
-cdef inline void chain_unlink(Exchange **first, Exchange **last, Exchange *exchange) noexcept nogil:
-    # If it is in there.
-    cdef Exchange **link = first
+    # It may have become complete in this very turn.
+    cdef PoolSide *side = &exchange.pool.sides[loop.index]
+    cdef Exchange **link = &side.arrivals_first
     cdef Exchange *previous = NULL
     while link[0] != NULL and link[0] != exchange:
         previous = link[0]
@@ -157,12 +138,12 @@ cdef inline void chain_unlink(Exchange **first, Exchange **last, Exchange *excha
     if link[0] == NULL:
         return
     link[0] = exchange.next
-    if last[0] == exchange:
-        last[0] = previous
+    if side.arrivals_last == exchange:
+        side.arrivals_last = previous
     exchange.next = NULL
 
 
-cdef bint exchange_is_away(Loop *loop, const Exchange *exchange) noexcept nogil:
+cdef bint exchange_is_away(Exchange *exchange) noexcept nogil:
     # In a worker's place, or (another loop may have taken it back this very moment) in the queue.
     cdef bint is_away
     if exchange.pool == NULL:
@@ -189,6 +170,9 @@ cdef void exchange_refuse(Loop *loop, Exchange *exchange, int reason) noexcept n
     if exchange.head_sent or status == 0:
         exchange_abort(loop, exchange, reason)
         return
+    if pool_resets(exchange.pool, reason):
+        exchange_reset(loop, exchange, reason)
+        return
     if exchange.fill != NULL:
         fill_leave(loop, exchange)
     log_exchange(loop, LOG_WARNING if status >= 500 else LOG_INFO, exchange, reason,
@@ -197,11 +181,11 @@ cdef void exchange_refuse(Loop *loop, Exchange *exchange, int reason) noexcept n
     atomic.tally(&loop.counters[COUNT_REFUSED], 1)
     loop.head_out_bytes = 0
     if (not exchange.content_is_whole or exchange.wants_close or not loop.core.settings.keep_alive
-            or loop.is_draining):
+            or conn_is_leaving(loop, conn)):
         conn.is_last = True
     exchange.status = <uint16_t> status
     exchange.is_refused = True
-    if not exchange_is_away(loop, exchange):
+    if not exchange_is_away(exchange):
         answer_with_text(loop, conn, exchange.is_head, exchange.is_11, status, reasons[reason].text)
         return
     # It goes on executing; its answer will find nobody.
@@ -213,16 +197,24 @@ cdef void exchange_refuse(Loop *loop, Exchange *exchange, int reason) noexcept n
     answer_with_text(loop, conn, is_head, is_11, status, reasons[reason].text)
 
 
+cdef bint pool_resets(const Pool *pool, int reason) noexcept nogil:
+    # A balancer in front that knows TCP only: it goes elsewhere when it is reset.
+    if pool == NULL or (reason != REASON_QUEUE_FULL and reason != REASON_APP_OFFLINE
+                        and reason != REASON_APP_SHUTDOWN and reason != REASON_DISABLED):
+        return False
+    return atomic.load_relaxed_u8(&pool.limits.refuses_by_reset) != 0  # relaxed: a setting
+
+
 cdef void exchange_reset(Loop *loop, Exchange *exchange, int reason) noexcept nogil:
-    # A refusal without an answer: the client sees the connection end.
+    # In place of its 503.
     cdef Conn *conn = exchange.conn
-    log_exchange(loop, LOG_WARNING, exchange, reason, NULL)
+    log_exchange(loop, LOG_WARNING, exchange, reason, exchange.worker)
     atomic.tally(&loop.reasons[reason], 1)
     atomic.tally(&loop.counters[COUNT_REFUSED], 1)
+    conn.exchange = NULL
     exchange.is_refused = True
     exchange.status = STATUS_NONE
     log_access(loop, conn, exchange)
-    conn.exchange = NULL
     exchange_leave(loop, exchange)
     conn_reset(loop, conn)
 
@@ -266,18 +258,15 @@ cdef void request_accept(Loop *loop, Conn *conn, const uint8_t *at,
     # A complete head: an answer from the core, a refusal, or an exchange that receives its content.
     cdef Exchange *exchange
     cdef Ticket ticket
-    cdef int reason
-    cdef bint is_probe = loop.core.settings.health_path_bytes and head_is_probe(loop, head)
+    cdef uint32_t probe = 0
+    cdef int reason = REASON_NONE
     memset(&ticket, 0, sizeof(ticket))
-    loop.path_bytes = 0  # that of the request before
-    reason = REASON_NONE if is_probe else request_route(loop, conn, head)
-    if reason != REASON_NONE:
-        log_head(loop, conn, head, reason)
-        conn_refuse_logged(loop, conn, reason, head.method_id == METHOD_HEAD)
-        return
-    atomic.tally(&loop.counters[COUNT_REQUESTS], 1)
-    if is_probe or not loop.route.is_enabled:
-        ticket.word = CACHED_NONE
+    if loop.core.settings.health_path_bytes:
+        probe = probe_status(loop, head)
+    if probe == 0:
+        reason = request_route(loop, conn, at, head, &ticket)
+    if probe or reason != REASON_NONE:
+        pass
     elif not cache_concerns(loop, head):
         ticket.word = CACHED_METHOD if loop.core.settings.cache_mode != CACHE_OFF else CACHED_NONE
     elif cache_look_up(loop, conn, at, head, &ticket) and not ticket.is_behind:
@@ -287,39 +276,17 @@ cdef void request_accept(Loop *loop, Conn *conn, const uint8_t *at,
         if not ticket.is_behind:
             conn_refuse(loop, conn, REASON_MEMORY)
         return
+    if probe == 0 and reason == REASON_NONE:
+        exchange_take_route(loop, exchange, &ticket.route)
     if ticket.is_behind:
-        exchange_follow(loop, exchange, &loop.route)
         request_repeat(loop, conn, exchange, at, head, &ticket)
         return
     conn.exchange = exchange
-    if not is_probe:
-        exchange_follow(loop, exchange, &loop.route)
-    exchange.is_11 = head.version_minor == 1
-    exchange.is_head = head.method_id == METHOD_HEAD
-    exchange.is_idempotent = method_is_idempotent(head.method_id)
-    exchange.wants_close = not head.is_persistent
-    exchange.expects_continue = head.expects_continue
-    exchange.is_chunked = head.is_chunked
-    exchange.is_streamed = (loop.core.settings.is_streamed
-                            and (head.is_chunked or head.content_length > 0))
-    exchange.content_length = (-1 if head.is_chunked
-                               else (head.content_length if head.content_length > 0 else 0))
-    exchange.content_is_whole = not head.is_chunked and head.content_length <= 0
-    reason = request_image(loop, conn, exchange, at, head, &ticket)
-    if reason == REASON_NONE and exchange.content_length > 0:
-        if <uint64_t> exchange.content_length > loop.core.settings.content_limit:
-            reason = REASON_CONTENT_TOO_LARGE
-    if reason != REASON_NONE:
-        if exchange.image == NULL:
-            log_head(loop, conn, head, reason)
-            conn_refuse_logged(loop, conn, reason, exchange.is_head)
-        else:
-            exchange_refuse(loop, exchange, reason)
+    exchange_read_head(loop, exchange, head)
+    if not request_has_image(loop, conn, exchange, at, head, &ticket, reason):
         return
-    if is_probe:
-        probe_answer(loop, conn, exchange, head)
-    elif not loop.route.is_enabled:
-        exchange_refuse(loop, exchange, REASON_DISABLED)
+    if probe:
+        request_answer_probe(loop, conn, exchange, probe)
     elif ticket.plan == PLAN_REFUSE:
         exchange_refuse(loop, exchange, REASON_ONLY_IF_CACHED)
     elif ticket.plan == PLAN_ASK or ticket.plan == PLAN_VALIDATE:
@@ -331,6 +298,42 @@ cdef void request_accept(Loop *loop, Conn *conn, const uint8_t *at,
     else:
         exchange.may_store = ticket.plan == PLAN_ALONE
         request_receive(loop, conn, exchange)
+
+
+cdef void exchange_read_head(Loop *loop, Exchange *exchange,
+                             const RequestHead *head) noexcept nogil:
+    exchange.is_11 = head.version_minor == 1
+    exchange.is_head = head.method_id == METHOD_HEAD
+    exchange.is_idempotent = method_is_idempotent(head.method_id)
+    exchange.wants_close = not head.is_persistent
+    exchange.expects_continue = head.expects_continue
+    exchange.is_chunked = head.is_chunked
+    exchange.is_streamed = (loop.core.settings.is_streamed
+                            and (head.is_chunked or head.content_length > 0))
+    exchange.content_length = (-1 if head.is_chunked
+                               else (head.content_length if head.content_length > 0 else 0))
+    exchange.content_is_whole = not head.is_chunked and head.content_length <= 0
+
+
+cdef bint request_has_image(Loop *loop, Conn *conn, Exchange *exchange, const uint8_t *at,
+                            RequestHead *head, const Ticket *ticket, int refusal) noexcept nogil:
+    # refusal: why it cannot be taken, if that is known already. False: it was refused.
+    cdef int reason = request_image(loop, conn, exchange, at, head, ticket)
+    if reason == REASON_NONE:
+        reason = refusal
+    if reason == REASON_NONE and exchange.content_length > 0:
+        if <uint64_t> exchange.content_length > loop.core.settings.content_limit:
+            reason = REASON_CONTENT_TOO_LARGE
+    if reason == REASON_NONE:
+        return True
+    if exchange.image == NULL:
+        log_head(loop, conn, head, reason)
+        conn_refuse_logged(loop, conn, reason, exchange.is_head)
+        return False
+    # Whoever asks for a site that is none of ours need not ask again here.
+    conn.is_last = conn.is_last or reason == REASON_HOSTNAME
+    exchange_refuse(loop, exchange, reason)
+    return False
 
 
 cdef void request_repeat(Loop *loop, Conn *conn, Exchange *exchange, const uint8_t *at,
@@ -377,7 +380,14 @@ cdef void request_say_continue(Loop *loop, Conn *conn, Exchange *exchange) noexc
 
 
 cdef void arrivals_push(Loop *loop, Exchange *exchange) noexcept nogil:
-    chain_push(&loop.arrivals_first, &loop.arrivals_last, exchange)
+    cdef PoolSide *side = &exchange.pool.sides[loop.index]
+    exchange.next = NULL
+    if side.arrivals_last == NULL:
+        side.arrivals_first = exchange
+    else:
+        side.arrivals_last.next = exchange
+    side.arrivals_last = exchange
+    pool_due(loop, exchange.pool)
 
 
 cdef void request_complete(Loop *loop, Conn *conn, Exchange *exchange) noexcept nogil:
@@ -407,25 +417,24 @@ cdef inline void conn_quiet_timer(Conn *conn) noexcept nogil:
         conn.timer.deadline_ns = 0
 
 
-cdef bint head_is_probe(const Loop *loop, const RequestHead *head) noexcept nogil:
-    # /live and /ready below the health path: answered here, whatever host is asked for.
+cdef uint32_t probe_status(Loop *loop, const RequestHead *head) noexcept nogil:
+    # /live and /ready below the health path, for any host. 0: it is no probe.
     cdef const Settings *settings = &loop.core.settings
     cdef uint32_t prefix = settings.health_path_bytes
     cdef Span rest
     if head.path.bytes <= prefix or memcmp(head.path.at, settings.health_path, prefix) != 0:
-        return False
+        return 0
     rest = span_of(head.path.at + prefix, head.path.bytes - prefix)
-    return span_is(rest, b"/ready", 6) or span_is(rest, b"/live", 5)
+    if span_is(rest, b"/ready", 6):
+        return 200 if core_is_ready(loop.core) else 503
+    return 200 if span_is(rest, b"/live", 5) else 0
 
 
-cdef void probe_answer(Loop *loop, Conn *conn, Exchange *exchange,
-                       const RequestHead *head) noexcept nogil:
+cdef void request_answer_probe(Loop *loop, Conn *conn, Exchange *exchange,
+                               uint32_t status) noexcept nogil:
     # Its content, if any, is not read: the connection ends.
-    cdef uint32_t status = 200
-    if head.path.at[head.path.bytes - 1] == c"y" and not core_is_ready(loop.core):
-        status = 503
-    if (not exchange.content_is_whole or exchange.wants_close or not loop.core.settings.keep_alive
-            or loop.is_draining):
+    if (not exchange.content_is_whole or exchange.wants_close
+            or not loop.core.settings.keep_alive or conn_is_leaving(loop, conn)):
         conn.is_last = True
     exchange.status = <uint16_t> status
     answer_with_text(loop, conn, exchange.is_head, exchange.is_11, status,
@@ -465,6 +474,8 @@ cdef int request_image(Loop *loop, Conn *conn, Exchange *exchange, const uint8_t
     record.method_id = head.method_id
     record.version_minor = head.version_minor
     record.is_https = forwarded.is_trusted and forwarded.scheme == SCHEME_HTTPS
+    record.application = ticket.route.application
+    record.script_bytes = ticket.route.prefix_bytes
     record.method_bytes = <uint16_t> head.method.bytes
     record.remote_bytes = <uint16_t> client.bytes
     record.remote_port = 0 if forwarded.is_trusted and forwarded.client.bytes else conn.remote_port
@@ -482,13 +493,14 @@ cdef int request_image(Loop *loop, Conn *conn, Exchange *exchange, const uint8_t
     if head.target_form == TARGET_ASTERISK:
         text[0] = 42
         path_bytes = 1
+    elif ticket.path.bytes:
+        path_bytes = ticket.path.bytes
+        memcpy(text, ticket.path.at, path_bytes)
     else:
-        reason = request_path_put(loop, head, text, &path_bytes)
+        reason = path_normalise(head.path, text, &path_bytes)
         if reason < 0:
             request_image_log_only(exchange, record, text)
             return -reason
-    record.application = exchange.application
-    record.script_bytes = loop.route.prefix_bytes if exchange.pool != NULL else 0
     record.path_bytes = <uint32_t> path_bytes
     text = span_put(text + path_bytes, head.query)
     text = request_fields(text, at, head, host, forwarded.is_trusted)
@@ -499,16 +511,6 @@ cdef int request_image(Loop *loop, Conn *conn, Exchange *exchange, const uint8_t
         exchange.cache_serial = ticket.serial
         image_add_key(exchange, loop.key, ticket.key_bytes)
     return REASON_NONE
-
-
-cdef inline int request_path_put(Loop *loop, const RequestHead *head, uint8_t *text,
-                                 size_t *bytes) noexcept nogil:
-    # Normalised once: for its route, if that asked for it.
-    if loop.path_bytes == 0:
-        return path_normalise(head.path, text, bytes)
-    memcpy(text, loop.path, loop.path_bytes)
-    bytes[0] = loop.path_bytes
-    return 0
 
 
 cdef void request_image_log_only(Exchange *exchange, RequestRecord *record,
@@ -806,8 +808,7 @@ cdef void lane_stream(Loop *loop, Exchange *exchange, Span data) noexcept nogil:
     head.dispatch = exchange.worker.places[exchange.place].dispatch
     memcpy(at + sizeof(RecordHead), data.at, data.bytes)
     ring_publish(&lane.requests, bytes)
-    lane.unrung += 1
-    loop.ring_is_due = True
+    lane_published(loop, exchange.worker)
     exchange.content_streamed += data.bytes
 
 
@@ -829,5 +830,4 @@ cdef void content_stream_end(Loop *loop, Exchange *exchange, uint8_t flags) noex
     head.place = exchange.place
     head.dispatch = exchange.worker.places[exchange.place].dispatch
     ring_publish(&lane.requests, sizeof(RecordHead))
-    lane.unrung += 1
-    loop.ring_is_due = True
+    lane_published(loop, exchange.worker)

@@ -282,7 +282,7 @@ cdef bint file_is_good(int fd) noexcept nogil:
 cdef void receiver_watch(Core_ *core, Worker *worker) noexcept nogil:
     cdef epoll_event event
     event.events = EPOLLIN
-    event.data.ptr = worker
+    event.data.u64 = worker.number
     epoll_ctl(core.receiver_epoll, EPOLL_CTL_ADD, worker.side_fd, &event)
 
 
@@ -324,22 +324,21 @@ cdef void *receiver_main(void *argument) noexcept nogil:
     cdef Core_ *core = <Core_ *> argument
     cdef epoll_event events[16]
     cdef int count, index
-    cdef Worker *worker
     while True:
         count = epoll_wait(core.receiver_epoll, events, 16, -1)
         for index in range(count):
-            worker = <Worker *> events[index].data.ptr
-            if worker == NULL:
+            if events[index].data.u64 == 0:  # core_stop(); no worker has this number
                 return NULL
         pthread_mutex_lock(&core.receiver_lock)
         for index in range(count):
-            receiver_take(core, <Worker *> events[index].data.ptr)
+            receiver_take(core, <uint32_t> events[index].data.u64)
         pthread_mutex_unlock(&core.receiver_lock)
 
 
-cdef void receiver_take(Core_ *core, Worker *worker) noexcept nogil:
+cdef void receiver_take(Core_ *core, uint32_t number) noexcept nogil:
     # Under receiver_lock. The event may be older than receiver_forget().
-    if receiver_knows(core, worker) and not worker.side_has_ended:
+    cdef Worker *worker = worker_find(core, number)
+    if worker != NULL and not worker.side_has_ended:
         receiver_take_one(core, worker)
 
 
@@ -375,7 +374,7 @@ cdef void receiver_accuse(Core_ *core, Worker *worker) noexcept nogil:
         letter_send(&core.loops[0].mailbox, LETTER_DISTRUST, worker, 0, -1)
 
 
-cdef Parked *parked_new(const Core_ *core, Worker *worker) noexcept nogil:
+cdef Parked *parked_new(Worker *worker) noexcept nogil:
     # NULL: more than an honest worker can need, or no memory.
     cdef Parked *grown
     cdef Parked *parked
@@ -409,28 +408,6 @@ cdef void parked_remove(Worker *worker, Parked *parked) noexcept nogil:
     parked[0] = worker.parked[worker.parked_count]
 
 
-cdef bint receiver_knows(Core_ *core, Worker *worker) noexcept nogil:
-    # An event may be older than receiver_forget(): look the worker up by address among those that
-    # are linked.
-    cdef Worker *known
-    cdef Pool *pool
-    cdef uint32_t slot
-    cdef bint is_known = False
-    pthread_mutex_lock(&core.pools_lock)
-    for slot in range(core.pools_high):
-        pool = core.pools[slot]
-        if pool == NULL or is_known:
-            continue
-        pthread_mutex_lock(&pool.lock)
-        known = pool.workers
-        while known != NULL and known != worker:
-            known = known.next
-        pthread_mutex_unlock(&pool.lock)
-        is_known = known != NULL
-    pthread_mutex_unlock(&core.pools_lock)
-    return is_known
-
-
 cdef bint receiver_deliver(Core_ *core, Worker *worker, uint64_t dispatch, int fd) noexcept nogil:
     # fd -1: it got lost. Parked until a loop expects it, or sent to the loop that does. False: it
     # can never be expected.
@@ -443,7 +420,7 @@ cdef bint receiver_deliver(Core_ *core, Worker *worker, uint64_t dispatch, int f
                         dispatch, fd)
         parked_remove(worker, parked)
         return True
-    parked = parked_new(core, worker)
+    parked = parked_new(worker)
     if parked == NULL:
         fd_discard(core, fd)
         return False
@@ -459,7 +436,7 @@ cdef void receiver_expect(Loop *loop, Worker *worker, uint64_t dispatch,
     cdef Parked *parked
     cdef bint is_wanted = exchange != NULL and exchange.file_is_due
     if exchange != NULL:
-        exchange.file_worker = worker
+        exchange.file_worker = worker.number
     pthread_mutex_lock(&core.receiver_lock)
     parked = parked_find(worker, dispatch, False)
     if parked != NULL:
@@ -470,7 +447,7 @@ cdef void receiver_expect(Loop *loop, Worker *worker, uint64_t dispatch,
         parked_remove(worker, parked)
         pthread_mutex_unlock(&core.receiver_lock)
         return
-    parked = NULL if worker.side_has_ended else parked_new(core, worker)
+    parked = NULL if worker.side_has_ended else parked_new(worker)
     if parked != NULL:
         parked.dispatch = dispatch
         parked.is_expected = True
@@ -483,10 +460,11 @@ cdef void receiver_expect(Loop *loop, Worker *worker, uint64_t dispatch,
 cdef void receiver_unexpect(Loop *loop, Exchange *exchange) noexcept nogil:
     # Nobody waits any more; what comes will be closed. If a letter is on its way already, the
     # exchange stays until it has come.
-    cdef Worker *worker = exchange.file_worker
+    cdef Worker *worker
     cdef uint32_t index
     pthread_mutex_lock(&loop.core.receiver_lock)
-    if receiver_knows(loop.core, worker):
+    worker = worker_find(loop.core, exchange.file_worker)
+    if worker != NULL:
         for index in range(worker.parked_count):
             if worker.parked[index].is_expected and worker.parked[index].exchange == exchange:
                 worker.parked[index].exchange = NULL

@@ -21,6 +21,10 @@ cdef enum:
     SPARE_CONNS = 64
     SPILL_JOBS_MAX = 2             # spill buffers of one request on their way before reading pauses
     CONTROL_RESERVE_PER_PLACE = 256  # bytes of a request ring that are left to control records
+    POOLS_MAX = 4096               # at a time
+    LISTENERS_MAX = 65536          # likewise; routes know no more (ROUTE_LISTENERS_MAX)
+    WORKER_BUCKETS = 1024          # of the table of workers by number
+    GENERATION_SCAN_MAX = 1024     # requests looked at behind one that no worker is new enough for
     CACHE_KEY_MAX = 16384          # bytes of a key; what is longer is not cached
     BATCH_BYTES = 65536
     FIELDS_ADDED = 8               # to those of a request or response, by the core itself
@@ -71,13 +75,10 @@ cdef enum:                         # Place.state [pool lock]
 
 cdef enum:                         # Pool.state [pool lock]
     POOL_ONLINE = 0
-    POOL_OFFLINE = 1
-    POOL_SHUTDOWN = 2
-    POOL_DISABLED = 3              # stopped by an administrator
-
-cdef enum:
-    POOLS_MAX = 4096               # at a time
-    POOL_ANY = 0xffffffff          # no number
+    POOL_OFFLINE = 1               # rapid-fail protection
+    POOL_DISABLED = 2              # stopped by an administrator
+    POOL_SHUTDOWN = 3
+    POOL_CLOSED = 4                # out of the table; what still names it is refused
 
 cdef enum:                         # Letter.kind
     LETTER_REFUSED = 1             # exchange: refuse it with reason
@@ -85,11 +86,6 @@ cdef enum:                         # Letter.kind
     LETTER_FILE = 3                # a descriptor for a response arrived
     LETTER_WORKER = 4              # a worker has a channel: watch it
     LETTER_SHUTDOWN = 6
-    LETTER_LISTEN = 15             # a listener is to be watched
-    LETTER_UNLISTEN = 16           # and not any more
-    LETTER_ROUTES = 17             # a RouteMap in place of the one before
-    LETTER_POOL = 18               # a pool closes: count what still names it
-    LETTER_ABANDON = 19            # a worker is to be treated as if it had died
     LETTER_STOP = 7
     LETTER_WARM = 8                # a JOB_WARM is done
     LETTER_FORGET = 9              # a worker's lanes are no longer used
@@ -98,6 +94,12 @@ cdef enum:                         # Letter.kind
     LETTER_DISTRUST = 12           # a worker passed a descriptor that it must not
     LETTER_FILL = 14               # a fill went on: look at who waits for it here
     LETTER_CALLED = 13             # a JOB_CALL is done
+    LETTER_LISTEN = 15             # a new listener
+    LETTER_UNLISTEN = 16           # accept its backlog, then leave it
+    LETTER_ROUTES = 17             # a new snapshot of routes
+    LETTER_POOL_DUE = 18           # a pool is to be looked at
+    LETTER_ABANDON = 20            # a worker is to be treated as if it had died
+    LETTER_POOL_CLOSED = 19        # a pool that gets nothing more; to be let go of
 
 cdef enum:                         # Core_.jobs
     QUEUE_SPILL = 0
@@ -117,8 +119,8 @@ cdef enum:                         # events to the managers
     EVENT_DISTRUSTED = 6
     EVENT_FIRST_ANSWER = 7
     EVENT_QUIET = 8
-    EVENT_DEMAND = 9               # value: the pool
-    EVENT_QUOTA = 10               # value: requests answered
+    EVENT_QUOTA = 9                # a worker has answered as many requests as it was to
+    EVENT_DEMAND = 10              # requests wait for a worker
 
 cdef enum:                         # counters; the names are in stats.pxi
     COUNT_CONNECTIONS = 0
@@ -174,7 +176,7 @@ cdef enum:                         # Exchange.cache_word: names in log.pxi
     CACHED_STALE_ON_ERROR = 11     # the application was asked, and failed
 
 cdef enum:
-    EVENTS_AT_FIRST = 256          # room for so many; doubled when they are more
+    EVENTS_MAX = 32768
     CASUALTIES_MAX = 8             # requests that the line about a death names
     CASUALTY_METHOD_MAX = 24
     CASUALTY_TARGET_MAX = 300

@@ -257,6 +257,7 @@ cdef extern from *:
     ssize_t sendmsg(int fd, const msghdr *message, int flags) noexcept nogil
     ctypedef union epoll_data:
         void *ptr
+        uint64_t u64
     ctypedef struct epoll_event "struct epoll_event":
         uint32_t events
         epoll_data data
@@ -290,11 +291,11 @@ cdef extern from *:
     tm *gmtime_r(const time_t *seconds, tm *parts) noexcept nogil
     tm *localtime_r(const time_t *seconds, tm *parts) noexcept nogil
     size_t strftime(char *text, size_t most, const char *format, const tm *parts) noexcept nogil
-    int AF_INET, AF_INET6, AF_UNIX, EAGAIN, ECONNRESET, EFD_CLOEXEC, EFD_NONBLOCK, EINTR, EINVAL
-    int EMFILE
+    int AF_INET, AF_INET6, AF_UNIX, EAGAIN, ECONNRESET, EFD_CLOEXEC, EFD_NONBLOCK, EINTR, EMFILE
     int ENFILE, ENOBUFS, ENOMEM, EPIPE, EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLLIN
     int EPOLLOUT, EPOLLERR, EPOLLHUP, EPOLLRDHUP, EPOLLET, EPOLLONESHOT, EPOLLEXCLUSIVE
     int F_DUPFD_CLOEXEC, F_GETFL, IPPROTO_TCP, MSG_DONTWAIT, MSG_NOSIGNAL, O_ACCMODE
     int O_CLOEXEC, O_PATH, O_RDONLY, O_RDWR, O_TMPFILE, O_WRONLY, RWF_NOWAIT, SHUT_WR
     int SIGKILL, SIG_BLOCK, SIOCOUTQ, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_SEQPACKET, SOL_SOCKET
     int SO_LINGER, TCP_NODELAY, EOPNOTSUPP, SHUT_RD, SOCK_STREAM
+    int EBUSY, EEXIST, EINVAL, ENOENT, ENOSPC, ESHUTDOWN

@@ -9,7 +9,8 @@
 # Formats
 #  access   combined: remote - - [day/Mon/year:h:m:s +zone] "METHOD target HTTP/1.x" status bytes
 #           "referer" "agent" [what the cache did: hit, stale, revalidated, collapsed]
-#  error    time level reason status remote "METHOD target" pool=… worker=pid: text
+#  error    time level [worker pid] text [reason status] client remote "METHOD target" pool=NAME
+#           worker pid
 
 cdef enum:
     LOG_DEBUG = 10
@@ -42,6 +43,7 @@ cdef struct LogRecord:
     uint16_t referer_bytes
     uint16_t agent_bytes
     uint16_t text_bytes
+    uint16_t pool_bytes
     uint8_t version_minor
     uint8_t cache_word             # CACHED_*
 
@@ -181,15 +183,20 @@ cdef LogRecord *log_access_begin(Loop *loop, AccessTexts *texts) noexcept nogil:
 
 
 cdef void log_request(Loop *loop, int level, int reason, Span method, Span target, Span remote,
-                      uint32_t pid, const char *text) noexcept nogil:
+                      uint32_t pid, const char *text, const Pool *pool) noexcept nogil:
+    # pool: NULL: none is concerned.
     cdef LogRecord *record
     cdef Span words = span_of(text, strlen(text))
+    cdef Span name = span_of(text, 0)
     cdef uint8_t *at
     if level < loop.core.settings.log_level:
         return
     span_cut(&method, METHOD_BYTES_MAX)
     span_cut(&target, LOG_TARGET_MAX)
-    if not log_begin(loop, <uint32_t> (method.bytes + target.bytes + remote.bytes + words.bytes),
+    if pool != NULL:
+        name = span_of(&pool.limits.name[0], pool.limits.name_bytes)
+    if not log_begin(loop, <uint32_t> (method.bytes + target.bytes + remote.bytes + words.bytes
+                                       + name.bytes),
                      &record):
         return
     record.head.kind = LOG_KIND_REQUEST
@@ -200,10 +207,12 @@ cdef void log_request(Loop *loop, int level, int reason, Span method, Span targe
     record.target_bytes = <uint16_t> target.bytes
     record.remote_bytes = <uint16_t> remote.bytes
     record.text_bytes = <uint16_t> words.bytes
+    record.pool_bytes = <uint16_t> name.bytes
     at = span_put(<uint8_t *> record + sizeof(LogRecord), method)
     at = span_put(at, target)
     at = span_put(at, remote)
     at = span_put(at, words)
+    span_put(at, name)
     log_end(loop, record)
 
 
@@ -213,7 +222,7 @@ cdef void log_exchange_as(Loop *loop, int level, const Exchange *exchange, int r
     if level < loop.core.settings.log_level or exchange.image == NULL:
         return
     image_line(exchange, &method, &remote, &target)
-    log_request(loop, level, reason, method, target, remote, pid, text)
+    log_request(loop, level, reason, method, target, remote, pid, text, exchange.pool)
 
 
 cdef void log_exchange(Loop *loop, int level, const Exchange *exchange, int reason,
@@ -230,18 +239,18 @@ cdef void log_exchange_text(Loop *loop, int level, const Exchange *exchange,
 cdef void log_head(Loop *loop, const Conn *conn, const RequestHead *head,
                    int reason) noexcept nogil:
     log_request(loop, LOG_INFO, reason, head.method, head.target,
-                span_of(conn.remote, conn.remote_bytes), 0, reasons[reason].text)
+                span_of(conn.remote, conn.remote_bytes), 0, reasons[reason].text, NULL)
 
 
 cdef void log_conn(Loop *loop, int level, const Conn *conn, int reason) noexcept nogil:
     cdef Span none = span_of(conn.remote, 0)
     log_request(loop, level, reason, none, none, span_of(conn.remote, conn.remote_bytes), 0,
-                reasons[reason].text)
+                reasons[reason].text, NULL)
 
 
 cdef void log_worker(Loop *loop, int level, const Worker *worker, const char *text) noexcept nogil:
     cdef Span none = span_of(text, 0)
-    log_request(loop, level, REASON_NONE, none, none, none, <uint32_t> worker.pid, text)
+    log_request(loop, level, REASON_NONE, none, none, none, <uint32_t> worker.pid, text, NULL)
 
 
 # --- the writer thread ----------------------------------------------------------------------------
@@ -369,6 +378,9 @@ cdef uint8_t *error_line_put(uint8_t *at, const LogRecord *record,
         at = text_put(at, b" ", 1)
         at = escaped_put(at, target, record.target_bytes)
         at = text_put(at, b"\"", 1)
+    if record.pool_bytes:
+        at = text_put(at, b" pool=", 6)
+        at = escaped_put(at, words + record.text_bytes, record.pool_bytes)
     if record.worker and record.remote_bytes:
         at = text_put(at, b" worker ", 8)
         at = number_put(at, record.worker)

@@ -2,7 +2,7 @@
 #
 # A turn: epoll events, then answers of workers, then work left over, then dispatch, then at most
 # one ring per worker, then the log's bell. Before it sleeps a loop arms its lanes and looks once
-# more, so that a worker rings only a loop that sleeps.
+# more, so that a worker rings only a loop that sleeps, or one that awaits nothing of it.
 #
 # Facts that shaped this
 #  A wake-up costs more than a request: a cross-core wake of a sleeper takes some 70 µs on a virtual
@@ -11,8 +11,6 @@
 #  one processor) and if recent waits were that short.
 
 cdef enum:
-    ACCEPTS_PER_TURN = 64
-    ACCEPT_PAUSE_NS = 100000000    # without descriptors: try again after
     # at shutdown an idle connection may bring one last request for so long
     DRAIN_NS = 2000000000
     DATE_LINE_BYTES = 37
@@ -90,23 +88,25 @@ cdef void letter_on_read(Loop *loop, Letter *letter) noexcept nogil:
         lane_on_opened(loop, <Worker *> letter.subject)
     elif letter.kind == LETTER_DRAIN:
         worker_on_drain(loop, <Worker *> letter.subject)
+    elif letter.kind == LETTER_ABANDON:
+        (<Worker *> letter.subject).lanes[loop.index].has_died = True
+        loop.deaths_are_due = True
     elif letter.kind == LETTER_DISTRUST:
         worker_distrust(loop, <Worker *> letter.subject)
     elif letter.kind == LETTER_FILL:
         fill_on_letter(loop, <Fill *> letter.subject)
     elif letter.kind == LETTER_FORGET:
         lane_forget(loop, <Worker *> letter.subject)
-    elif letter.kind == LETTER_ABANDON:
-        (<Worker *> letter.subject).lanes[loop.index].has_died = True
-        loop.deaths_are_due = True
-    elif letter.kind == LETTER_ROUTES:
-        loop_take_routes(loop, <RouteMap *> letter.subject)
-    elif letter.kind == LETTER_POOL:
-        pool_on_closing(loop, <Pool *> letter.subject)
     elif letter.kind == LETTER_LISTEN:
-        listener_on_joined(loop, <Listener *> letter.subject)
+        listener_join(loop, <Listener *> letter.subject)
     elif letter.kind == LETTER_UNLISTEN:
-        listener_leave(loop, <Listener *> letter.subject)
+        loop_on_unlisten(loop, <Listener *> letter.subject)
+    elif letter.kind == LETTER_ROUTES:
+        loop_on_routes(loop, <Snapshot *> letter.subject)
+    elif letter.kind == LETTER_POOL_DUE:
+        pool_due(loop, <Pool *> letter.subject)
+    elif letter.kind == LETTER_POOL_CLOSED:
+        pool_on_closed(loop, <PoolSide *> letter.subject)
     elif letter.kind == LETTER_SHUTDOWN:
         loop_on_shutdown(loop)
     elif letter.kind == LETTER_STOP:
@@ -121,22 +121,22 @@ cdef void exchange_on_refused(Loop *loop, Exchange *exchange, int reason) noexce
     # Somebody took it out of the queue for this reason; its client may have left meanwhile.
     exchange.is_posted = False
     exchange.state = EXCHANGE_DONE
-    queue_turn_away(loop, exchange, reason)
+    exchange_refuse(loop, exchange, reason)
 
 
 # --- events to the managers -----------------------------------------------------------------------
 
 cdef bint event_post(Core_ *core, uint8_t kind, int64_t worker, int64_t value) noexcept nogil:
-    # Never waits for the managers: the ring grows, since a death that they never hear of would be a
-    # worker that is never replaced. How many there can be follows from the number of workers and
-    # pools. False: no memory, it is lost.
+    # Never waits for the managers: the table holds every event that the bounded number of workers
+    # can cause between two looks; were it full, the newest would be lost (False) and the managers
+    # told by the next.
     cdef uint64_t one = 1
-    cdef bint has_room
     cdef Event *event
+    cdef bint has_room
     pthread_mutex_lock(&core.events_lock)
-    has_room = core.event_count < core.event_room or events_grow(core)
+    has_room = core.event_count < EVENTS_MAX
     if has_room:
-        event = &core.events[(core.event_first + core.event_count) % core.event_room]
+        event = &core.events[(core.event_first + core.event_count) % EVENTS_MAX]
         event.kind = kind
         event.worker = worker
         event.value = value
@@ -144,18 +144,6 @@ cdef bint event_post(Core_ *core, uint8_t kind, int64_t worker, int64_t value) n
     pthread_mutex_unlock(&core.events_lock)
     write(core.event_fd, &one, sizeof(one))
     return has_room
-
-
-cdef bint events_grow(Core_ *core) noexcept nogil:
-    # [events lock] It is full; what was at its start comes behind what was at its end.
-    cdef uint32_t room = max(core.event_room * 2, <uint32_t> EVENTS_AT_FIRST)
-    cdef Event *grown = <Event *> realloc(core.events, room * sizeof(Event))
-    if grown == NULL:
-        return False
-    memcpy(grown + core.event_room, grown, core.event_first * sizeof(Event))
-    core.events = grown
-    core.event_room = room
-    return True
 
 
 # --- epoll, date ----------------------------------------------------------------------------------
@@ -182,107 +170,12 @@ cdef const char *loop_date(Loop *loop) noexcept nogil:
     return loop.date
 
 
-# --- listeners ------------------------------------------------------------------------------------
-
-cdef void listeners_watch(Loop *loop) noexcept nogil:
-    cdef uint32_t index
-    for index in range(loop.listener_count):
-        epoll_watch(loop, loop.listeners[index].fd, EPOLLIN | EPOLLEXCLUSIVE,
-                    loop.listeners[index])
-
-
-cdef void listeners_unwatch(Loop *loop) noexcept nogil:
-    cdef uint32_t index
-    for index in range(loop.listener_count):
-        epoll_ctl(loop.epoll_fd, EPOLL_CTL_DEL, loop.listeners[index].fd, NULL)
-
-
-cdef void listener_join(Loop *loop, Listener *listener) noexcept nogil:
-    # Watched by listener_on_joined(), or when the loop starts.
-    cdef Listener **grown
-    if loop.listener_count == loop.listener_room:
-        grown = <Listener **> realloc(loop.listeners,
-                                      sizeof(Listener *) * (loop.listener_room * 2 + 4))
-        bug.BUG_ON(grown == NULL)
-        loop.listeners = grown
-        loop.listener_room = loop.listener_room * 2 + 4
-    loop.listeners[loop.listener_count] = listener
-    loop.listener_count += 1
-
-
-cdef void listener_on_joined(Loop *loop, Listener *listener) noexcept nogil:
-    # LETTER_LISTEN. One that comes after the order to stop is treated as those before it.
-    listener_join(loop, listener)
-    if loop.is_draining:
-        listener_leave(loop, listener)
-    elif loop.accept_at_ns == 0:
-        epoll_watch(loop, listener.fd, EPOLLIN | EPOLLEXCLUSIVE, listener)
-
-
-cdef void listener_leave(Loop *loop, Listener *listener) noexcept nogil:
-    # Accept until EAGAIN (what is in the backlog was promised an answer), then never again; the
-    # last loop closes it.
-    cdef uint32_t index
-    for index in range(loop.listener_count):
-        if loop.listeners[index] == listener:
-            while listener_accept(loop, listener):
-                pass
-            epoll_ctl(loop.epoll_fd, EPOLL_CTL_DEL, listener.fd, NULL)
-            loop.listener_count -= 1
-            loop.listeners[index] = loop.listeners[loop.listener_count]
-            if atomic.add_u32(&listener.loops_left, <uint32_t> -1) == 0:
-                fd_close(&listener.fd)
-            return
-
-
-cdef bint listener_accept(Loop *loop, Listener *listener) noexcept nogil:
-    # One connection. False: none is there now, or none can be taken.
-    cdef sockaddr_storage address
-    cdef socklen_t bytes = sizeof(address)
-    cdef int one = 1
-    cdef int fd = accept4(listener.fd, <sockaddr *> &address, &bytes, SOCK_NONBLOCK | SOCK_CLOEXEC)
-    if fd >= 0:
-        if listener.family != AF_UNIX and not listener.is_no_delay:
-            setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one))
-        conn_open(loop, listener, fd, &address)
-        return True
-    if linux.errno == EAGAIN or linux.errno == EINVAL:
-        return False  # EINVAL: whoever shares the socket has shut it down
-    if (linux.errno == EMFILE or linux.errno == ENFILE or linux.errno == ENOBUFS
-            or linux.errno == ENOMEM):
-        atomic.tally(&loop.counters[COUNT_ACCEPT_FAILED], 1)
-        if loop.accept_at_ns == 0:
-            loop_log(loop, LOG_ERROR, b"out of descriptors or memory: accepting pauses for 100 ms")
-            listeners_unwatch(loop)
-        loop.accept_at_ns = loop.now_ns + ACCEPT_PAUSE_NS
-        return False
-    return True  # that one was aborted before we came (accept(2)); there may be others
-
-
-cdef void listener_on_ready(Loop *loop, Listener *listener) noexcept nogil:
-    cdef uint32_t left = ACCEPTS_PER_TURN
-    if loop.is_draining:
-        return
-    while left and listener_accept(loop, listener):
-        left -= 1
-
-
 cdef void loop_log(Loop *loop, int level, const char *text) noexcept nogil:
     cdef Span none = span_of(text, 0)
-    log_request(loop, level, REASON_NONE, none, none, none, 0, text)
+    log_request(loop, level, REASON_NONE, none, none, none, 0, text, NULL)
 
 
 # --- shutdown -------------------------------------------------------------------------------------
-
-cdef void loop_on_shutdown(Loop *loop) noexcept nogil:
-    if loop.is_draining:
-        return
-    while loop.listener_count:
-        listener_leave(loop, loop.listeners[0])
-    loop.is_draining = True
-    loop.accept_at_ns = 0
-    loop.drain_until_ns = loop.now_ns + DRAIN_NS
-
 
 cdef void loop_check_quiet(Loop *loop) noexcept nogil:
     # Draining: idle connections end after their grace; the managers hear when nothing is left.
@@ -308,7 +201,7 @@ cdef void loop_close_idle(Loop *loop) noexcept nogil:
         while timer != &loop.wheel.slots[slot]:
             following = timer.next
             conn = conn_of_timer(timer)
-            if conn_is_idle(conn):
+            if conn_is_idle(conn) and conn_is_leaving(loop, conn):
                 conn_linger(loop, conn)
             timer = following
 
@@ -372,36 +265,20 @@ cdef void loop_run_timers(Loop *loop) noexcept nogil:
         listeners_watch(loop)
     if loop.is_draining:
         loop_check_quiet(loop)
+    elif loop.drain_until_ns and loop.now_ns >= loop.drain_until_ns:
+        loop.drain_until_ns = 0
+        loop_close_idle(loop)
 
 
 cdef void loop_tick(Loop *loop) noexcept nogil:
-    # Every HEALTH_TICK_NS while this loop has requests; for a pool whichever loop comes first (the
-    # others may sleep).
-    cdef uint32_t slot, high
-    cdef Pool *pool
+    # Every HEALTH_TICK_NS while this loop has requests.
     loop.health_at_ns = loop.now_ns + HEALTH_TICK_NS
-    loop.worker_is_watched = False
     loop_check_timeouts(loop)
-    high = atomic.load_acquire_u32(&loop.core.pools_high)  # SYNC pools
-    for slot in range(high):
-        pool = pool_at(loop.core, slot)
-        if pool != NULL and pool_takes_tick(loop, pool):
-            pool_check_health(loop, pool)
-            pool_expire(loop, pool)
-
-
-cdef bint pool_takes_tick(Loop *loop, Pool *pool) noexcept nogil:
-    cdef bint is_due
-    pthread_mutex_lock(&pool.lock)
-    is_due = loop.now_ns >= pool.tick_at_ns
-    if is_due:
-        pool.tick_at_ns = loop.now_ns + HEALTH_TICK_NS // 2
-    pthread_mutex_unlock(&pool.lock)
-    return is_due
+    loop_tick_pools(loop)
 
 
 cdef bint loop_needs_tick(const Loop *loop) noexcept nogil:
-    return loop.exchange_count > 0 or loop.worker_is_watched
+    return loop.exchange_count > 0 or loop.watched_count > 0
 
 
 cdef inline void loop_sweep(Loop *loop) noexcept nogil:
@@ -423,8 +300,8 @@ cdef int loop_timeout_ms(Loop *loop) noexcept nogil:
         at = earlier(at, loop.health_at_ns)
     at = earlier(at, loop.accept_at_ns)
     at = earlier(at, loop.sweep_at_ns)
-    at = earlier(at, loop.rebalance_at_ns)
-    if loop.is_draining and not loop.is_quiet:
+    at = earlier(at, loop.later_ns)
+    if not loop.is_quiet:
         at = earlier(at, loop.drain_until_ns)
     if at == 0:
         return -1
@@ -440,22 +317,62 @@ cdef inline uint64_t earlier(uint64_t a, uint64_t b) noexcept nogil:
     return a
 
 
-cdef void lanes_arm(Loop *loop) noexcept nogil:
+cdef inline void lane_turn(Lane *lane) noexcept nogil:
+    # From armed (odd: its worker rings) to not armed, or back.
+    # SYNC core-armed; relaxed: ours alone to write
+    atomic.store_seq_u32(lane.armed, atomic.load_relaxed_u32(lane.armed) + 1)
+
+
+cdef inline void lane_wake(Loop *loop, Worker *worker) noexcept nogil:
+    # Its answers are looked for in every turn from now on: until the loop sleeps and it has none.
+    cdef Lane *lane = &worker.lanes[loop.index]
+    if lane.busy_at:
+        return
+    bug.BUG_ON_DEAR(not lane.is_watched)
+    loop.busy[loop.busy_count] = worker
+    loop.busy_count += 1
+    lane.busy_at = loop.busy_count
+    # relaxed: ours alone to write
+    if atomic.load_relaxed_u32(lane.armed) & 1:
+        lane_turn(lane)
+
+
+cdef void lane_rest(Loop *loop, Lane *lane) noexcept nogil:
+    # Armed, and out of the list; the last one takes its place.
+    cdef Worker *last = loop.busy[loop.busy_count - 1]
+    loop.busy[lane.busy_at - 1] = last
+    last.lanes[loop.index].busy_at = lane.busy_at
+    loop.busy_count -= 1
+    lane.busy_at = 0
+
+
+cdef inline bint lane_is_idle(const Lane *lane) noexcept nogil:
+    # relaxed: who is wrong about it rings, or looks once too often
+    return not lane.is_open or (lane.unrung == 0 and atomic.load_relaxed_u32(&lane.in_hand) == 0)
+
+
+cdef void lanes_turn(Loop *loop) noexcept nogil:
     cdef uint32_t index
-    cdef uint32_t *armed
-    for index in range(loop.worker_count):
-        armed = loop.workers[index].lanes[loop.index].armed
-        # SYNC core-armed; relaxed: ours alone to write
-        atomic.store_seq_u32(armed, atomic.load_relaxed_u32(armed) + 1)
+    for index in range(loop.busy_count):
+        lane_turn(&loop.busy[index].lanes[loop.index])
     atomic.fence_seq()  # SYNC core-armed
+
+
+cdef void lanes_rest(Loop *loop) noexcept nogil:
+    # Armed, and without answers: those from whom none is awaited stay so.
+    cdef uint32_t index = loop.busy_count
+    while index:
+        index -= 1
+        if lane_is_idle(&loop.busy[index].lanes[loop.index]):
+            lane_rest(loop, &loop.busy[index].lanes[loop.index])
 
 
 cdef bint lanes_have_answers(Loop *loop) noexcept nogil:
     cdef uint32_t index
     cdef Lane *lane
-    for index in range(loop.worker_count):
-        lane = &loop.workers[index].lanes[loop.index]
-        if (lane.is_open and worker_is_trusted(loop.workers[index])
+    for index in range(loop.busy_count):
+        lane = &loop.busy[index].lanes[loop.index]
+        if (lane.is_open and worker_is_trusted(loop.busy[index])
                 and ring_has_record(&lane.answers)):
             return True
     return False
@@ -477,8 +394,7 @@ cdef void loop_ring(Loop *loop) noexcept nogil:
 cdef int loop_wait(Loop *loop, epoll_event *events) noexcept nogil:
     # Sleeps until something happens, with the lanes armed.
     cdef int timeout_ms, count
-    if (loop.again != NULL or loop.due != NULL or loop.has_mail
-            or loop.arrivals_first != NULL):
+    if loop.again != NULL or loop.due_first != NULL or loop.has_mail:
         return epoll_wait(loop.epoll_fd, events, EVENTS_PER_TURN, 0)
     if loop.ring_is_due:
         count = epoll_wait(loop.epoll_fd, events, EVENTS_PER_TURN, 0)
@@ -496,14 +412,16 @@ cdef int loop_sleep(Loop *loop, epoll_event *events) noexcept nogil:
     cdef int timeout_ms = loop_timeout_ms(loop)
     if timeout_ms == 0:
         return epoll_wait(loop.epoll_fd, events, EVENTS_PER_TURN, 0)
-    lanes_arm(loop)
+    lanes_turn(loop)
     if lanes_have_answers(loop):
         timeout_ms = 0
+    else:
+        lanes_rest(loop)
     if loop.core.settings.cache_mode != CACHE_OFF:
         store_leave(&loop.core.store, loop.index)
         store_reclaim(&loop.core.store)
     count = epoll_wait(loop.epoll_fd, events, EVENTS_PER_TURN, timeout_ms)
-    lanes_arm(loop)
+    lanes_turn(loop)
     atomic.tally(&loop.counters[COUNT_WAKES], 1)
     return count
 
@@ -572,9 +490,10 @@ cdef void loop_work(Loop *loop, epoll_event *events, int count) noexcept nogil:
         loop_tick(loop)
     if loop.index == 0 and loop.core.settings.cache_scavenge_s:
         loop_sweep(loop)
-    if loop.rebalance_at_ns and loop.now_ns >= loop.rebalance_at_ns:
-        loop_owe_rebalance(loop)
-    pool_admit(loop)
+    if loop.later_ns and loop.now_ns >= loop.later_ns:
+        loop_run_later(loop)
+    if loop.due_first != NULL:
+        loop_admit(loop)
     if loop.ring_is_due:
         loop_ring(loop)
     if loop.closed != NULL:

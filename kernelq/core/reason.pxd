@@ -25,7 +25,7 @@ cdef extern from *:
         ROW(FIELD_COUNT, 431, "FieldCount", "There are too many field lines") \\
         ROW(REQUEST_LENGTH, 431, "RequestLength", "The request head is too long") \\
         ROW(HOSTNAME, 400, "Hostname", \\
-            "The Host field is missing, repeated or invalid, or no site has that name") \\
+            "The Host field is missing, repeated or invalid, or names no site of this server") \\
         ROW(NUMBER, 400, "Number", "Content-Length is malformed or contradictory") \\
         ROW(FRAMING, 400, "Framing", \\
             "Transfer-Encoding and Content-Length contradict each other, or chunked is not last") \\

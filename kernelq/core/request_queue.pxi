@@ -1,7 +1,7 @@
 # The request queue of a pool, and dispatch.
 #
 # Rules
-#  1. Everything here but pool_admit(), and what takes the lock itself, runs under pool.lock.
+#  1. Everything here but pool_admit(), pool_expire() and pool_set_state() runs under pool.lock.
 #  2. A request leaves the queue only into a worker's place, into a letter (refused), or with its
 #     client.
 #
@@ -13,6 +13,8 @@
 #  when the worker drains, is found unhealthy, or has not begun it after a second.
 #  A suspect (its last worker died while executing it) runs alone: a worker is kept free for it, and
 #  gets nothing else until it has answered.
+#  A request of an application that is newer than a worker (Exchange.generation) is not for that
+#  worker: those behind it in the queue which are may overtake it.
 #
 # Why a queue with one lock: loops take it once per turn for dispatch and once per answer, for some
 # ten instructions each (docs/decisions/004).
@@ -21,7 +23,6 @@ cdef enum:
     PREFETCH_NS = 1600000          # a worker is given at most so much work ahead
     SERVICE_UNKNOWN_NS = 1000000
     REVOKE_AFTER_NS = 1000000      # a prefetched request younger than this is left where it is
-    GENERATION_ANY = 0xffffffffffffffff
 
 
 cdef void queue_link(Exchange **first, Exchange **last, Exchange *exchange) noexcept nogil:
@@ -47,7 +48,7 @@ cdef void queue_link(Exchange **first, Exchange **last, Exchange *exchange) noex
 
 
 cdef void queue_push(Pool *pool, Exchange *exchange) noexcept nogil:
-    bug.BUG_ON(exchange.state == EXCHANGE_QUEUED)
+    bug.BUG_ON(exchange.state == EXCHANGE_QUEUED or exchange.pool != pool)
     if exchange.serial == 0:
         pool.serial += 1
         exchange.serial = pool.serial
@@ -85,21 +86,17 @@ cdef uint32_t worker_active(const Worker *worker) noexcept nogil:
     return worker.in_hand - worker.revoked_count
 
 
-cdef bint worker_is_open(const Worker *worker, const Loop *loop) noexcept nogil:
+cdef bint worker_takes(const Worker *worker, const Loop *loop, uint64_t generation) noexcept nogil:
     cdef const Lane *lane = &worker.lanes[loop.index]
-    return (worker.state == WORKER_READY and not worker.is_solo and worker.waiting_suspect == NULL
+    return (worker.state == WORKER_READY and worker.generation >= generation
+            and not worker.is_solo and worker.waiting_suspect == NULL
             and not worker.is_unhealthy and not worker.has_timed_out and worker.free_count > 0
             and worker.deaf_since_ns == 0 and lane.is_open and not lane.requests.is_broken
             and lane.full_turn != loop.counters[COUNT_TURNS])
 
 
-cdef inline bint worker_takes(const Worker *worker, const Loop *loop,
-                              const Exchange *exchange) noexcept nogil:
-    return worker.generation >= exchange.generation and worker_is_open(worker, loop)
-
-
-cdef uint32_t prefetch_depth(const Pool *pool, const Worker *worker,
-                             const Settings *settings) noexcept nogil:
+cdef int64_t prefetch_depth(const Pool *pool, const Worker *worker,
+                            const Settings *settings) noexcept nogil:
     # As many as a worker executes while it would otherwise sleep and be woken, and no more than
     # have room in its response ring beside the answers of its slots: a full ring stops every
     # thread.
@@ -107,30 +104,38 @@ cdef uint32_t prefetch_depth(const Pool *pool, const Worker *worker,
     cdef uint64_t depth = PREFETCH_NS // service_ns
     cdef uint64_t room = settings.ring_bytes // 4 * 3 // (pool.answer_bytes + 1)
     depth = min(depth, worker.place_count - worker.slot_count)
-    return <uint32_t> min(depth, room - worker.slot_count if room > worker.slot_count else 0)
+    return <int64_t> min(depth, room - worker.slot_count if room > worker.slot_count else 0)
 
 
-cdef Worker *worker_pick(Loop *loop, Pool *pool, const Exchange *exchange) noexcept nogil:
+cdef inline int64_t worker_free_slots(const Worker *worker) noexcept nogil:
+    # Below 0: so many are handed to it ahead.
+    return <int64_t> worker.slot_count - worker_active(worker)
+
+
+cdef Worker *worker_pick(Loop *loop, Pool *pool, uint64_t generation) noexcept nogil:
     # A worker with a free slot, the one with most of them; else one with prefetch places left; else
     # NULL.
     cdef Worker *worker = pool.workers
     cdef Worker *best = NULL
-    cdef uint32_t most
+    cdef int64_t most = 0
     while worker != NULL:
-        if (worker_takes(worker, loop, exchange)
-                and (best == NULL or worker_active(worker) < worker_active(best))):
+        if (worker_takes(worker, loop, generation)
+                and (best == NULL or worker_free_slots(worker) > most)):
             best = worker
+            most = worker_free_slots(worker)
         worker = worker.next
-    if best == NULL or worker_active(best) < best.slot_count:
+    if best == NULL or most > 0:
         return best
-    most = best.slot_count + prefetch_depth(pool, best, &loop.core.settings)
-    return best if worker_active(best) < most and best.revoked_count == 0 else NULL
+    if -most < prefetch_depth(pool, best, &loop.core.settings) and best.revoked_count == 0:
+        return best
+    return NULL
 
 
 cdef bint worker_hand(Loop *loop, Worker *worker, Exchange *exchange) noexcept nogil:
     # Writes the request into the worker's ring. False: it cannot be written now; nothing was
     # changed, and the worker is passed over for the rest of the turn.
     cdef Lane *lane = &worker.lanes[loop.index]
+    cdef Lane *home = &worker.lanes[exchange.loop]
     cdef uint32_t inline_bytes = 0
     cdef uint32_t bytes = exchange.image_bytes
     cdef uint32_t index
@@ -144,7 +149,8 @@ cdef bint worker_hand(Loop *loop, Worker *worker, Exchange *exchange) noexcept n
     if at == NULL:
         lane.full_turn = loop.counters[COUNT_TURNS]
         if lane.requests.is_broken:
-            pool_owe(loop, worker.pool)  # a turn soon: lanes_drain() will see it
+            lane_wake(loop, worker)
+            pool_due(loop, worker.pool)  # a turn soon: lanes_drain() will see it
         return False
     index = worker.free_places[worker.free_count - 1]
     place = &worker.places[index]
@@ -161,11 +167,11 @@ cdef bint worker_hand(Loop *loop, Worker *worker, Exchange *exchange) noexcept n
     head.place = <uint16_t> index
     head.dispatch = place.dispatch
     ring_publish(&lane.requests, bytes)
-    lane.unrung += 1
-    loop.ring_is_due = True
+    lane_published(loop, worker)
     worker.free_count -= 1
     worker.in_hand += 1
     worker.pool.executing += 1
+    atomic.store_relaxed_u32(&home.in_hand, home.in_hand + 1)  # relaxed: for lane_is_idle()
     worker.is_solo = exchange.is_suspect
     place.exchange = exchange
     place.state = PLACE_HANDED
@@ -196,11 +202,13 @@ cdef bint worker_pass_file(Loop *loop, Worker *worker, uint32_t index, int fd) n
 
 cdef void place_free(Loop *loop, Worker *worker, uint32_t index) noexcept nogil:
     cdef Place *place = &worker.places[index]
-    bug.BUG_ON(place.state == PLACE_FREE)
+    cdef Lane *home = &worker.lanes[place.dispatch & 0xff]
+    bug.BUG_ON(place.state == PLACE_FREE or home.in_hand == 0)
     if place.state == PLACE_REVOKED:
         worker.revoked_count -= 1
     else:
         worker.pool.executing -= 1
+    atomic.store_relaxed_u32(&home.in_hand, home.in_hand - 1)  # relaxed: for lane_is_idle()
     place.state = PLACE_FREE
     place.exchange = NULL
     place.dispatch = 0
@@ -209,7 +217,7 @@ cdef void place_free(Loop *loop, Worker *worker, uint32_t index) noexcept nogil:
     worker.in_hand -= 1
     if worker.in_hand == 0:
         worker.is_solo = False
-    pool_owe(loop, worker.pool)
+    pool_due(loop, worker.pool)
 
 
 cdef Exchange *place_revoke(Loop *loop, Worker *worker, uint32_t index) noexcept nogil:
@@ -258,7 +266,7 @@ cdef void worker_revoke_all(Loop *loop, Worker *worker) noexcept nogil:
         exchange = place_revoke(loop, worker, index)
         if exchange != NULL:
             queue_push(worker.pool, exchange)
-            pool_owe(loop, worker.pool)
+            pool_due(loop, worker.pool)
 
 
 cdef void suspects_dispatch(Loop *loop, Pool *pool) noexcept nogil:
@@ -267,7 +275,7 @@ cdef void suspects_dispatch(Loop *loop, Pool *pool) noexcept nogil:
     cdef Worker *worker
     while exchange != NULL:
         following = exchange.next
-        worker = worker_for_suspect(loop, pool, exchange)
+        worker = worker_for_suspect(loop, exchange)
         if worker == NULL:
             exchange = following  # a later one may have a worker kept for it
             continue
@@ -281,11 +289,11 @@ cdef void suspects_dispatch(Loop *loop, Pool *pool) noexcept nogil:
         exchange = following
 
 
-cdef Worker *worker_for_suspect(Loop *loop, Pool *pool, Exchange *exchange) noexcept nogil:
+cdef Worker *worker_for_suspect(Loop *loop, Exchange *exchange) noexcept nogil:
     # The worker with least in hand; once chosen it is kept, unless another one has become idle
     # sooner. NULL: none now. Suspects never take the last of several workers: one that runs for
     # long would stop all others.
-    cdef Worker *worker = pool.workers
+    cdef Worker *worker = exchange.pool.workers
     cdef Worker *best = NULL
     cdef Worker *kept = NULL
     cdef uint32_t usable = 0
@@ -298,7 +306,8 @@ cdef Worker *worker_for_suspect(Loop *loop, Pool *pool, Exchange *exchange) noex
                 kept = worker
         elif worker.waiting_suspect == exchange:
             worker.waiting_suspect = NULL
-        if worker_takes(worker, loop, exchange) and (best == NULL or worker.in_hand < best.in_hand):
+        if (worker_takes(worker, loop, exchange.generation)
+                and (best == NULL or worker.in_hand < best.in_hand)):
             best = worker
         worker = worker.next
     if kept != NULL:
@@ -319,200 +328,157 @@ cdef void suspect_release(Pool *pool, Exchange *exchange) noexcept nogil:
 
 
 cdef void pool_dispatch(Loop *loop, Pool *pool) noexcept nogil:
-    # In order of arrival; but a request for which only workers to come will do does not hold up
-    # those behind it that are for others.
+    # blocked: for this generation and those above there is no worker now.
     cdef Exchange *exchange
     cdef Exchange *following
     cdef Worker *worker
-    cdef uint64_t below = GENERATION_ANY
+    cdef uint64_t blocked = <uint64_t> -1
+    cdef uint32_t scans_left = GENERATION_SCAN_MAX
     if pool.suspects_first != NULL:
         suspects_dispatch(loop, pool)
     exchange = pool.first
-    while exchange != NULL:
+    while exchange != NULL and scans_left:
         following = exchange.next
-        worker = worker_pick(loop, pool, exchange) if exchange.generation < below else NULL
-        if worker == NULL:
-            if exchange.generation <= pool_oldest_generation(pool):
-                return  # if nobody takes this one, nobody takes any
-            below = min(below, exchange.generation)
-            exchange = following
-            continue
-        queue_unlink(pool, exchange)
-        if worker_hand(loop, worker, exchange):
-            exchange = following
+        worker = NULL
+        if exchange.generation < blocked:
+            worker = worker_pick(loop, pool, exchange.generation)
+        if worker != NULL:
+            queue_unlink(pool, exchange)
+            if not worker_hand(loop, worker, exchange):
+                queue_push(pool, exchange)
+                following = exchange  # once more, for another worker
+        elif exchange.generation <= pool.oldest:
+            return
         else:
-            queue_push(pool, exchange)  # where it was; another worker may take it
-    if pool.ready_count > 1:
+            blocked = min(blocked, exchange.generation)
+            scans_left -= 1
+        exchange = following
+    if pool.first == NULL and pool.ready_count > 1:
         pool_rebalance(loop, pool)
 
 
-cdef uint64_t pool_oldest_generation(const Pool *pool) noexcept nogil:
-    # Of the workers that are ready; GENERATION_ANY: there are none.
-    cdef const Worker *worker = pool.workers
-    cdef uint64_t oldest = GENERATION_ANY
-    while worker != NULL:
-        if worker.state == WORKER_READY:
-            oldest = min(oldest, worker.generation)
-        worker = worker.next
-    return oldest
-
-
-cdef bint pool_has_idle(const Loop *loop, const Pool *pool) noexcept nogil:
-    cdef const Worker *worker = pool.workers
-    while worker != NULL:
-        if worker_active(worker) < worker.slot_count and worker_is_open(worker, loop):
-            return True
-        worker = worker.next
-    return False
-
-
 cdef void pool_rebalance(Loop *loop, Pool *pool) noexcept nogil:
-    # Nothing in the queue can be dispatched. If one worker has a free slot while another sits on
-    # requests that it does not start, take back the oldest of those; too young ones are looked at
-    # again in a millisecond.
+    # The queue is empty. If one worker has a free slot while another sits on requests that it does
+    # not start, take back the oldest of those; too young ones are looked at again in a millisecond.
+    cdef Worker *idle = worker_pick(loop, pool, 0)
     cdef Worker *worker = pool.workers
-    cdef Worker *idle
     cdef Exchange *exchange
     cdef uint32_t index
-    if not pool_has_idle(loop, pool):
+    if idle == NULL or worker_free_slots(idle) <= 0:
         return
     while worker != NULL:
-        index = worker.place_count
-        if worker.state == WORKER_READY and worker_active(worker) > worker.slot_count:
-            index = place_oldest_unstarted(worker, worker.place_count)
-        if index < worker.place_count:
-            exchange = worker.places[index].exchange
-            idle = worker_pick(loop, pool, exchange)
-            if idle != NULL and idle != worker and worker_active(idle) < idle.slot_count:
-                rebalance_one(loop, worker, index, idle)
+        if worker != idle and worker.state == WORKER_READY and worker_free_slots(worker) < 0:
+            index = place_oldest_unstarted(worker, idle.generation)
+            if index < worker.place_count:
+                if worker.places[index].handed_ns + REVOKE_AFTER_NS > loop.now_ns:
+                    pool_later(loop, pool, worker.places[index].handed_ns + REVOKE_AFTER_NS)
+                else:
+                    exchange = place_revoke(loop, worker, index)
+                    if exchange != NULL and not worker_hand(loop, idle, exchange):
+                        queue_push(pool, exchange)
+                    pool_later(loop, pool, loop.now_ns)
                 return
         worker = worker.next
 
 
-cdef void rebalance_one(Loop *loop, Worker *worker, uint32_t index, Worker *idle) noexcept nogil:
-    cdef PoolSide *side = &worker.pool.sides[loop.index]
-    cdef Exchange *exchange
-    side.rebalance_at_ns = worker.places[index].handed_ns + REVOKE_AFTER_NS
-    if side.rebalance_at_ns <= loop.now_ns:
-        exchange = place_revoke(loop, worker, index)
-        if exchange != NULL and not worker_hand(loop, idle, exchange):
-            queue_push(worker.pool, exchange)
-        side.rebalance_at_ns = loop.now_ns
-    loop.rebalance_at_ns = earlier(loop.rebalance_at_ns, side.rebalance_at_ns)
-
-
-cdef uint32_t place_oldest_unstarted(const Worker *worker, uint32_t place_count) noexcept nogil:
-    # place_count: there is none.
+cdef uint32_t place_oldest_unstarted(const Worker *worker, uint64_t generation) noexcept nogil:
+    # Of those that a worker of this generation may have. place_count: there is none.
     cdef uint32_t index
-    cdef uint32_t oldest = place_count
+    cdef uint32_t oldest = worker.place_count
     cdef const Place *place
-    for index in range(place_count):
+    for index in range(worker.place_count):
         place = &worker.places[index]
-        if place.state != PLACE_HANDED or place.exchange == NULL:
+        if (place.state != PLACE_HANDED or place.exchange == NULL
+                or place.exchange.generation > generation):
             continue
         # relaxed: place_revoke() looks properly
         if atomic.load_relaxed(&worker.started[index]) == place.dispatch:
             continue
-        if oldest == place_count or place.dispatch >> 8 < worker.places[oldest].dispatch >> 8:
+        if (oldest == worker.place_count
+                or place.dispatch >> 8 < worker.places[oldest].dispatch >> 8):
             oldest = index
     return oldest
+
+
+cdef int pool_reason(const Pool *pool) noexcept nogil:
+    # Why nothing of its queue will be executed; REASON_NONE: it will.
+    if pool.state == POOL_ONLINE:
+        return REASON_NONE
+    if pool.state == POOL_OFFLINE:
+        return REASON_APP_OFFLINE
+    return REASON_APP_SHUTDOWN if pool.state == POOL_SHUTDOWN else REASON_DISABLED
 
 
 cdef int queue_reason(const Pool *pool) noexcept nogil:
     # Why the queue takes nothing just now; REASON_NONE: it does.
     if pool.state != POOL_ONLINE:
-        return pool_state_reason(pool.state)
-    if pool.queued >= pool.limits.queue_length:
-        return REASON_QUEUE_FULL
-    return REASON_NONE
+        return pool_reason(pool)
+    return REASON_QUEUE_FULL if pool.queued >= pool.limits.queue_length else REASON_NONE
 
 
-cdef inline bint reason_is_of_queue(int reason) noexcept nogil:
-    return (reason == REASON_QUEUE_FULL or reason == REASON_TIMER_REQUEST_QUEUE
-            or reason == REASON_APP_OFFLINE or reason == REASON_APP_SHUTDOWN
-            or reason == REASON_DISABLED)
-
-
-cdef inline int pool_state_reason(uint8_t state) noexcept nogil:
-    if state == POOL_OFFLINE:
-        return REASON_APP_OFFLINE
-    return REASON_DISABLED if state == POOL_DISABLED else REASON_APP_SHUTDOWN
-
-
-cdef void pool_admit(Loop *loop) noexcept nogil:
-    # This turn's complete requests go into their queues and, as far as there are credits, to
-    # workers.
-    cdef Exchange *exchange = loop.arrivals_first
-    cdef Exchange *following
-    cdef PoolSide *side
-    loop.arrivals_first = NULL
-    loop.arrivals_last = NULL
-    while exchange != NULL:
-        following = exchange.next
-        side = &exchange.pool.sides[loop.index]
-        chain_push(&side.arrivals_first, &side.arrivals_last, exchange)
-        pool_owe(loop, exchange.pool)
-        exchange = following
-    # What a side is owed while this goes on is for the next turn.
-    loop.admitting = loop.due
-    loop.due = NULL
-    while loop.admitting != NULL:
-        side = loop.admitting
-        loop.admitting = side.next_due
+cdef void loop_admit(Loop *loop) noexcept nogil:
+    # The end of a turn. What becomes due meanwhile is looked at in the next one.
+    cdef PoolSide *side = loop.due_first
+    cdef PoolSide *following
+    loop.due_first = NULL
+    loop.due_last = NULL
+    while side != NULL:
+        following = side.next_due
         side.is_due = False
-        side_admit(loop, side)
-        refused_turn_away(loop)
+        side.exchanges += 1  # a hold: what is refused may be the last that names the pool
+        pool_admit(loop, side)
+        side.exchanges -= 1
+        pool_side_leave(loop, side)
+        side = following
 
 
-cdef void side_admit(Loop *loop, PoolSide *side) noexcept nogil:
+cdef void pool_admit(Loop *loop, PoolSide *side) noexcept nogil:
+    # This turn's complete requests go into the queue and, as far as there are credits, to workers.
     cdef Pool *pool = side.pool
     cdef Exchange *exchange = side.arrivals_first
+    cdef Exchange *refused = NULL
     cdef Exchange *following
-    cdef int reason
+    cdef bint is_wanting
     side.arrivals_first = NULL
     side.arrivals_last = NULL
     pthread_mutex_lock(&pool.lock)
+    if exchange != NULL:
+        pool.active_ns = loop.now_ns
     while exchange != NULL:
         following = exchange.next
         exchange.next = NULL
-        reason = queue_reason(pool)
-        if reason == REASON_QUEUE_FULL:
-            pool_dispatch(loop, pool)
-            reason = queue_reason(pool)
-        pool.arrived += 1
-        pool.active_ns = loop.now_ns
-        if reason == REASON_NONE:
-            if exchange.queued_ns == 0:
-                exchange.queued_ns = loop.now_ns  # else it has waited for another's response before
-            queue_push(pool, exchange)
-        else:
-            pool.rejected += 1
-            exchange.letter.reason = <uint8_t> reason
-            chain_push(&loop.refused_first, &loop.refused_last, exchange)
+        if not queue_takes(loop, pool, exchange):
+            exchange.next = refused
+            refused = exchange
         exchange = following
     pool_dispatch(loop, pool)
     queue_refuse_all(loop.core, pool)
-    pool_look_for_demand(loop.core, pool, loop.now_ns)
+    is_wanting = pool_takes_demand(loop, pool)
     pthread_mutex_unlock(&pool.lock)
+    if is_wanting:
+        demand_post(loop.core, pool)
+    while refused != NULL:
+        following = refused.next
+        refused.next = NULL
+        exchange_refuse(loop, refused, refused.letter.reason)
+        refused = following
 
 
-cdef void refused_turn_away(Loop *loop) noexcept nogil:
-    # One by one off a list that arrivals_unlink() knows: the end of one may be that of another.
-    cdef Exchange *exchange
-    while loop.refused_first != NULL:
-        exchange = loop.refused_first
-        chain_unlink(&loop.refused_first, &loop.refused_last, exchange)
-        queue_turn_away(loop, exchange, exchange.letter.reason)
-
-
-cdef void queue_turn_away(Loop *loop, Exchange *exchange, int reason) noexcept nogil:
-    # The queue did not take it, or not to the end; or not what it waited for. Level-4 balancers
-    # want a reset in place of a 503 (IIS loadBalancerCapabilities TcpLevel).
-    if (reason_is_of_queue(reason) and exchange.conn != NULL and not exchange.head_sent
-            and pool_refuses_by_reset(exchange.pool)):
-        exchange_reset(loop, exchange, reason)
-    else:
-        exchange_refuse(loop, exchange, reason)
+cdef bint queue_takes(Loop *loop, Pool *pool, Exchange *exchange) noexcept nogil:
+    # False: refused; its letter says why.
+    cdef int reason = queue_reason(pool)
+    pool.arrived += 1
+    if reason == REASON_QUEUE_FULL:
+        pool_dispatch(loop, pool)
+        reason = queue_reason(pool)
+    if reason != REASON_NONE:
+        pool.rejected += 1
+        exchange.letter.reason = <uint8_t> reason
+        return False
+    if exchange.queued_ns == 0:
+        exchange.queued_ns = loop.now_ns  # else it has waited for another's response before
+    queue_push(pool, exchange)
+    return True
 
 
 cdef void pool_expire(Loop *loop, Pool *pool) noexcept nogil:
@@ -527,13 +493,11 @@ cdef void pool_expire(Loop *loop, Pool *pool) noexcept nogil:
             exchange = pool.suspects_first
             if exchange == NULL or exchange.queued_ns + limit > loop.now_ns:
                 break
-        queue_refuse(loop.core, exchange, REASON_TIMER_REQUEST_QUEUE)
-    pool_look_for_demand(loop.core, pool, loop.now_ns)
+        queue_refuse(loop.core, pool, exchange, REASON_TIMER_REQUEST_QUEUE)
     pthread_mutex_unlock(&pool.lock)
 
 
-cdef void queue_refuse(Core_ *core, Exchange *exchange, int reason) noexcept nogil:
-    cdef Pool *pool = exchange.pool
+cdef void queue_refuse(Core_ *core, Pool *pool, Exchange *exchange, int reason) noexcept nogil:
     queue_unlink(pool, exchange)
     suspect_release(pool, exchange)
     pool.rejected += 1
@@ -547,21 +511,21 @@ cdef void queue_refuse(Core_ *core, Exchange *exchange, int reason) noexcept nog
 
 
 cdef void queue_refuse_all(Core_ *core, Pool *pool) noexcept nogil:
-    # Nobody will execute what is queued, or comes back from dying workers, while the pool is
-    # offline or disabled, or after the server's graceful timeout.
-    cdef int reason
-    if pool.state == POOL_ONLINE:
+    # Nobody will execute what is queued, or comes back from dying workers, while the pool is not
+    # online.
+    cdef int reason = pool_reason(pool)
+    if reason == REASON_NONE:
         return
-    reason = pool_state_reason(pool.state)
     while pool.first != NULL:
-        queue_refuse(core, pool.first, reason)
+        queue_refuse(core, pool, pool.first, reason)
     while pool.suspects_first != NULL:
-        queue_refuse(core, pool.suspects_first, reason)
+        queue_refuse(core, pool, pool.suspects_first, reason)
 
 
 cdef void pool_set_state(Core_ *core, Pool *pool, uint8_t state) noexcept nogil:
     # Managers' thread.
     pthread_mutex_lock(&pool.lock)
     pool.state = state
+    pool_note_serving(core, pool)
     queue_refuse_all(core, pool)
     pthread_mutex_unlock(&pool.lock)

@@ -246,7 +246,7 @@ cdef const uint8_t *response_text_end(const ResponseRecord *record, const uint8_
 
 cdef void response_settle_persistence(Loop *loop, Conn *conn, Exchange *exchange) noexcept nogil:
     # Whether this is the connection's last response: announced by it (RFC 9112 §9.6).
-    if (exchange.wants_close or not loop.core.settings.keep_alive or loop.is_draining
+    if (exchange.wants_close or not loop.core.settings.keep_alive or conn_is_leaving(loop, conn)
             or exchange.framing == FRAMING_CLOSE or not exchange.content_is_whole):
         conn.is_last = True
 

@@ -1,5 +1,5 @@
 # The settings of a Core, checked and copied once at its door; read by every loop, written by none.
-# Those of a pool may change while it serves.
+# And those of a pool, which may change while it serves.
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
@@ -10,20 +10,6 @@ cdef enum:
     REDISPATCH_IDEMPOTENT = 0
     REDISPATCH_ALWAYS = 1
     REDISPATCH_NEVER = 2
-
-ctypedef struct PoolLimits:        # the settings of one pool; [pool lock] once it is open
-    uint32_t slot_count            # execution slots of a worker: its threads
-    uint32_t place_count           # slots and prefetch places
-    uint32_t queue_length
-    uint32_t redispatch_limit
-    uint64_t queue_timeout_ns
-    uint64_t request_timeout_ns    # 0: off
-    uint64_t ping_response_ns
-    uint8_t redispatch
-    bint refuses_by_reset          # a reset in place of a 503 of its queue
-    bint is_needed                 # the server is ready only while this pool has a worker
-    uint16_t name_bytes
-    char name[64]
 
 ctypedef struct Settings:
     uint32_t loop_count
@@ -59,3 +45,17 @@ ctypedef struct Settings:
     char health_path[128]          # "": off
     uint16_t health_path_bytes
     char spill_dir[256]
+
+ctypedef struct PoolLimits:        # [pool lock], but for what is marked
+    uint32_t slot_count            # execution slots of a new worker: its threads
+    uint32_t place_count           # slots and prefetch places
+    uint32_t queue_length
+    uint32_t redispatch_limit
+    uint64_t queue_timeout_ns      # [atomic] 0: off
+    uint64_t request_timeout_ns    # [atomic] 0: off
+    uint64_t ping_response_ns
+    uint8_t redispatch
+    uint8_t refuses_by_reset       # [atomic] a reset instead of a 503 that the pool causes
+    bint is_needed                 # the server is ready only while it has a worker
+    uint16_t name_bytes
+    char name[256]                 # fixed when the pool is opened

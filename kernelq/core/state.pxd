@@ -3,25 +3,35 @@
 #     Core ── Loop × n ──── Conn ×   (socket, input, output, timer)
 #       │                    │ carries
 #       │                   Exchange (one request and its response; states below)
-#       ├── RouteMap: which Pool a request is for (route.pxd); swapped as a whole
-#       ├── Pool × p: request queue of Exchanges, one short lock; a PoolSide for each loop
-#       ├── Store: cached responses (cache_store.pxd); Fill: one that is asked for, and who waits
-#       └── Worker × m ──── Place × k: which Exchange was handed to it under which dispatch
+#       ├── Listener ×, Snapshot: the routes that say of which Pool a request is
+#       ├── Pool × p: request queue of Exchanges, one short lock; PoolSide × n: each loop's part
+#       │     └── Worker × m ──── Place × k: which Exchange was handed to it under which dispatch
+#       └── Store: cached responses (cache_store.pxd); Fill: one that is asked for, and who waits
 #
 # Rules for editors
 #  1. A Conn, its Exchanges and their output belong to the loop that accepted it. Other threads
 #     never touch them, but for the fields marked [pool lock], and for reading an Exchange's image
 #     while it is queued or handed.
-#  2. Queue links, Places, Worker.state and an Exchange's state up to STARTED are guarded by
-#     Pool.lock. It is held for a bounded number of instructions and never around a system call
-#     (ring memory is written under it).
+#  2. Queue links, Places, Worker.state and an Exchange's state up to STARTED are guarded by the
+#     lock of the Pool that they are of (Exchange.pool, Worker.pool: neither changes). It is held
+#     for a bounded number of instructions and never around a system call (ring memory is written
+#     under it).
 #  3. An Exchange is freed by its own loop only, when its connection, the queue, its place and no
 #     letter names it.
 #  4. Everything that other threads want of a loop is a Letter in its mailbox.
-#  5. The locks of two pools are never held together. Inside a pool's lock only those of a mailbox
-#     and of the events are taken. Core_.pools_lock comes before a pool's.
-#  6. A Pool is freed when it is out of the table, each loop has read LETTER_POOL, and no exchange
-#     names it (PoolSide.exchanges). A RouteMap when each loop has read the letter with the next.
+#  5. What a turn costs depends on the pools and workers with work, not on how many there are: a
+#     loop looks at the pools in its list of due ones (loop_admit), and at the lanes in its list of
+#     busy ones (lanes_drain); every other lane stays armed, and its worker rings.
+#  6. A Pool is freed when it is out of the table and every loop has let go: no Exchange of that
+#     loop names it (pool_side_leave). No pointer into a Snapshot is kept across turns.
+#
+# Locks, each held before those to its right only; never two of one kind
+#     table_lock ─▶ Pool.lock ─▶ events_lock, Mailbox.lock
+#     receiver_lock ─▶ workers_lock, Mailbox.lock, JobQueue.lock
+#     fill lock ─▶ Mailbox.lock
+#  table_lock: tables of pools, listeners, snapshots; for doors, helper threads and the end of
+#  things: no loop takes it in a request's way. A Pool found under it stays while it is held.
+#  workers_lock: the table of workers by number.
 #
 # Life of an Exchange
 #     RECEIVING ─▶ QUEUED ─▶ HANDED ─▶ STARTED ─▶ (END) freed
@@ -36,10 +46,9 @@ from kernelq.core.http1 cimport ChunkDecoder, FieldLine, HeadLimits, HeadProgres
 from kernelq.core.kinds cimport *
 from kernelq.core.layout cimport RecordHead
 from kernelq.core.linux cimport pthread_cond_t, pthread_mutex_t, pthread_t
-from kernelq.core.parts cimport *
+from kernelq.core.pieces cimport *
 from kernelq.core.reason cimport REASON_COUNT
 from kernelq.core.ring cimport RingReader, RingWriter
-from kernelq.core.route cimport Route, Routes
 from kernelq.core.settings cimport PoolLimits, Settings
 from kernelq.core.spin cimport Spin
 from kernelq.core.timer cimport Timer, TimerWheel
@@ -49,22 +58,19 @@ cdef struct Conn
 cdef struct Worker
 cdef struct Exchange
 cdef struct Fill
-cdef struct Listener
-cdef struct RouteMap
 cdef struct Loop
 cdef struct Pool
 cdef struct Core_
 
 
 cdef struct Exchange:
-    Exchange *next                 # [pool lock] in the queue; or the loop's arrivals, spare list
+    Exchange *next                 # [pool lock] in the queue; or a side's arrivals, spare list
     Exchange *previous
     Conn *conn                     # NULL: the client has gone
+    Pool *pool                     # NULL: none is concerned (a probe, no route)
+    uint32_t application, site     # the route's, here and below
+    uint64_t generation            # workers below do not know the application
     Worker *worker                 # [pool lock]
-    Pool *pool                     # NULL: it is for no application
-    uint64_t generation            # least one of the workers that know its application
-    uint32_t application
-    uint32_t site
     uint16_t place                 # [pool lock]
     uint8_t loop
     uint8_t state
@@ -116,14 +122,14 @@ cdef struct Exchange:
     bint file_is_warming
     bint file_is_copied            # read by a helper thread: its file system may make us wait
     uint64_t file_warm_to          # in the page cache up to here, as far as we know
-    Worker *file_worker            # from whom the descriptor is due
+    uint32_t file_worker           # number of the one from whom the descriptor is due
     bint file_ends
     uint64_t file_offset
     uint64_t file_left
     # times
     uint64_t arrived_ns            # its head was complete
     uint64_t queued_ns             # [pool lock] it began to wait for a worker
-    uint64_t serial                # [pool lock] order of arrival in the queue
+    uint64_t serial                # [pool lock] order of arrival in the pool's queue; 0: never
     uint64_t started_ns            # first seen to be started; 0: not
     uint64_t sent_bytes            # of the response, with head and framing
     Letter letter                  # for LETTER_REFUSED: no allocation in the queue's timeout
@@ -165,6 +171,7 @@ cdef struct Fill:                  # a response that is asked for, to be stored 
     uint8_t loop                   # the maker's
     uint8_t state                  # [fill lock] FILL_*
     uint8_t reason                 # FILL_FAILED: why
+    uint32_t application
     bint is_linked                 # [fill lock] in its bucket: may be joined
     bint is_background             # revalidates for nobody who waits
     bint is_streamed               # [fill lock] the length is known: all may read along
@@ -218,18 +225,9 @@ cdef struct Conn:
     Conn *next_again               # the loop's list of those with work left for the next turn
     bint is_again
     uint8_t remote_address[16]
+    uint8_t local_address[16]      # as routes have it; once local_is_known
+    bint local_is_known
     char remote[46]                # text of the address
-
-cdef struct Listener:              # never freed before the core is: connections name it
-    Source source
-    int fd
-    uint32_t number
-    uint32_t loops_left            # atomic: that still watch it
-    uint8_t family
-    uint16_t port
-    bint is_no_delay               # inherited by accepted sockets
-    uint8_t name_bytes
-    char name[108]                 # address, or path of a unix socket
 
 cdef struct Place:
     Exchange *exchange             # NULL: revoked or abandoned
@@ -255,6 +253,8 @@ cdef struct Lane:              # one worker, as one loop sees it
     uint32_t rung_for
     uint64_t full_turn             # the turn in which a request could not be handed over
     uint32_t unrung                # records published since the worker's last bell
+    uint32_t in_hand               # [pool lock, atomic] requests of this loop in its places
+    uint32_t busy_at               # its place in Loop.busy, from 1; 0: it is armed, and rings
     bint is_open                   # mapped and checked: the rings may be used
     bint is_watched                # its bell and pidfd are in our epoll
     bint has_died                  # its pidfd fired; to be buried in this turn
@@ -264,11 +264,11 @@ cdef struct Lane:              # one worker, as one loop sees it
 
 cdef struct Worker:
     Worker *next                   # [pool lock] the pool's list
+    Worker *next_known             # [workers lock] in its bucket
     Pool *pool
     uint32_t number
-    uint32_t slot_count            # its pool's when it was opened
-    uint32_t place_count
-    uint64_t generation            # of code and settings: which applications it knows
+    uint32_t slot_count, place_count  # of its channel, for good
+    uint64_t generation            # it takes no request with a greater one
     uint8_t state
     int pid
     int pidfd
@@ -291,10 +291,9 @@ cdef struct Worker:
     uint64_t serial                # of dispatches
     bint is_solo                   # executes a suspect alone
     Exchange *waiting_suspect      # it is kept for this one
-    uint64_t served
-    uint64_t quota                 # the managers hear when it has served so many; 0: never
+    uint64_t served                # [pool lock]
+    uint64_t quota                 # [pool lock] EVENT_QUOTA when it has served so many; 0: none
     uint64_t last_end_ns
-    uint64_t service_ns            # moving average between two answers under load
     uint64_t unstarted_since_ns    # health: the oldest handed slot request not started; 0: none
     uint64_t started_seen          # progress when that was noted
     bint is_unhealthy
@@ -316,43 +315,53 @@ cdef struct Worker:
     uint32_t parked_count, parked_room
     bint side_has_ended            # nothing more will come over the side socket
 
-cdef struct PoolSide:              # a pool, as one loop sees it; touched by that loop only
+# What one loop has of a pool: touched by that loop only. A whole number of cache lines.
+cdef struct PoolSide:
     Pool *pool
-    PoolSide *next_due             # in the loop's list of pools that it has to look at this turn
-    Exchange *arrivals_first       # from the loop's, while it admits them
+    PoolSide *next_due             # the loop's list of pools to be looked at in this turn
+    PoolSide *next_later           # the loop's list of those to be looked at when time has come
+    PoolSide *next_active          # the loop's list of those that may need a tick
+    Exchange *arrivals_first       # complete requests of this turn, not yet in the queue
     Exchange *arrivals_last
-    uint64_t rebalance_at_ns
-    uint32_t exchanges             # of this loop that name the pool
+    uint64_t later_ns              # 0: it is not in that list
+    uint32_t exchanges             # of this loop, that name the pool
     bint is_due
-    bint is_closing                # LETTER_POOL was read
-    Letter letter                  # LETTER_POOL: closing needs no memory
+    bint is_active
+    bint is_watched                # a worker is unhealthy: look at it even without requests
+    bint is_closed                 # LETTER_POOL_CLOSED has come
+    Letter letter                  # that one
+    uint8_t padding[8]
 
-cdef struct Pool:
+cdef struct Pool:                  # [pool lock], but for what is marked
     pthread_mutex_t lock
-    PoolSide *sides                # by loop
-    PoolLimits limits
     uint32_t number                # never used again
-    uint32_t sides_left            # atomic: closing: sides that exchanges may still name
+    uint32_t loops_left            # [atomic] that have not let go of it
+    Pool *next_closed              # [table lock]
+    PoolLimits limits
+    PoolSide *sides                # one per loop, behind it
     uint8_t state
+    uint8_t is_serving             # [atomic] online, and with a ready worker if it needs one
+    bint is_missed                 # counted in Core_.missed_pools
     Exchange *first
     Exchange *last
     Exchange *suspects_first       # the same order; they run alone
     Exchange *suspects_last
     uint32_t queued                # in both lists
+    uint32_t executing             # in places, and not taken back
+    uint32_t peak                  # most of both at a time since it was taken
     uint64_t serial
     Worker *workers
     uint32_t worker_count
     uint32_t ready_count
-    uint32_t executing             # in places, and not taken back
-    uint32_t peak                  # most queued and executing at a time since it was asked for
-    uint64_t arrived, answered, rejected, redispatched
-    uint64_t active_ns             # last arrival or answer
-    bint awaits_demand             # the managers want EVENT_DEMAND, once
-    uint64_t demand_wait_ns        # also when a request waited so long; 0: only without a worker
-    uint64_t demand_since_ns       # but what it waited before does not count
+    uint64_t oldest                # least generation of its workers
+    bint demand_is_awaited         # EVENT_DEMAND is to be posted, once
+    uint64_t demand_wait_ns        # 0: only without a ready worker
+    uint64_t demand_since_ns       # what requests waited before does not count
     uint64_t tick_at_ns            # next look at its workers' health and at its queue
     uint64_t service_ns            # moving average over the workers: prefetch depth
     uint64_t answer_bytes          # likewise, of what an answer takes in a response ring
+    uint64_t arrived, answered, rejected, redispatched
+    uint64_t active_ns             # last arrival or answer
 
 cdef struct Loop:
     Core_ *core
@@ -368,35 +377,32 @@ cdef struct Loop:
     uint8_t *head_out              # a response's head on its way out
     uint32_t head_out_bytes
     FieldLine *fields
-    Listener **listeners           # that this loop accepts from
-    uint32_t listener_count, listener_room
-    RouteMap *routes               # NULL: the core's first pool gets everything
-    Route route                    # of the request at hand
-    uint8_t *path                  # of the request at hand, decoded and normalised
-    size_t path_bytes              # 0: not yet
-    Exchange *arrivals_first       # complete requests of this turn, not yet in the queue
-    Exchange *arrivals_last
-    PoolSide *due                  # pools with arrivals, or to whom a credit came back
-    PoolSide *admitting            # what is left of them while pool_admit() goes through them
-    Exchange *refused_first        # what a queue did not take, still to be told so
-    Exchange *refused_last
+    const Snapshot *snapshot       # NULL: no routes yet
+    uint8_t *path                  # normalised, of the request at hand
+    PoolSide *due_first            # pools with arrivals, a credit that came back, a new worker
+    PoolSide *due_last
+    PoolSide *later                # pools to be looked at in a while, in no order
+    uint64_t later_ns              # the first of those; 0: none
+    PoolSide *active               # pools that had requests of ours at the last tick, or since
+    uint32_t watched_count         # of those, which are to be looked at without requests too
     Conn *closed                   # freed at the end of the turn
     Conn *again                    # have work left for the next turn
     Conn *spare_conns
-    uint32_t spare_conn_count
     Exchange *spare_exchanges
-    uint32_t spare_count
     Chunk *spare_chunks
-    uint32_t spare_chunk_count
+    uint32_t spare_conn_count, spare_count, spare_chunk_count
     uint32_t exchange_count, conn_count
-    Worker **workers               # the lanes that this loop looks at
+    Worker **workers               # those whose bell and pidfd it watches
     uint32_t worker_count, worker_room
+    Worker **busy                  # of these: whose lane it looks at in every turn; as much room
+    uint32_t busy_count
     uint64_t health_at_ns
     uint64_t sweep_at_ns           # loop 0: of the response cache; 0: nothing is stored
-    uint64_t rebalance_at_ns
+    Listener **listeners
+    uint32_t listener_count, listener_room
     uint64_t accept_at_ns          # 0: listeners are open; else: accepting is paused until
     bint is_draining               # begin_shutdown: no new connections
-    uint64_t drain_until_ns
+    uint64_t drain_until_ns        # likewise, or after the removal of a listener: idle ones end
     uint64_t date_second
     char date[40]
     Spin spin                      # of waiting awake for answers
@@ -405,7 +411,6 @@ cdef struct Loop:
     bint ring_is_due               # records were published and not announced
     uint32_t turns_unrung          # for so many turns
     bint is_quiet                  # draining: nothing is left
-    bint worker_is_watched         # a worker is unhealthy: look at it even without requests
     uint64_t turn_bytes            # received and sent from files in this turn
     FieldLine *view                # field lines of an image or a response head
     uint8_t *key                   # of the request at hand, CACHE_KEY_MAX bytes
@@ -437,7 +442,7 @@ cdef struct Job:
 cdef struct Call:                  # of a worker, while a helper thread is at it
     Job job                        # first: the helper thread gets its address
     uint32_t worker                # its number
-    uint32_t pool                  # likewise: the applications that it may speak for
+    uint32_t pool                  # the worker's
     uint32_t operation, flags
     uint32_t status
     uint64_t number                # the worker's own
@@ -453,45 +458,42 @@ cdef struct JobQueue:
     bint stops
     Core_ *core
 
-cdef struct RouteMap:              # a snapshot of routes in use
-    Routes *routes
-    uint32_t holders               # atomic: loops, doors, and one for its being the newest
-    Letter *letters                # one for each loop, behind it: to replace one needs no memory
-
 cdef struct Core_:
     Settings settings
     HeadLimits limits
     TrustedNetworks *trusted
     Loop *loops
-    Listener **listeners           # managers' thread
-    uint32_t listener_count
-    pthread_mutex_t routes_lock    # for whoever is no loop
-    RouteMap *routes               # [routes lock] the newest
-    pthread_mutex_t pools_lock     # of the table, for whoever is no loop
-    Pool *pools[4096]              # POOLS_MAX; atomic: NULL: free
-    uint32_t pools_high            # [pools_lock, atomic] slots from here on were never used
-    uint32_t pool_number           # the last that was given
-    uint32_t worker_number
     Store store
     FillBucket fills[FILL_BUCKETS]
     bint is_started
-    uint32_t is_draining           # atomic: /ready says 503
+    bint is_shut                   # begin_shutdown
+    uint32_t is_draining           # [atomic] /ready says 503
+    uint32_t missed_pools          # [atomic] that are needed and not serving: likewise
+    pthread_mutex_t table_lock     # here and below
+    Pool *pools[POOLS_MAX]         # by number modulo POOLS_MAX
+    Pool *closed_pools             # of which loops have not let go
+    uint32_t pool_count, pool_number  # the last that was given
+    Listener **listeners           # by number
+    uint32_t listener_room
+    Snapshot *snapshot             # the newest
+    Snapshot *snapshots
+    pthread_mutex_t workers_lock   # here and below: workers by number
+    Worker *known[WORKER_BUCKETS]
+    uint32_t worker_number         # the last that was given
     uint32_t connections           # over all loops
     uint32_t quiet_loops
-    # managers
-    pthread_mutex_t events_lock
-    Event *events                  # [events lock] a ring that grows
-    uint32_t event_room, event_first, event_count
+    uint32_t loops_shut            # have begun to drain
+    pthread_mutex_t events_lock    # here and below: for the managers
+    Event events[EVENTS_MAX]
+    uint32_t event_first, event_count
     int event_fd
-    # helper threads
     JobQueue jobs[QUEUES]
     pthread_t helpers[HELPERS]     # helper n serves queue n % QUEUES
     pthread_t receiver             # takes descriptors from the side sockets
     pthread_mutex_t receiver_lock
     int receiver_epoll
     int receiver_stop_fd           # an eventfd
-    # log
-    pthread_t writer
+    pthread_t writer               # of the log, here and below
     int writer_fd
     uint32_t writer_armed
     uint32_t writer_stop

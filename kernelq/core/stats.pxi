@@ -52,9 +52,7 @@ cdef void loop_uninit(Core_ *core, uint32_t index) noexcept nogil:
     cdef Exchange *exchange
     cdef Chunk *chunk
     cdef Conn *conn
-    letters_drop(loop)
-    if loop.routes != NULL:
-        routes_let_go(loop.routes)
+    calls_drop(loop)
     while loop.spare_exchanges != NULL:
         exchange = loop.spare_exchanges
         loop.spare_exchanges = exchange.next
@@ -75,10 +73,11 @@ cdef void loop_uninit(Core_ *core, uint32_t index) noexcept nogil:
     free(loop.fields)
     free(loop.view)
     free(loop.key)
+    free(loop.path)
     free(loop.batch)
     free(loop.workers)
+    free(loop.busy)
     free(loop.listeners)
-    free(loop.path)
     fd_close(&loop.epoll_fd)
     fd_close(&loop.mailbox.fd)
 
@@ -88,8 +87,8 @@ cdef int core_init(Core_ *core) noexcept nogil:
     cdef uint32_t index
     cdef int error
     core.event_fd = core.writer_fd = core.receiver_epoll = core.receiver_stop_fd = -1
-    pthread_mutex_init(&core.pools_lock, NULL)
-    pthread_mutex_init(&core.routes_lock, NULL)
+    pthread_mutex_init(&core.table_lock, NULL)
+    pthread_mutex_init(&core.workers_lock, NULL)
     pthread_mutex_init(&core.events_lock, NULL)
     pthread_mutex_init(&core.receiver_lock, NULL)
     pthread_mutex_init(&core.log_lock, NULL)
@@ -135,7 +134,7 @@ cdef int core_start(Core_ *core) noexcept nogil:
     cdef uint32_t index
     cdef epoll_event event
     event.events = EPOLLIN
-    event.data.ptr = NULL
+    event.data.u64 = 0
     epoll_ctl(core.receiver_epoll, EPOLL_CTL_ADD, core.receiver_stop_fd, &event)
     core.is_started = True
     if pthread_create(&core.writer, NULL, writer_main, core) != 0:
@@ -147,7 +146,6 @@ cdef int core_start(Core_ *core) noexcept nogil:
                           &core.jobs[index % QUEUES]) != 0:
             return -EAGAIN
     for index in range(core.settings.loop_count):
-        listeners_watch(&core.loops[index])
         if pthread_create(&core.loops[index].thread, NULL, loop_main, &core.loops[index]) != 0:
             return -EAGAIN
     return 0
@@ -188,36 +186,22 @@ cdef void core_uninit(Core_ *core) noexcept nogil:
     # After core_stop(). Sockets of clients go with the process or with their connections' memory.
     cdef uint32_t index
     cdef Worker *worker
-    cdef Pool *pool
-    for index in range(core.pools_high):
-        pool = core.pools[index]
-        while pool != NULL and pool.workers != NULL:
-            worker = pool.workers
-            pool.workers = worker.next
+    for index in range(<uint32_t> WORKER_BUCKETS):
+        while core.known[index] != NULL:
+            worker = core.known[index]
+            core.known[index] = worker.next_known
             worker_free(core, worker)
-    for index in range(core.listener_count):
-        fd_close(&core.listeners[index].fd)
     if core.loops != NULL:
         for index in range(core.settings.loop_count):
             loop_uninit(core, index)
-    for index in range(core.pools_high):
-        if core.pools[index] != NULL:
-            pool_free(core.pools[index])
-            core.pools[index] = NULL
-    if core.routes != NULL:
-        routes_let_go(core.routes)
-        core.routes = NULL
-    for index in range(core.listener_count):
-        free(core.listeners[index])
     if core.settings.cache_mode != CACHE_OFF:
         store_uninit(&core.store)
+    pools_free(core)
+    listeners_free(core)
+    snapshots_free(core)
     free(core.loops)
-    free(core.listeners)
     free(core.trusted)
-    free(core.events)
-    core.events = NULL
     core.loops = NULL
-    core.listeners = NULL
     core.trusted = NULL
     fd_close(&core.event_fd)
     fd_close(&core.writer_fd)

@@ -109,9 +109,10 @@ def _settle(pool: Pool, turn: Turn) -> Pool:
         pool = turn_over(pool, turn)
         serves = Kind.SERVES if ready(pool) else Kind.SERVES_NO_MORE
         pool = _take(pool, pool.phase, NOBODY, turn, serves)
-    if not pool.workers:
+    pool = await_demand(measure(_announce(pool, turn), turn), turn)
+    if not pool.workers:  # last: whoever is told STOPPED may close the pool
         pool = _take(pool, pool.phase, NOBODY, turn, Kind.EMPTY)
-    return await_demand(measure(_announce(pool, turn), turn), turn)
+    return pool
 
 
 def _announce(pool: Pool, turn: Turn) -> Pool:

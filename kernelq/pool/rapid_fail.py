@@ -95,7 +95,7 @@ def _count_failure(pool: Pool, turn: Turn) -> Pool:
     text = f"rapid-fail protection: {count} {what} of workers within {seconds:g} s"
     if _may_give_up(pool):
         return replace(pool, verdict=f"{text}, and none was ever ready")
-    text += f"; no more starts but one try every {seconds:g} s and at reload (SIGHUP)"
+    text += f"; no more starts but one try every {seconds:g} s, and when it is reloaded or started"
     turn.report(5002, text=text)
     turn.do(Do.RUN, text="rapid_fail")
     return replace(pool, is_tripped=True, try_at=turn.now + limits.rapid_fail_ns)

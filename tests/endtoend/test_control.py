@@ -307,7 +307,9 @@ def test_show(site: Site) -> None:
     site.get("/a")
     status, out, _ = command("show", "http://example.org/%61", "--control", str(site.path))
     assert status == 0
-    assert out.startswith("key:            http://example.org/a\nstatus:         200\n")
+    assert out.startswith(
+        "key:            http://example.org/a\napplication:    1\nstatus:         200\n"
+    )
     url = "http://example.org/b"
     answer = command("show", url, "--control", str(site.path))
     assert answer == (1, "", f"{url}: nothing is stored\n")

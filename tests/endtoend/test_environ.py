@@ -182,7 +182,7 @@ def test_lines_about_requests_look_alike(server: Server) -> None:
     server.ask("/fails?where=call&alike")
     server.ask("/lies?says=1&sends=2&how=list&alike")
     server.connect().send(request("POST", "/echo?alike", "Content-Length: 2") + b"x").half_close()
-    tail = r' client 127\.0\.0\.1 "[A-Z]+ /\S+\?\S*alike"( worker \d+)?'
+    tail = r' client 127\.0\.0\.1 "[A-Z]+ /\S+\?\S*alike"( pool=\S+)?( worker \d+)?'
     for level, words in (("error", "the application failed"), ("warning", "the application sent"),
                          ("info", "The client left")):  # fmt: skip
         line = server.log.expect(words, "alike")

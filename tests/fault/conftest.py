@@ -3,6 +3,7 @@
 from contextlib import ExitStack
 
 import pytest
+from core_bench import CoreBench
 from harness import Server, debug_build, running
 from hostile_field import Field
 from load import Client
@@ -63,3 +64,17 @@ def serve_with_fault(serve, debug_root, tmp_path):
         return server
 
     return start
+
+
+@pytest.fixture
+def bench():
+    """`bench(**settings)`: a core in this process, whose workers the test plays itself."""
+    made = []
+
+    def start(**settings: object) -> CoreBench:
+        made.append(CoreBench(**settings))
+        return made[-1]
+
+    yield start
+    for one in made:
+        one.close()

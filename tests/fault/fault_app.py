@@ -103,6 +103,13 @@ def kill_unless(value):
     kill("")
 
 
+def burn(value):
+    """So many milliseconds of processor time."""
+    end = time.thread_time() + int(value) / 1000
+    while time.thread_time() < end:
+        pass
+
+
 def orphan(value):
     """Leaves a process without parent, which ends when the file exists."""
     between = os.fork()
@@ -132,6 +139,7 @@ DOES = {
     "sleep": sleep,
     "kill": kill,
     "hold": hold_gil,
+    "burn": burn,
     "wait": wait_for,
     "once": kill_unless,
     "orphan": orphan,

@@ -25,7 +25,9 @@ import psutil
 ROOT = Path(__file__).resolve().parent.parent.parent
 APPLICATION = Path(__file__).with_name("fault_app.py")
 SERVED = Path(os.environ.get("KERNELQ_TEST_ROOT", ROOT))  # another build, for instance a debug one
-PATIENCE = float(os.environ.get("KERNELQ_TEST_PATIENCE", "60"))  # seconds; for what will happen, on however slow a machine
+PATIENCE = float(
+    os.environ.get("KERNELQ_TEST_PATIENCE", "60")
+)  # seconds; for what will happen, on however slow a machine
 
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -95,7 +97,8 @@ class Server:
     """One running kernelq, its log and its processes."""
 
     def __init__(self, directory: Path, options: Sequence[str], environment: dict[str, str],
-                 root: Path, prefix: Sequence[str], pass_fds: Sequence[int] = ()) -> None:  # fmt: skip
+                 root: Path, prefix: Sequence[str],
+                 pass_fds: Sequence[int] = ()) -> None:  # fmt: skip
         self.directory = directory
         self.executions = directory / "executions"
         # Servers of other test modules may still be there: they are none of ours.

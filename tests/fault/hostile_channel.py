@@ -64,6 +64,7 @@ class Request(NamedTuple):
     flags: int
     target: str
     content_length: int
+    application: int = 0
 
 
 def align8(count: int) -> int:
@@ -123,7 +124,7 @@ def read_request(data: bytes, loop: int) -> Request:
     at = RECORD_HEAD.size + REQUEST_REST.size + field_count * FIELD_ENTRY.size
     at += method + remote + server
     text = data[at : at + target].decode("latin-1")
-    return Request(loop, place, dispatch, flags, text, rest[15])
+    return Request(loop, place, dispatch, flags, text, rest[-1], rest[0])
 
 
 def requests_in(memory: bytes | mmap.mmap) -> list[Request]:
@@ -196,6 +197,11 @@ class RawChannel:
 
     def write_word(self, at: int, value: int) -> None:
         self.words[at // 8] = value & 2**64 - 1
+
+    def armed(self) -> list[int]:
+        """Of each loop: odd while it wants to be rung."""
+        words = [self.core_word(lane_at(loop) + 128) for loop in range(self.head.loop_count)]
+        return [word & 0xFFFFFFFF for word in words]
 
     def start(self, request: Request) -> None:
         self.write_word(PLACES_AT + 8 * request.place, request.dispatch)

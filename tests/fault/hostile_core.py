@@ -6,6 +6,7 @@ workers, the settings as JSON. Orders and reports are lines of JSON.
 """
 
 import contextlib
+import dataclasses
 import json
 import mmap
 import os
@@ -15,7 +16,6 @@ import socket
 import subprocess
 import sys
 import time
-from dataclasses import fields
 from pathlib import Path
 
 from hostile_channel import requests_in
@@ -28,6 +28,7 @@ HERE = Path(__file__).parent
 LIFE_LIMIT = 0.5  # seconds after which a hostile worker that does nothing is ended
 LOG_LEVEL = 50  # thousands of lines about distrusted workers help nobody
 PATIENCE = 60.0
+POOL_SETTINGS = {field.name for field in dataclasses.fields(CorePoolSettings)}
 
 
 def take_precedence() -> bool:
@@ -60,13 +61,13 @@ class Manager:
         self.link = link
         self.key = key
         self.has_precedence = take_precedence()
-        of_pool = {field.name for field in fields(CorePoolSettings)} & settings.keys()
-        limits = {name: settings.pop(name) for name in of_pool}
+        limits = {name: settings.pop(name) for name in POOL_SETTINGS if name in settings}
         self.core = _core.Core(CoreSettings(log_level=LOG_LEVEL, **settings))
         self.pool = self.core.pool_open(CorePoolSettings(threads=THREADS, **limits))
         self.listener = socket.create_server(("127.0.0.1", 0), backlog=256)
         self.listener.setblocking(False)
-        self.core.add_listener(os.dup(self.listener.fileno()))
+        number = self.core.add_listener(os.dup(self.listener.fileno()))
+        self.core.set_routes([(number, b"", "", b"/", 0, self.pool, 0, 0, True)])
         self.port = self.listener.getsockname()[1]
         self.listener.close()
         self.core.start()

@@ -20,7 +20,6 @@ from kernelq import _core
 from kernelq.config import CorePoolSettings, CoreSettings
 
 PATIENCE = 60.0
-subprocess._USE_VFORK = False
 PATIENCE_MS = 60_000
 LOG_LEVEL = 50
 READY, GONE, DEMAND, QUOTA, QUIET = "ready", "gone", "demand", "quota", "quiet"

@@ -36,7 +36,8 @@ class Bench:
         self.core = _core.Core(CoreSettings(loops=loops, log_level=50))
         self.pool = self.core.pool_open(CorePoolSettings(threads=2))
         if listener is not None:
-            self.core.add_listener(os.dup(listener.fileno()))
+            number = self.core.add_listener(os.dup(listener.fileno()))
+            self.core.set_routes([(number, b"", "", b"/", 0, self.pool, 0, 0, True)])
         self.core.start()
         self.number, fds = self.core.channel_open(self.pool, 0)
         # Ends when its standard input does.

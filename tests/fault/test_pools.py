@@ -1,365 +1,262 @@
-"""Application pools at their doors: a real core, workers played by hand."""
-
-import socket
+"""Many pools in one core: what one of them suffers is nothing to the others."""
 
 import pytest
-from hostile_channel import SKIPPED, record
-from one_core import DEMAND, GONE, PATIENCE, QUIET, QUOTA, House, Worker, pool_settings
 
-EVENTS = 1500  # more than the core had room for
+from kernelq.config import CorePoolSettings
 
-
-def route(listener, prefix, pool, *, host="", application=0, generation=0, is_enabled=True):
-    return (listener, b"", host, prefix, application, pool, 1, generation, is_enabled)
+LOOPS = [1, 3]
 
 
-@pytest.fixture(params=[1, 3])
-def loops(request):
-    return request.param
+@pytest.mark.parametrize("loops", LOOPS)
+def test_each_pool_has_its_own_queue(bench, loops):
+    core = bench(loops=loops)
+    first, second = core.pool("first", queue_length=3), core.pool("second")
+    core.route(("a", b"/", 11, first), ("b", b"/", 12, second))
+    worker = core.worker(second)
+    waiting = [core.send(f"/{number}", "a") for number in range(3)]
+    core.wait_until(first, queued=3)
+    status, _, content = core.send("/", "a").read()
+    assert (status, content) == (503, b"503 Service Unavailable\nThe request queue is full.\n")
+    for number in range(5):
+        client = core.send(f"/{number}", "b")
+        request = worker.serve()
+        assert (request.target, request.application) == (f"/{number}", 12)
+        assert client.read()[0] == 200
+    own = core.worker(first)
+    for _ in waiting:
+        assert own.serve().application == 11
+    assert [client.read()[0] for client in waiting] == [200] * 3
 
 
-@pytest.fixture
-def house(loops):
-    with House(loops) as made:
-        made.core.start()
-        yield made
+@pytest.mark.parametrize("loops", LOOPS)
+def test_a_death_concerns_its_own_pool(bench, loops):
+    core = bench(loops=loops)
+    pools = [core.pool("first"), core.pool("second")]
+    core.route(("a", b"/", 1, pools[0]), ("b", b"/", 2, pools[1]))
+    workers = [core.worker(pool) for pool in pools]
+    clients = [core.send("/", "a"), core.send("/", "b")]
+    requests = [worker.take()[0] for worker in workers]
+    for worker, request in zip(workers, requests, strict=True):
+        worker.start(request)
+    workers[0].kill()
+    core.wait_until(pools[0], queued=1)
+    assert core.core.pool_info(pools[0])["redispatched"] == 1
+    assert core.core.pool_info(pools[1])["executing"] == 1
+    workers[1].answer(requests[1])
+    assert clients[1].read()[0] == 200
+    core.worker(pools[0]).serve(b"again")
+    assert clients[0].read()[2] == b"again"
 
 
-# --- opening, changing, closing -------------------------------------------------------------------
-
-
-def test_numbers_are_never_used_again(house):
-    first = house.core.pool_open(pool_settings())
-    house.core.pool_close(first)
-    assert house.core.pool_open(pool_settings()) == first + 1
+def test_numbers_are_never_used_again(bench):
+    core = bench()
+    numbers = []
+    for _ in range(20):
+        numbers.append(core.pool())
+        core.core.pool_close(numbers[-1])
+    assert numbers == sorted(set(numbers))
     with pytest.raises(KeyError):
-        house.core.pool_info(first)
+        core.core.pool_info(numbers[0])
+    workers = [core.worker(core.pool()).number for _ in range(3)]
+    assert len(set(workers)) == 3
 
 
-def test_a_pool_in_use_is_not_closed(house):
-    listener, port = house.listen()
-    pool = house.core.pool_open(pool_settings())
-    other = house.core.pool_open(pool_settings(name="other"))
-    house.core.set_routes([route(listener, b"/", pool)])
-    with pytest.raises(ValueError, match="routes"):
-        house.core.pool_close(pool)
-    client = house.client(port)
-    client.send("/a")
-    house.until(pool, queued=1)
-    house.core.set_routes([route(listener, b"/", other)])
-    with pytest.raises(ValueError, match="1 requests"):
-        house.core.pool_close(pool)
-    worker = house.worker(pool)
-    assert worker.serve() == ["/a"]
-    assert client.read() == (200, b"/a")
-    with pytest.raises(ValueError, match="1 workers"):
-        house.core.pool_close(pool)
-    house.bury(worker)
-    house.core.pool_close(pool)
-
-
-def test_a_request_whose_pool_closes_while_its_content_comes_is_refused(house):
-    listener, port = house.listen()
-    pool = house.core.pool_open(pool_settings())
-    house.core.set_routes([route(listener, b"/", pool)])
-    client = house.client(port)
-    client.send("/a", "Content-Length: 4", "Expect: 100-continue")
-    assert client.socket.recv(25, socket.MSG_WAITALL) == b"HTTP/1.1 100 Continue\r\n\r\n"
-    house.core.set_routes([])
-    house.core.pool_close(pool)
-    client.socket.sendall(b"four")
-    assert client.read()[0] == 503
-
-
-def test_a_pool_that_closes_takes_no_request_more(house):
-    listener, port = house.listen()
-    pool = house.core.pool_open(pool_settings())
-    house.core.set_routes([route(listener, b"/", pool)])
-    assert house.core.pool_info(pool)["state"] == "online"
-    house.core.set_routes([])
-    house.core.pool_close(pool)
-    assert house.client(port).ask("/a")[0] == 400
-
-
-# --- routing --------------------------------------------------------------------------------------
-
-
-def test_what_nobody_routes_is_counted_once(house):
-    listener, port = house.listen()
-    pool = house.core.pool_open(pool_settings())
-    house.core.set_routes([route(listener, b"/shop", pool)])
-    for target in ("/other", "/%zz", "/shopping"):
-        assert house.client(port).ask(target)[0] == 400
-    stats = house.core.stats()
-    assert stats["requests"] == stats["refused"] == 3
-
-
-def test_a_probe_after_a_long_path(loops):
-    with House(loops, health_path="/health") as house:
-        listener, port = house.listen()
-        house.core.start()
-        pool = house.core.pool_open(pool_settings())
-        house.core.set_routes([route(listener, b"/shop", pool)])
-        house.core.set_pool_state(pool, "offline")
-        client = house.client(port)
-        for _ in range(5):
-            assert client.ask("/shop/" + "x" * 20_000, host="b.test")[0] == 503
-            assert client.ask("/health/live", method="GET")[0] == 200
-
-
-# --- generations ----------------------------------------------------------------------------------
-
-
-def test_a_request_for_workers_to_come_does_not_hold_up_the_others(house):
-    listener, port = house.listen()
-    pool = house.core.pool_open(pool_settings())
-    house.core.set_routes(
-        [
-            route(listener, b"/", pool, application=1),
-            route(listener, b"/new", pool, application=2, generation=5),
-        ]
-    )
-    old = house.worker(pool, generation=4)
-    clients = [house.client(port) for _ in range(4)]
-    for number, client in enumerate(clients[:2]):
-        client.send(f"/new/{number}")
-        house.until(pool, queued=number + 1)
-    for client in clients[2:]:
-        client.send("/old")
-        assert old.serve() == ["/old"]
-        assert client.read() == (200, b"/old")
-    assert house.core.pool_info(pool)["queued"] == 2
-    young = house.worker(pool, generation=5)
-    assert sorted(young.serve(2)) == ["/new/0", "/new/1"]
-    assert [client.read()[1] for client in clients[:2]] == [b"/new/0", b"/new/1"]
-
-
-# --- quota, demand, events ------------------------------------------------------------------------
-
-
-def test_a_quota_that_was_reached_before_it_was_set(house):
-    listener, port = house.listen()
-    pool = house.core.pool_open(pool_settings())
-    house.core.set_routes([route(listener, b"/", pool)])
-    worker = house.worker(pool)
-    client = house.client(port)
-    for _ in range(3):
-        client.send("/a")
-        worker.serve()
-        client.read()
-    house.until(pool, answered=3)
-    house.core.worker_quota(worker.number, 2)
-    assert house.wait(QUOTA) == (QUOTA, worker.number, 3)
-    client.send("/a")
+def test_no_more_pools_than_there_is_room_for(bench):
+    core = bench()
+    pools = [core.pool() for _ in range(4096)]
+    with pytest.raises(OSError, match="4096 pools"):
+        core.pool()
+    core.core.pool_close(pools[1000])
+    pools[1000] = core.pool()
+    assert len(set(pools)) == 4096
+    core.route(("", b"/", 1, pools[1000]))
+    worker = core.worker(pools[1000])
+    client = core.send()
     worker.serve()
-    client.read()
-    house.until(pool, answered=4)
-    assert not house.has_seen(QUOTA)
-    house.core.worker_quota(worker.number, 5)
-    client.send("/a")
+    assert client.read()[0] == 200
+    assert core.core.stats()["workers_ready"] == 1
+
+
+@pytest.mark.parametrize("loops", LOOPS)
+def test_a_pool_is_closed_when_nothing_needs_it(bench, loops):
+    core = bench(loops=loops)
+    pool, other = core.pool(), core.pool("other")
+    core.route(("", b"/", 1, pool))
+    with pytest.raises(ValueError, match="has routes"):
+        core.core.pool_close(pool)
+    client = core.send()
+    core.wait_until(pool, queued=1)
+    core.route(("", b"/", 2, other))
+    with pytest.raises(ValueError, match="has queued requests"):
+        core.core.pool_close(pool)
+    worker = core.worker(pool)
     worker.serve()
-    client.read()
-    assert house.wait(QUOTA) == (QUOTA, worker.number, 5)
-
-
-def test_no_event_is_lost_while_the_managers_are_busy(house):
-    listener, port = house.listen()
-    pool = house.core.pool_open(pool_settings())
-    house.core.set_routes([route(listener, b"/", pool)])
-    house.client(port).send("/a")
-    house.until(pool, queued=1)
-    for _ in range(EVENTS):
-        house.core.pool_await_demand(pool, 0)
-    assert house.core.take_events() == [(DEMAND, -1, pool)] * EVENTS
-
-
-def test_demand_is_told_once_each_time_it_is_asked_for(house):
-    listener, port = house.listen()
-    pool = house.core.pool_open(pool_settings())
-    house.core.pool_await_demand(pool, 0)
-    house.core.set_routes([route(listener, b"/", pool)])
-    client = house.client(port)
-    client.send("/a")
-    assert house.wait(DEMAND) == (DEMAND, -1, pool)
-    house.client(port).send("/b")
-    house.until(pool, queued=2)
-    assert not house.has_seen(DEMAND)
-    house.core.pool_await_demand(pool, -1)
-    assert not house.has_seen(DEMAND)
-    house.core.pool_await_demand(pool, 0)
-    assert house.wait(DEMAND) == (DEMAND, -1, pool)
-    worker = house.worker(pool)
-    worker.serve(2)
-    house.until(pool, queued=0, executing=0)
-
-
-@pytest.mark.parametrize("leaves", ["dies", "drains", "is abandoned"])
-def test_demand_when_the_last_worker_leaves(house, leaves):
-    listener, port = house.listen()
-    pool = house.core.pool_open(pool_settings(threads=1, redispatch="never"))
-    house.core.set_routes([route(listener, b"/", pool)])
-    worker = house.worker(pool)
-    clients = [house.client(port) for _ in range(30)]
-    for client in clients:
-        client.send("/a")
-    house.until(pool, arrived=30)
-    house.core.pool_await_demand(pool, 0)
-    assert not house.has_seen(DEMAND)
-    if leaves == "dies":
-        worker.kill()
-    elif leaves == "drains":
-        house.core.worker_drain(worker.number)
-    else:
-        house.core.worker_abandon(worker.number)
-    assert house.wait(DEMAND) == (DEMAND, -1, pool)
-
-
-def test_demand_when_one_waits_too_long(house):
-    listener, port = house.listen()
-    pool = house.core.pool_open(pool_settings(threads=1))
-    house.core.set_routes([route(listener, b"/", pool, generation=1)])
-    house.worker(pool)
-    house.core.pool_await_demand(pool, 1_000_000)
-    house.client(port).send("/a")
-    assert house.wait(DEMAND) == (DEMAND, -1, pool)
-
-
-# --- refusals by reset ----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("method", ["GET", "POST"])
-@pytest.mark.parametrize("when", ["before", "while it waits"])
-@pytest.mark.parametrize("state", ["offline", "disabled", "shutdown"])
-def test_a_pool_that_refuses_by_reset(house, method, when, state):
-    listener, port = house.listen()
-    pool = house.core.pool_open(pool_settings(refuses_by_reset=True))
-    house.core.set_routes([route(listener, b"/", pool)])
-    client = house.client(port)
-    if when == "before":
-        house.core.set_pool_state(pool, state)
-        client.send("/a", method=method)
-    else:
-        client.send("/a", method=method)
-        house.until(pool, queued=1)
-        house.core.set_pool_state(pool, state)
-    assert client.read()[0] == -1
-
-
-@pytest.mark.parametrize("method", ["GET", "POST"])
-def test_a_full_queue_that_refuses_by_reset(house, method):
-    listener, port = house.listen()
-    pool = house.core.pool_open(pool_settings(refuses_by_reset=True, queue_length=1))
-    house.core.set_routes([route(listener, b"/", pool)])
-    first, second = house.client(port), house.client(port)
-    first.send("/a", method=method)
-    house.until(pool, queued=1)
-    second.send("/b", method=method)
-    assert second.read()[0] == -1
-    worker = house.worker(pool)
-    worker.serve()
-    assert first.read() == (200, b"/a")
-
-
-# --- workers that are left to a debugger ----------------------------------------------------------
-
-
-def test_what_an_abandoned_worker_has_not_started_it_must_not_start(house):
-    # It may not have been stopped yet, and a debugger lets it go on: it has to see that what was
-    # given to others is not its own any more.
-    listener, port = house.listen()
-    pool = house.core.pool_open(pool_settings(redispatch="never"))
-    house.core.set_routes([route(listener, b"/", pool)])
-    worker = house.worker(pool)
-    clients = [house.client(port) for _ in range(2)]
-    for client in clients:
-        client.send("/a")
-    started, waiting = worker.take(2)
-    worker.raw.start(started)
-    house.core.worker_abandon(worker.number)
-    house.wait(GONE, worker.number)
-    assert worker.raw.is_revoked(waiting)
-    other = house.worker(pool)
-    assert other.serve() == ["/a"]
-    assert sorted(client.read()[0] for client in clients) == [200, 502]
-    house.forget(worker)
-
-
-def test_a_worker_can_be_abandoned_more_than_once(house):
-    pool = house.core.pool_open(pool_settings())
-    worker = house.worker(pool)
-    house.core.worker_abandon(worker.number)
+    assert client.read()[0] == 200
+    with pytest.raises(ValueError, match="has workers"):
+        core.core.pool_close(pool)
     worker.kill()
-    house.core.worker_abandon(worker.number)
-    house.wait(GONE, worker.number)
-    house.core.worker_abandon(worker.number)
-    house.forget(worker)
+    core.core.pool_close(pool)
+    for use in (core.core.pool_close, core.core.pool_info, core.core.pool_take_peak):
+        with pytest.raises(KeyError):
+            use(pool)
     with pytest.raises(KeyError):
-        house.core.worker_abandon(worker.number)
-    assert not house.has_seen(GONE)
-    house.core.pool_close(pool)
+        core.core.channel_open(pool, 0)
+    with pytest.raises(KeyError):
+        core.core.set_pool_state(pool, "online")
+    with pytest.raises(ValueError, match="was not opened"):
+        core.route(("", b"/", 1, pool))
 
 
-def test_a_worker_without_a_process_cannot_be_abandoned(house):
-    pool = house.core.pool_open(pool_settings())
-    worker = Worker(house.core, pool)
-    with pytest.raises(ValueError, match="no process"):
-        house.core.worker_abandon(worker.number)
-    house.core.worker_abort(worker.number)
-    worker.close()
-    house.core.pool_close(pool)
+@pytest.mark.parametrize("loops", LOOPS)
+def test_who_still_sends_to_a_closed_pool_is_refused(bench, loops):
+    core = bench(loops=loops)
+    pool, other = core.pool(), core.pool("other")
+    core.route(("", b"/", 1, pool))
+    client = core.send("/up", method="POST", more="Content-Length: 4\r\n")
+    client.sock.sendall(b"ab")
+    while core.core.stats()["exchanges_now"] == 0:
+        pass
+    core.route(("", b"/", 2, other))
+    core.core.pool_close(pool)
+    client.sock.sendall(b"cd")
+    status, _, content = client.read()
+    assert status == 503
+    assert b"stopped" in content
 
 
-# --- listeners ------------------------------------------------------------------------------------
+def test_a_change_is_for_workers_to_come(bench):
+    core = bench()
+    pool = core.one_pool(threads=1)
+    old = core.worker(pool)
+    core.core.pool_change(pool, CorePoolSettings(name="p", threads=3, queue_length=17))
+    new = core.worker(pool)
+    assert (old.raw.head.slot_count, new.raw.head.slot_count) == (1, 3)
+    assert core.core.pool_info(pool)["queue_length"] == 17
+    clients = [core.send(f"/{number}") for number in range(4)]
+    # Free slots first, wherever they are.
+    taken = [(old, request) for request in old.take(1)] + [(new, one) for one in new.take(3)]
+    for worker, request in taken:
+        worker.answer(request)
+    assert [client.read()[0] for client in clients] == [200] * 4
+    with pytest.raises(ValueError, match="name"):
+        core.core.pool_change(pool, CorePoolSettings(name="q"))
+    with pytest.raises(ValueError, match="threads"):
+        core.core.pool_change(pool, CorePoolSettings(name="p", threads=0))
 
 
-def test_a_listener_that_comes_after_the_order_to_stop_is_closed(house):
-    house.listen()
-    house.core.begin_shutdown()
-    _, port = house.listen()
-    house.events.append(house.wait(QUIET))
-    with pytest.raises(ConnectionRefusedError):
-        socket.create_connection(("127.0.0.1", port), PATIENCE)
-
-
-def test_a_listener_can_be_removed_twice(house):
-    listener, port = house.listen()
-    pool = house.core.pool_open(pool_settings())
-    house.core.set_routes([route(listener, b"/", pool)])
-    house.core.set_pool_state(pool, "offline")
-    kept = house.client(port)
-    assert kept.ask("/a")[0] == 503
-    house.core.remove_listener(listener)
-    house.core.remove_listener(listener)
-    while True:
-        try:
-            socket.create_connection(("127.0.0.1", port), PATIENCE).close()
-        except ConnectionRefusedError:
-            break
-    assert kept.ask("/a")[0] == 503
-    with pytest.raises(ValueError, match="no listener"):
-        house.core.remove_listener(listener + 1)
-
-
-def test_figures_balance_after_revocations(house):
-    listener, port = house.listen()
-    pool = house.core.pool_open(pool_settings(threads=1))
-    house.core.set_routes([route(listener, b"/", pool)])
-    worker = house.worker(pool)
-    clients = [house.client(port) for _ in range(8)]
+@pytest.mark.parametrize("loops", LOOPS)
+def test_a_worker_gets_no_application_that_it_does_not_know(bench, loops):
+    core = bench(loops=loops)
+    pool = core.pool(threads=1)
+    core.route(("old", b"/", 1, pool, 1), ("new", b"/", 2, pool, 2))
+    old = core.worker(pool, 1)
+    clients = [core.send("/new", "new"), core.send("/new", "new")]
+    core.wait_until(pool, queued=2)
+    for number in range(5):
+        client = core.send(f"/{number}", "old")
+        assert old.serve().target == f"/{number}"
+        assert client.read()[0] == 200
+    assert core.core.pool_info(pool)["queued"] == 2
+    new = core.worker(pool, 2)
     for client in clients:
-        client.send("/a")
-    first, *others = worker.take(house.until(pool, arrived=8)["executing"])
-    worker.raw.start(first)
-    house.core.worker_drain(worker.number)
-    house.until(pool, executing=1, queued=7)
-    for request in others:
-        worker.raw.answer(request, record(SKIPPED, request.place, request.dispatch))
-    worker.answer(first, b"first")
-    house.until(pool, executing=0, queued=7, answered=1, ready=0)
-    assert house.core.pool_take_peak(pool) == 8
-    other = house.worker(pool)
-    other.serve(7)
-    info = house.until(pool, executing=0, queued=0)
-    assert (info["arrived"], info["answered"], info["rejected"]) == (8, 8, 0)
-    assert house.core.pool_take_peak(pool) == 7
-    assert house.core.pool_take_peak(pool) == 0
+        assert new.serve().application == 2
+        assert client.read()[0] == 200
+    # A new one knows what is old.
+    old.kill()
+    client = core.send("/", "old")
+    assert new.serve().application == 1
+    assert client.read()[0] == 200
+
+
+def test_figures_of_a_pool(bench):
+    core = bench()
+    pool, idle = core.pool(queue_length=5), core.pool("idle")
+    core.route(("", b"/", 1, pool))
+    info = core.core.pool_info(pool)
+    assert info["last_activity_ns"] == info["oldest_ns"] == 0
+    clients = [core.send() for _ in range(5)]
+    info = core.wait_until(pool, queued=5)
+    assert info["oldest_ns"] > 0
+    assert core.send().read()[0] == 503
+    info = core.core.pool_info(pool)
+    assert (info["arrived"], info["rejected"], info["peak"]) == (6, 1, 5)
+    worker = core.worker(pool)
+    for _ in clients:
+        worker.serve()
+    assert [client.read()[0] for client in clients] == [200] * 5
+    info = core.wait_until(pool, answered=5, executing=0)
+    assert (info["queued"], info["oldest_ns"], info["ready"]) == (0, 0, 1)
+    assert info["state"] == "online"
+    assert info["last_activity_ns"] > 0
+    assert core.core.pool_take_peak(pool) == 5
+    assert core.core.pool_take_peak(pool) == 0
+    assert core.core.pool_info(idle) == {
+        **dict.fromkeys(info, 0),
+        "state": "online",
+        "queue_length": 1000,
+    }
+
+
+def test_requests_are_listed(bench):
+    core = bench()
+    pools = [core.pool("first", threads=1), core.pool("second")]
+    core.route(("a", b"/", 1, pools[0]), ("b", b"/", 2, pools[1]))
+    worker = core.worker(pools[0])
+    core.send("/runs?x=1", "a", method="PUT", more="Content-Length: 0\r\n")
+    (request,) = worker.take()
+    worker.start(request)
+    core.send("/waits", "b")
+    core.wait_until(pools[1], queued=1)
+    first, second = core.core.requests(100)
+    assert first.pop("elapsed_ns") > 0
+    assert second.pop("elapsed_ns") > 0
+    assert first == {
+        "pool": pools[0],
+        "application": 1,
+        "worker": worker.number,
+        "state": "executing",
+        "method": "PUT",
+        "target": "/runs?x=1",
+        "host": "a",
+        "client": "127.0.0.1",
+    }
+    assert (second["pool"], second["worker"], second["state"]) == (pools[1], -1, "queued")
+    assert len(core.core.requests(1)) == 1
+    assert core.core.requests(0) == []
+
+
+def test_many_requests_are_listed_in_order(bench):
+    core = bench()
+    pool = core.one_pool()
+    client = [core.send(f"/{number}") for number in range(1)]
+    core.wait_until(pool, queued=1)
+    for number in range(1, 200):
+        client.append(core.send(f"/{number}"))
+        core.wait_until(pool, queued=number + 1)
+    worker = core.worker(pool)
+    worker.take(2)
+    found = [int(one["target"][1:]) for one in core.core.requests(1000)]
+    assert found == list(range(200))
+    assert len(core.core.requests(150)) == 150
+
+
+@pytest.mark.parametrize("loops", LOOPS)
+def test_a_turn_looks_only_where_work_is(bench, loops):
+    core = bench(loops=loops)
+    pools = [core.pool(str(number)) for number in range(30)]
+    core.route(*((f"h{number}", b"/", number, pool) for number, pool in enumerate(pools)))
+    workers = [core.worker(pool) for pool in pools]
+    # A lane from which nothing is awaited is armed: its word is odd, and stays as it is.
+    client = core.client()
+    for number in (0, 1):
+        client.send("/", f"h{number}")
+        workers[number].serve()
+        assert client.read()[0] == 200
+    before = [[0]]
+    while not all(word % 2 for words in before for word in words):
+        before = [worker.raw.armed() for worker in workers[2:]]
+    for _ in range(50):
+        client.send("/", "h1")
+        workers[1].serve()
+        assert client.read()[0] == 200
+    assert [worker.raw.armed() for worker in workers[2:]] == before

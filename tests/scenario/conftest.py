@@ -8,10 +8,13 @@ from pathlib import Path
 
 import pytest
 
-sys.path.append(str(Path(__file__).resolve().parent.parent / "fault"))
+for folder in ("fault", "integration"):
+    sys.path.append(str(Path(__file__).resolve().parent.parent / folder))
 
-from load import Client
-from scene import Scene, acting
+pytest.register_assert_rewrite("harness", "load", "scene", "steady")
+
+from load import Client  # noqa: E402
+from scene import Scene, acting  # noqa: E402
 
 
 @pytest.fixture
@@ -19,8 +22,8 @@ def serve(tmp_path):
     """`serve(text)`: a running server with this kernelq.toml; see scene.py."""
     with ExitStack() as stack:
 
-        def start(text: str, **how: object) -> Scene:
-            return stack.enter_context(acting(tmp_path, text, **how))
+        def start(text: str, directory: Path = tmp_path, **how: object) -> Scene:
+            return stack.enter_context(acting(directory, text, **how))
 
         yield start
 

@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +20,8 @@ from load import Client, Request, judge, read_executions
 from steady import Load
 
 from kernelq.control import Client as Control
+
+SHARED_MEMORY = "/dev/shm"
 
 SERVER = """
 [server]
@@ -139,15 +140,16 @@ class Scene(Server):
         return self.process.pid if self._main is None else self._main.pid
 
     def follow_upgrade(self) -> None:
-        """The first process has ended, and another one is the main process now."""
-        pid = int((self.directory / "pid").read_text())
-        assert pid != self.pid
+        """Until the first process has ended; another one is the main process now."""
+        before = self.pid
         self.processes()
-        before, self._main = self.pid, psutil.Process(pid)
-        if before == self.process.pid:
+        if self._main is None:
             assert self.process.wait(PATIENCE) == 0
         else:
             assert os.waitstatus_to_exitcode(os.waitpid(before, 0)[1]) == 0
+        pid = int((self.directory / "pid").read_text())
+        assert pid != before
+        self._main = psutil.Process(pid)
 
     def signal(self, number: int) -> None:
         os.kill(self.pid, number)
@@ -165,15 +167,11 @@ class Scene(Server):
         return self._main.is_running() and self._main.status() != psutil.STATUS_ZOMBIE
 
 
-def _places() -> dict[str, set[str]]:
-    """Where something could be left behind."""
-    places = ("/dev/shm", "/run/kernelq", "/var/tmp", tempfile.gettempdir())
-    return {place: set(os.listdir(place)) for place in places if os.path.isdir(place)}
-
-
-def _left_in(place: str, before: set[str]) -> list[str]:
-    ours = sorted(name for name in set(os.listdir(place)) - before if "kernelq" in name)
-    return [f"{place}/{name}" for name in ours if "kernelq-tests-" not in name]
+def _left_files(directory: Path, before: set[str]) -> list[str]:
+    """What it should have taken away with it."""
+    left = [name for name in ("control", "pid") if (directory / name).exists()]
+    left += os.listdir(directory / "spill")
+    return left + sorted(set(os.listdir(SHARED_MEMORY)) - before)
 
 
 @contextmanager
@@ -190,7 +188,7 @@ def acting(
     """A server of the fault application, which at the end has left nothing behind."""
     shutil.copy(APPLICATION, directory / "fault_app.py")
     (directory / "spill").mkdir(exist_ok=True)
-    before = _places()
+    before = set(os.listdir(SHARED_MEMORY))
     adopt_orphans(True)
     scene = Scene(directory, text, environment or {}, prefix, pass_fds)
     try:
@@ -198,18 +196,14 @@ def acting(
             scene.wait_until_ready()
         yield scene
         if scene.is_running():
-            scene.control.close()
             assert scene.stop() == status, str(scene.log)
             assert scene.log.count("graceful timeout") == 0, str(scene.log)
         assert scene.leftovers() == [], str(scene.log)
         assert scene.log.count("kernelq: bug") == 0, str(scene.log)
         assert scene.log.count(r"Traceback.*\n.*kernelq/") == 0, str(scene.log)
-        left = [name for name in ("control", "pid") if (directory / name).exists()]
-        left += os.listdir(directory / "spill")
-        for place, names in before.items():
-            left += _left_in(place, names)
-        assert left == [], str(scene.log)
+        assert _left_files(directory, before) == [], str(scene.log)
     finally:
+        scene.control.close()
         scene.processes()
         for pid in {scene.pid, scene.process.pid}:
             try:

@@ -74,9 +74,7 @@ def test_death_of_an_idle_worker(serve, mode):
 
 def test_garden_grows_and_shrinks(serve):
     scene = serve(
-        one_pool(
-            "max_processes = 3", "threads = 2", 'grow_after = "50ms"', 'shrink_after = "1s"'
-        )
+        one_pool("max_processes = 3", "threads = 2", 'grow_after = "50ms"', 'shrink_after = "1s"')
     )
 
     def slow(number):

@@ -135,9 +135,7 @@ def test_rapid_fail(serve, tmp_path, mode):
     # Trips exactly at its number, runs its program, answers 503, and is started again by order.
     script = f"echo $KERNELQ_POOL > {tmp_path}/alarm"
     program = f'rapid_fail.action = ["/bin/sh", "-c", "{script}"]'
-    scene = serve(
-        one_pool("rapid_fail.max_crashes = 3", program, f'start_mode = "{mode}"')
-    )
+    scene = serve(one_pool("rapid_fail.max_crashes = 3", program, f'start_mode = "{mode}"'))
     assert scene.ask(Request(1)).status == 200
     (scene.directory / "bad").touch()
     kill_all(scene)

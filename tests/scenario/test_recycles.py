@@ -21,7 +21,9 @@ def check_unnoticed(scene, load):
 
 @pytest.mark.parametrize("preload", ["false", "true"])
 def test_requests(serve, preload):
-    scene = serve(one_pool("recycling.requests = 100", "recycling.jitter = 0", f"preload = {preload}"))
+    scene = serve(
+        one_pool("recycling.requests = 100", "recycling.jitter = 0", f"preload = {preload}")
+    )
     with scene.load() as load:
         scene.event(5075, 3)
         load.go_on()

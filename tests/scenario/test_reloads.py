@@ -1,0 +1,292 @@
+"""New settings under load: only what differs changes, and what is wrong changes nothing."""
+
+import os
+import signal
+import socket
+
+import pytest
+from load import Request
+from scene import ONE_SITE, SERVER, one_pool, pool
+from steady import only
+
+from kernelq.control import ControlError
+
+
+def site(name, *applications, host=""):
+    lines = ["[[site]]", f'name = "{name}"', f'bindings = ["127.0.0.1:0:{host}"]']
+    for path, pool_name, *more in applications:
+        lines += ["[[site.application]]", f'path = "{path}"', 'app = "fault_app:application"']
+        lines += [f'pool = "{pool_name}"', *more]
+    return "\n".join([*lines, ""])
+
+
+TWO_POOLS = pool(name="one") + pool(name="two")
+TWO_SITES = site("a", ("/", "one")) + site("b", ("/", "two"), host="b.example")
+
+
+def reload(scene):
+    """By the command; its own words."""
+    done = scene.command("reload")
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def check(scene, *loads):
+    for load in loads:
+        scene.judge(load)
+        assert load.outcome.failed() == []
+    assert scene.events(5009) == 0, str(scene.log)
+
+
+def test_add_and_remove(serve):
+    scene = serve(SERVER + TWO_POOLS + TWO_SITES)
+    b = only(host="b.example")
+    with scene.load() as load_a, scene.load(b) as load_b:
+        before = scene.workers("one"), scene.workers("two")
+        text = scene.text
+        for turn in range(1, 4):
+            scene.write(text + pool(name="new") + site("c", ("/", "new"), host="c.example"))
+            scene.control.reload()
+            with scene.load(only(host="c.example"), only("POST", host="c.example")) as load_c:
+                load_c.go_on()
+            check(scene, load_c)
+            assert scene.control.names() == {
+                "ok": True, "pools": ["new", "one", "two"], "sites": ["a", "b", "c"]
+            }  # fmt: skip
+            scene.write(text)
+            answer = scene.control.reload()
+            assert (answer["pools"]["removed"], answer["sites"]["removed"]) == (["new"], ["c"])
+            assert answer["pools"]["same"] == answer["sites"]["same"] == 2
+            assert answer["pools"]["changed"] == answer["sites"]["changed"] == []
+            scene.event(6005, turn)
+            # The site without a name answers now for the host that nobody has.
+            assert scene.ask(Request(turn, host="c.example")).pid == before[0][0]
+            load_a.go_on()
+            load_b.go_on()
+        # Nobody else has noticed.
+        assert (scene.workers("one"), scene.workers("two")) == before
+    check(scene, load_a, load_b)
+    assert load_a.pids == set(before[0])
+    assert load_b.pids == set(before[1])
+
+
+def test_change_with_new_workers(serve):
+    scene = serve(SERVER + TWO_POOLS + TWO_SITES)
+    with scene.load() as load_a, scene.load(only(host="b.example")) as load_b:
+        one, two = scene.workers("one"), scene.workers("two")
+        for threads in (2, 3, 5):
+            scene.write(scene.text.replace(
+                scene.text[scene.text.index('name = "one"'):].split("[[")[0],
+                f'name = "one"\nthreads = {threads}\n', 1))  # fmt: skip
+            answer = scene.control.reload()
+            assert answer["pools"]["changed"] == ["one"]
+            load_a.go_on()
+            load_b.go_on()
+            assert not set(one) & set(scene.workers("one"))
+            one = scene.workers("one")
+        assert scene.workers("two") == two
+    check(scene, load_a, load_b)
+    assert len(load_a.pids) == 4
+    assert load_b.pids == set(two)
+
+
+def test_change_of_limits(serve):
+    # What the workers need not know changes while they go on.
+    scene = serve(one_pool("queue_length = 100"))
+    with scene.load() as load:
+        before = scene.workers()
+        scene.change("queue_length = 100", "queue_length = 50\nrapid_fail.max_crashes = 7")
+        assert scene.control.reload()["pools"]["changed"] == ["one"]
+        assert scene.pool()["queue"]["limit"] == 50
+        load.go_on()
+        assert scene.workers() == before
+        answer = scene.control.reload()  # nothing at all has changed
+        assert answer["pools"] == {"added": [], "changed": [], "removed": [], "same": 1}
+        load.go_on()
+        assert scene.workers() == before
+    check(scene, load)
+
+
+def test_application_added_to_a_pool(serve):
+    # The old worker does not know it: its requests go to the new one alone.
+    scene = serve(SERVER + pool() + site("a", ("/", "one")))
+    with scene.load() as load:
+        scene.write(SERVER + pool() + site("a", ("/", "one"), ("/shop", "one")))
+        scene.control.reload()
+        with scene.load(only(prefix="/shop"), only("POST", prefix="/shop")) as shop:
+            shop.go_on()
+        scene.write(SERVER + pool() + site("a", ("/", "one")))
+        scene.control.reload()
+        load.go_on()
+    check(scene, load, shop)
+
+
+def test_refused_with_all_errors(serve):
+    scene = serve(one_pool())
+    with scene.load() as load:
+        before = scene.workers()
+        good = scene.text
+        scene.change('name = "one"\n', 'name = "one"\nthreds = 3\nqueue_length = "long"\n')
+        with pytest.raises(ControlError) as found:
+            scene.control.reload()
+        assert "did you mean threads?" in str(found.value)
+        assert "queue_length" in str(found.value)
+        done = scene.command("reload")
+        assert done.returncode == 1
+        assert "threds" in done.stderr
+        os.kill(scene.pid, signal.SIGHUP)
+        scene.log.wait_for("reload refused, nothing has changed", 3)
+        load.go_on()
+        scene.write(good)
+        scene.control.reload()
+        load.go_on()
+        assert scene.workers() == before
+    check(scene, load)
+
+
+@pytest.mark.parametrize("new", ["import no_such_module\n", "import os\nos._exit(3)\n"])
+def test_candidate_fails(serve, new):
+    # The old settings serve, the caller gets the error, and what was added is gone again.
+    scene = serve(SERVER + TWO_POOLS + TWO_SITES)
+    with scene.load() as load_a, scene.load(only(host="b.example")) as load_b:
+        before = scene.workers("one"), scene.workers("two")
+        good = scene.text
+        code = (scene.directory / "fault_app.py").read_text()
+        (scene.directory / "fault_app.py").write_text(new)
+        scene.change('name = "one"\n[[pool]]', 'name = "one"\nthreads = 2\n[[pool]]')
+        added = pool(name="new") + site("c", ("/", "new"), host="c.example")
+        scene.write(scene.text + added)
+        with pytest.raises(ControlError) as found:
+            scene.control.reload()
+        assert "pool one" in str(found.value), str(scene.log)
+        scene.log.wait_for("reload failed, the old settings stay")
+        load_a.go_on()
+        load_b.go_on()
+        assert (scene.workers("one"), scene.workers("two")) == before
+        scene.wait_until(lambda: scene.control.names()["pools"] == ["one", "two"])
+        (scene.directory / "fault_app.py").write_text(code)
+        scene.control.reload()
+        with scene.load(only(host="c.example")) as load_c:
+            load_c.go_on()
+        scene.write(good)
+        scene.control.reload()
+        load_a.go_on()
+    for load in (load_a, load_b, load_c):
+        scene.judge(load)
+        assert load.outcome.failed() == []
+
+
+def test_added_pool_fails(serve):
+    # An always running pool that does not start takes the whole reload back.
+    scene = serve(SERVER + pool() + site("a", ("/", "one")))
+    with scene.load() as load:
+        before = scene.workers()
+        always = pool('start_mode = "always_running"', name="new")
+        lines = 'app = "no_such_module:application"'
+        broken = site("c", ("/", "new"), host="c.example").replace(
+            'app = "fault_app:application"', lines
+        )
+        good = scene.text
+        scene.write(good + always + broken)
+        with pytest.raises(ControlError, match="no_such_module"):
+            scene.control.reload()
+        load.go_on()
+        assert scene.control.names()["pools"] == ["one"]
+        assert scene.ask(Request(1, host="c.example")).pid == before[0]
+        scene.write(good + always + broken.replace("no_such_module", "fault_app"))
+        scene.control.reload()
+        with scene.load(only(host="c.example")) as load_c:
+            load_c.go_on()
+        assert scene.workers() == before
+    for one in (load, load_c):
+        scene.judge(one)
+        assert one.outcome.failed() == []
+
+
+def test_hup(serve):
+    # As `kernelq reload`, for those who have a signal only.
+    scene = serve(one_pool("threads = 4"))
+    with scene.load() as load:
+        for turn, threads in enumerate((2, 3, 4, 5), 1):
+            scene.change(f"threads = {threads - 1 if turn > 1 else 4}", f"threads = {threads}")
+            os.kill(scene.pid, signal.SIGHUP)
+            scene.log.wait_for("reload: the new settings are in force", turn)
+            load.go_on()
+    check(scene, load)
+    assert len(load.pids) == 5
+
+
+def nothing_to_reload(scene):
+    try:
+        return scene.control.reload()["pools"]["same"] == 1
+    except ControlError:  # one is under way
+        return False
+
+
+def test_hups_in_a_row(serve):
+    # The last one counts, however many came while another reload was under way.
+    scene = serve(one_pool("threads = 1"))
+    with scene.load() as load:
+        for threads in range(1, 10):
+            scene.change(f"threads = {threads}", f"threads = {threads + 1}")
+            os.kill(scene.pid, signal.SIGHUP)
+        scene.event(6051)
+        load.go_on()
+        scene.wait_until(lambda: nothing_to_reload(scene))
+    check(scene, load)
+
+
+def test_sockets_come_and_go(serve, tmp_path):
+    # Clients of the other socket do not notice; that of the removed one refuses.
+    scene = serve(SERVER + pool() + site("a", ("/", "one")))
+    path = tmp_path / "app.sock"
+    with scene.load() as load:
+        good = scene.text
+        for _ in range(3):
+            scene.change('"127.0.0.1:0:"', f'"127.0.0.1:0:", "unix:{path}"')
+            scene.control.reload()
+            with socket.socket(socket.AF_UNIX) as client:
+                client.connect(str(path))
+                client.sendall(b"GET /?n=1 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+                assert client.recv(65536).startswith(b"HTTP/1.1 200 ")
+            scene.write(good)
+            scene.control.reload()
+            scene.wait_until(lambda: not path.exists())
+            load.go_on()
+    check(scene, load)
+
+
+def test_nothing_is_kept(serve):
+    scene = serve(SERVER + pool("threads = 2") + site("a", ("/", "one")))
+    text = scene.text
+
+    def cycle(turn):
+        scene.write(text.replace("threads = 2", f"threads = {3 + turn % 2}")
+                    + pool(name="new") + site("c", ("/", "new"), host="c.example"))  # fmt: skip
+        scene.control.reload()
+        assert scene.ask(Request(turn, host="c.example")).status == 200
+        scene.write(text)
+        scene.control.reload()
+        scene.event(6005, turn)
+        scene.wait_until(lambda: len(scene.pids("worker")) == 1)
+
+    with scene.load(clients=3) as load:
+        cycle(1)
+        load.go_on()
+        before = scene.held()
+        for turn in range(2, 8):
+            cycle(turn)
+        scene.wait_until(lambda: scene.held() == before)
+    check(scene, load)
+
+
+def test_reload_before_anybody_served(serve):
+    # Pools that nobody has asked yet change without a worker.
+    scene = serve(one_pool("threads = 2"))
+    scene.change("threads = 2", "threads = 3")
+    assert scene.control.reload()["pools"]["changed"] == ["one"]
+    assert scene.pids("worker") == []
+    assert ONE_SITE in scene.text
+    with scene.load() as load:
+        load.go_on()
+    check(scene, load)
