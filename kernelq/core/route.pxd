@@ -142,6 +142,7 @@ ctypedef struct RouteScope:
 ctypedef struct RouteListener:
     uint32_t strong                # scope of ROUTE_STRONG; ROUTE_NONE
     uint32_t weak                  # scope of ROUTE_WEAK; ROUTE_NONE
+    uint32_t only                  # needs nothing: the target of every request; ROUTE_NONE
     uint8_t kinds                  # bit for each kind that it has
     uint8_t deep                   # bit for each kind that has prefixes other than "/"
     uint8_t needs                  # ROUTE_NEEDS_*

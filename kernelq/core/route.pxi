@@ -429,6 +429,15 @@ cdef uint8_t listener_needs(const Routes *routes, const RouteListener *listener)
     return needs
 
 
+cdef uint32_t listener_only(const Routes *routes, const RouteListener *listener) noexcept nogil:
+    # "/" of its "+", or of what is for every host: nothing else is reached if it needs nothing.
+    if listener.kinds >> ROUTE_STRONG & 1:
+        return routes.scopes[listener.strong].root
+    if listener.kinds >> ROUTE_WEAK & 1:
+        return routes.scopes[listener.weak].root
+    return <uint32_t> ROUTE_NONE
+
+
 cdef void *shrunk(void *at, size_t bytes) noexcept nogil:
     cdef void *smaller = realloc(at, max(bytes, <size_t> 1))
     return at if smaller == NULL else smaller
@@ -441,6 +450,7 @@ cdef void routes_finish(Routes *routes, size_t texts) noexcept nogil:
     routes.pools = <RoutePool *> shrunk(routes.pools, routes.pool_count * sizeof(RoutePool))
     for index in range(routes.listener_count):
         routes.listeners[index].needs = listener_needs(routes, &routes.listeners[index])
+        routes.listeners[index].only = listener_only(routes, &routes.listeners[index])
     routes.bytes = (
         sizeof(Routes) + texts
         + <uint64_t> routes.listener_count * sizeof(RouteListener)
@@ -594,6 +604,11 @@ cdef bint routes_find(const Routes *routes, uint32_t listener, const uint8_t *ad
     cdef uint8_t kinds
     if listener >= routes.listener_count:
         return False
+    if routes.listeners[listener].needs == 0:
+        target = routes.listeners[listener].only
+        if target != <uint32_t> ROUTE_NONE:
+            route_fill(routes, target, out)
+        return target != <uint32_t> ROUTE_NONE
     kinds = routes.listeners[listener].kinds
     if kinds & ~(1 << ROUTE_STRONG | 1 << ROUTE_WEAK):
         host_read(host, &asked)
