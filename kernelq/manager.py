@@ -144,13 +144,10 @@ class Manager:
         from urllib.parse import unquote_to_bytes
 
         routing = self._service.routing
-        for name, numbers in routing.numbers().items():
-            if name.startswith(("unix:", "fd:")) or name.rpartition(":")[2] != str(port):
-                continue
-            for number in numbers:
-                route = routing.find(number, b"", host, unquote_to_bytes(path or "/"))
-                if route is not None:
-                    return route
+        for number in routing.numbers_at(port):
+            route = routing.find(number, b"", host, unquote_to_bytes(path or "/"))
+            if route is not None:
+                return route
         return None
 
     def _show_pool(self, pool: PoolExecutor) -> Pool:

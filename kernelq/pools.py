@@ -63,9 +63,10 @@ class Pools:
         """
         if self._by_name.get(pool.name) is pool:
             del self._by_name[pool.name]
-        settings = pool.settings
-        self._leaving[pool.number] = time.monotonic_ns() + settings.core.queue_timeout_ns
-        self._look_at_leaving(time.monotonic_ns())
+        now = time.monotonic_ns()
+        self._leaving[pool.number] = now + pool.settings.core.queue_timeout_ns
+        # Not at once: who looked at the old routes may be about to put a request into its queue.
+        self._leaving_at = now + LEAVING_LOOK_NS
 
     def _look_at_leaving(self, now: int) -> None:
         # Requests that came before the routes went away are executed as ever.
@@ -80,6 +81,7 @@ class Pools:
         """It has stopped, and nothing routes to it."""
         pool.close()
         self._by_number.pop(pool.number, None)
+        self._leaving.pop(pool.number, None)
         if self._by_name.get(pool.name) is pool:
             del self._by_name[pool.name]
 

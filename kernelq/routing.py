@@ -71,6 +71,15 @@ class Routing:
             numbers.setdefault(name, []).append(number)
         return numbers
 
+    def numbers_at(self, port: int) -> list[int]:
+        """The core's numbers of the listeners at this TCP port."""
+        end = f":{port}"
+        return [
+            number
+            for number, (_, url, _) in self._listeners.items()
+            if url.startswith("http:") and url.endswith(end)
+        ]
+
     # Routes.
 
     def publish(self, settings: ServerSettings) -> None:

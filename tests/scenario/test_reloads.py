@@ -5,7 +5,7 @@ import signal
 import socket
 
 import pytest
-from load import Request
+from load import Request, read_executions
 from scene import ONE_SITE, SERVER, one_pool, pool
 from steady import only
 
@@ -119,6 +119,63 @@ def test_application_added_to_a_pool(serve):
         scene.control.reload()
         load.go_on()
     check(scene, load, shop)
+
+
+def test_application_moves_to_another_pool(serve):
+    # And back: whoever was queued in the one is answered by it.
+    first, second = (site("a", ("/", name)) for name in ("one", "two"))
+    scene = serve(SERVER + TWO_POOLS + first)
+    with scene.load() as load, scene.load(only("POST"), clients=8) as posts:
+        for turn in range(6):
+            scene.write(SERVER + TWO_POOLS + (first if turn % 2 else second))
+            scene.control.reload()
+            load.go_on()
+            posts.go_on()
+    check(scene, load, posts)
+    assert len(load.pids) >= 3
+
+
+def test_site_is_removed_under_load(serve):
+    # Its clients are answered, or told 400 Hostname; its pool ends, and nobody else notices.
+    named = site("a", ("/", "one"), host="kernelq.test") + site("b", ("/", "two"), host="b.example")
+    scene = serve(SERVER + TWO_POOLS + named)
+    with scene.load() as load_a, scene.load(only(host="b.example"), may_close=True) as load_b:
+        before = scene.workers("one")
+        text = scene.text
+        for turn in range(1, 4):
+            scene.write(SERVER + pool(name="one") + site("a", ("/", "one"), host="kernelq.test"))
+            scene.control.reload()
+            scene.event(6005, turn)
+            load_a.go_on()
+            load_b.go_on()
+            scene.write(text)
+            scene.control.reload()
+            load_b.go_on()
+        assert scene.workers("one") == before
+    check(scene, load_a)
+    assert load_b.outcome.broken == []
+    assert set(load_b.outcome.statuses()) == {200, 400}
+    executions = read_executions(scene.executions)
+    for number, answer in load_b.outcome.answers.items():
+        assert len(executions.get(number, [])) == (answer.status == 200)
+
+
+def test_settings_that_wait(serve):
+    # disallow_rotation_on_config_change: the workers go on; the next recycle brings the settings.
+    wait = "recycling.disallow_rotation_on_config_change = true"
+    scene = serve(one_pool(wait, "threads = 2"))
+    with scene.load() as load:
+        before = scene.workers()
+        scene.change("threads = 2", "threads = 3")
+        scene.control.reload()
+        scene.event(6053)
+        load.go_on()
+        assert scene.workers() == before
+        scene.control.recycle("one")
+        scene.event(6024)
+        load.go_on()
+        assert not set(scene.workers()) & set(before)
+    check(scene, load)
 
 
 def test_refused_with_all_errors(serve):

@@ -116,6 +116,15 @@ def test_stop_for_good_during_a_stop() -> None:
     assert play.pool.workers[0].deadline == play.now + SECOND
 
 
+@pytest.mark.parametrize("kind", [Kind.REMOVE, Kind.SHUTDOWN, Kind.STOP_NOW])
+def test_nothing_follows_the_end(kind: Kind) -> None:
+    # Whoever hears STOPPED closes the pool: the core must not be asked about it any more.
+    play = Play(workers=1, is_always_running=False)
+    play.tell(Kind.START)
+    assert play.tell(kind)[-1].kind is Do.STOPPED
+    assert play.pool.phase is Phase.GONE
+
+
 @pytest.mark.parametrize("is_stopped", [False, True])
 def test_removed(is_stopped: bool) -> None:
     play = Play(workers=1).serving()

@@ -70,11 +70,14 @@ def test_hosts_and_paths(serve, tellers):
         status, told = ask(scene, host, target)
         assert (status, told["name"]) == (200, name), (host, target)
         assert told["pid"] in scene.workers(pool_name)
+        found = scene.control.match(f"http://{host}:{scene.address[1]}{target}")
+        assert (found["found"], found["app"]) == (True, f"{name}:application"), (host, target)
     _, told = ask(scene, "shop.example", "/api/x/../y%20z?q=1")
     assert (told["SCRIPT_NAME"], told["PATH_INFO"]) == ("/api", "/y z")
     assert told["REQUEST_URI"] == "/api/x/../y%20z?q=1"
     for host in ("other.example", "a.b.shop.example", "127.0.0.1"):
         assert ask(scene, host, "/")[0] == 400
+        assert not scene.control.match(f"http://{host}:{scene.address[1]}/")["found"]
     scene.log.wait_for("Hostname 400", 3)
 
 
@@ -170,7 +173,7 @@ def test_warm_up_fails_at_the_start(serve):
     scene = serve(one_pool("rapid_fail.max_crashes = 2") + 'warm_up = ["/exit-3?n=1"]\n')
     assert scene.ask(Request(1)).status == 503
     scene.event(5002)
-    assert scene.events(5009) == 2
+    scene.event(5009, 2)
 
 
 def test_iis5_isolation(serve, tellers):
