@@ -5,7 +5,7 @@ import signal
 import socket
 
 import pytest
-from load import Request, read_executions
+from load import Client, Request, read_executions
 from scene import ONE_SITE, SERVER, one_pool, pool
 from steady import only
 
@@ -158,6 +158,33 @@ def test_site_is_removed_under_load(serve):
     executions = read_executions(scene.executions)
     for number, answer in load_b.outcome.answers.items():
         assert len(executions.get(number, [])) == (answer.status == 200)
+
+
+def test_binding_moves(serve):
+    # Who is connected still is answered once more, and told that the connection ends.
+    here = SERVER + pool(name="one") + site("a", ("/", "one"))
+    scene = serve(here)
+    old = scene.address
+    with Client(old) as client:
+        assert client.ask(Request(1)).status == 200
+        scene.write(here.replace("127.0.0.1:0:", "127.0.0.2:0:"))
+        answer = scene.control.reload()
+        assert answer["sites"]["changed"] == ["a"]
+        last = client.ask(Request(2))
+        assert (last.status, last.fields["connection"]) == (200, "close")
+    (url,) = scene.control.status()["listeners"]
+    host, port = url.removeprefix("http://").split(":")
+    with Client((host, int(port))) as client:
+        assert client.ask(Request(3)).status == 200
+    scene.wait_until(lambda: is_refused(old))
+
+
+def is_refused(address):
+    try:
+        socket.create_connection(address).close()
+    except ConnectionRefusedError:
+        return True
+    return False
 
 
 def test_settings_that_wait(serve):
