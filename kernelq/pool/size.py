@@ -167,7 +167,7 @@ def start_candidate(pool: Pool, turn: Turn) -> Pool:
         return pool  # another overlaps; it is READY or gone soon
     if room(pool) > 0:
         return start_worker(pool, pool.candidate, turn)
-    return hasten(pool, 1, turn)
+    return pool  # others serve: who is leaving may finish what it has, within its time limit
 
 
 def hasten(pool: Pool, count: int, turn: Turn) -> Pool:
