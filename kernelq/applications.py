@@ -29,7 +29,7 @@ class Application:
 
     __slots__ = (
         "_clock", "_failed_at", "_failure", "_loaded", "_lock", "app", "directory", "environment",
-        "host", "number", "path", "warm_up",
+        "host", "loads_first", "number", "path", "warm_up",
     )  # fmt: skip
 
     def __init__(self, words: dict[str, Any], clock: Callable[[], float] = time.monotonic) -> None:
@@ -40,6 +40,7 @@ class Application:
         self.environment: dict[str, str] = dict(words["environment"])
         self.warm_up: tuple[str, ...] = tuple(words["warm_up"])
         self.host: str = words["host"]
+        self.loads_first: bool = words["loads_first"]
         self._loaded: Wsgi | None = None
         self._failure = ""
         self._failed_at = 0.0
@@ -126,7 +127,7 @@ def enter_directory(settings: dict[str, Any]) -> None:
 def load_first(applications: dict[int, Application]) -> None:
     """Load those that must be there before READY; StartError."""
     for application in applications.values():
-        if len(applications) == 1 or application.warm_up:
+        if application.loads_first:
             application.load_now()
 
 

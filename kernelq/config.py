@@ -177,6 +177,7 @@ class PoolSettings:
     # What the workers of the previous index answered and these need not: requests for it may still
     # wait in the queue.
     retired: tuple[ApplicationSettings, ...] = ()
+    fresh: tuple[int, ...] = ()  # numbers of those that came with a reload: tried before READY
 
 
 @dataclass(frozen=True, slots=True)

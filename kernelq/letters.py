@@ -115,15 +115,12 @@ EXIT_NOT_MADE = 83  # a process that could not become what it shall be; nothing 
 
 
 def pack_settings(pool: Any) -> str:
-    """A pool's settings, as the letter carries them. What is retired is loaded when asked for."""
+    """A pool's settings, as the letter carries them."""
     import json
-    from dataclasses import replace
 
-    names = ("number", "site", "path", "app", "directory", "environment", "warm_up", "host")
-    known = (*pool.applications, *(replace(one, warm_up=()) for one in pool.retired))
     words = {
         "name": pool.name,
-        "applications": [{name: getattr(one, name) for name in names} for one in known],
+        "applications": _pack_applications(pool),
         "directory": pool.directory,
         "threads": pool.core.threads,
         "umask": pool.process.umask,
@@ -133,6 +130,22 @@ def pack_settings(pool: Any) -> str:
         "multiprocess": pool.max_processes > 1,
     }
     return json.dumps(words)
+
+
+def _pack_applications(pool: Any) -> list[dict[str, Any]]:
+    # One alone is there before READY; of several those that want to be warm, and those that a
+    # reload has brought: it is to fail if they do not load. What is retired waits to be asked for.
+    names = ("number", "site", "path", "app", "directory", "environment", "warm_up", "host")
+    is_alone = len(pool.applications) == 1
+    packed = []
+    for one in (*pool.applications, *pool.retired):
+        words = {name: getattr(one, name) for name in names}
+        is_retired = one in pool.retired
+        words["warm_up"] = () if is_retired else one.warm_up
+        is_tried = is_alone or one.warm_up or one.number in pool.fresh
+        words["loads_first"] = bool(is_tried) and not is_retired
+        packed.append(words)
+    return packed
 
 
 def unpack_settings(text: str) -> dict[str, Any]:

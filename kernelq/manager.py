@@ -258,7 +258,9 @@ class Manager:
         return PoolState(pool=name, state=pool.state.phase.name)
 
     def recycle(self, pool: str) -> PoolState:
-        return self._order(pool, Event(Kind.RECYCLE))
+        # A preloaded pool's workers are forked from what was loaded: new code needs a new zygote.
+        is_preloaded = self._pool(pool).settings.preload
+        return self._order(pool, Event(Kind.RELOAD if is_preloaded else Kind.RECYCLE))
 
     def pool_start(self, pool: str) -> PoolState:
         return self._order(pool, Event(Kind.START))
@@ -318,6 +320,7 @@ class Manager:
         """The main process has read and checked new settings. Takes the descriptors."""
         service = self._service
         service.notify_reloading()
+        self._notes = list(notes)
         service.log(log.INFO, f"reload: {settings.config_file}")
         for note in notes:
             service.log(log.WARNING, f"reload: {note}")
@@ -349,7 +352,8 @@ class Manager:
         self._service.log(log.INFO, "reload: the new settings are in force")
         self._service.notify("READY=1\nSTATUS=serving")
         self._answer_reload(
-            Reloaded(pools=reload.pools_changed(), sites=reload.sites_changed()), ""
+            Reloaded(pools=reload.pools_changed(), sites=reload.sites_changed(), notes=self._notes),
+            "",
         )
 
     def on_reload_failed(self, reload: Reload, text: str) -> None:
@@ -386,7 +390,7 @@ class Manager:
             added=[], changed=[], removed=[], same=len(self._service.settings.sites)
         )
         changed = Difference(added=[], changed=names, removed=[], same=0)
-        self._answer_reload(Reloaded(pools=changed, sites=nothing), "")
+        self._answer_reload(Reloaded(pools=changed, sites=nothing, notes=[]), "")
 
     def on_pool_give_up(self, pool: PoolExecutor, text: str) -> bool:
         return self._reload is not None and self._reload.on_give_up(pool, text)

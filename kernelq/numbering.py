@@ -64,11 +64,14 @@ class Numbers:
     def _number_pool(self, pool: PoolSettings) -> PoolSettings:
         known = self._pools.get(pool.name)
         if known is not None and launch_of(pool) == launch_of(known):
-            return replace(pool, index=known.index, retired=known.retired)
+            return replace(pool, index=known.index, retired=known.retired, fresh=known.fresh)
         index = self._next_pool
         self._next_pool += 1
-        retired = () if known is None else _gone(known.applications, pool.applications)
-        return replace(pool, index=index, retired=retired)
+        if known is None:
+            return replace(pool, index=index)
+        retired = _gone(known.applications, pool.applications)
+        fresh = tuple(one.number for one in _gone(pool.applications, known.applications))
+        return replace(pool, index=index, retired=retired, fresh=fresh)
 
 
 def launch_of(pool: PoolSettings) -> tuple[object, ...]:
@@ -88,10 +91,23 @@ def launch_of(pool: PoolSettings) -> tuple[object, ...]:
 def what_waits(before: ServerSettings, after: ServerSettings) -> list[str]:
     """What a reload cannot change, in words: a line for each setting that differs."""
     every = [field.name for field in fields(before.core) if not field.name.endswith("_fd")]
-    names = [name for name in _FIXED if getattr(before, name) != getattr(after, name)]
-    names += [name for name in every if getattr(before.core, name) != getattr(after.core, name)]
+    found = [name for name in _FIXED if getattr(before, name) != getattr(after, name)]
+    found += [
+        f"core.{name}" for name in every if getattr(before.core, name) != getattr(after.core, name)
+    ]
     end = "is changed by the next start or by `kernelq upgrade` only"
-    return [f"server.{name.removesuffix('_ns')} {end}" for name in names]
+    return [f"{name} {end}" for name in dict.fromkeys(map(_key_of, found))]
+
+
+def _key_of(field: str) -> str:
+    """The key that stands for a field of the settings: [section] name."""
+    from kernelq.configuration.table import SECTIONS
+
+    for section in SECTIONS:
+        for key in section.keys:
+            if field in (key.field, f"{key.field}_ns"):
+                return f"[{section.name}] {key.name}"
+    return field.removesuffix("_ns")
 
 
 _FIXED = (

@@ -215,6 +215,7 @@ class Reloaded(TypedDict):
 
     pools: Difference
     sites: Difference
+    notes: list[str]  # what waits for the next start or upgrade
 
 
 class Upgraded(TypedDict):

@@ -291,6 +291,7 @@ def reload_lines(reloaded: Reloaded) -> list[str]:
     lines = [
         *_difference_lines("pool", reloaded["pools"]),
         *_difference_lines("site", reloaded["sites"]),
+        *map(clean, reloaded["notes"]),
     ]
     return lines or ["nothing has changed"]
 

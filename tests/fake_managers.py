@@ -287,6 +287,7 @@ STACKS = Stacks(pool="shop", worker=3, pid=4003, text='Thread 1:\n  File "\x1b[2
 RELOADED = Reloaded(
     pools=Difference(added=["blog"], changed=["shop"], removed=[], same=1),
     sites=Difference(added=[], changed=[], removed=["old"], same=2),
+    notes=[],
 )
 UPGRADED = Upgraded(
     version="1.3", service_pid=4799, previous_version="1.2", previous_service_pid=4712

@@ -321,8 +321,6 @@ class PoolExecutor:
 
     def _do_pool(self, action: Action) -> None:
         self._core.set_pool_state(self.number, action.text)
-        level = log.ERROR if action.text == "offline" else log.INFO
-        self._host.log(level, f"pool {self.name} is {action.text}")
 
     def _do_await_demand(self, action: Action) -> None:
         self._core.pool_await_demand(self.number, action.number)

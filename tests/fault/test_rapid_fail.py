@@ -35,12 +35,12 @@ def test_offline_and_back_by_reload(serve, connect, options):
     assert answer.status == 503
     assert answer.fields["retry-after"]
     assert "connection" not in answer.fields
-    server.log.wait_for("pool default is offline")
+    server.log.wait_for("pool default: is offline")
     assert ask(server, 3).status == 503
     server.log.wait_for(r"AppOffline.*n=3")
     (server.directory / "bad").unlink()
     server.signal(signal.SIGHUP)
-    server.log.wait_for("pool default is online")
+    server.log.wait_for("pool default: is online")
     assert waiting.ask(Request(4)).status == 200
     deaths = r"died: exit status 3|could not be started"
     assert server.log.count(deaths) == 3, str(server.log)
@@ -50,12 +50,12 @@ def test_one_try_per_interval(serve):
     server = serve("--workers", "1", "--rapid-fail", "2/1")
     (server.directory / "bad").touch()
     kill_workers(server)
-    server.log.wait_for("pool default is offline")
+    server.log.wait_for("pool default: is offline")
     tries = server.log.count("died: exit status 3")
     server.log.wait_for("died: exit status 3", tries + 1)
     assert ask(server, 1).status == 503
     (server.directory / "bad").unlink()
-    server.log.wait_for("pool default is online")
+    server.log.wait_for("pool default: is online")
     assert ask(server, 2).status == 200
 
 
@@ -70,7 +70,7 @@ def test_online_while_somebody_serves(serve):
     assert (outcome.broken, outcome.failed()) == ([], [])
     assert server.log.count("is offline") == 0
     kill_workers(server)
-    server.log.wait_for("pool default is offline")
+    server.log.wait_for("pool default: is offline")
     assert ask(server, 300).status == 503
     assert server.stop() == 0
 

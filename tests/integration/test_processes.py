@@ -140,14 +140,14 @@ def test_rapid_fail_takes_the_pool_offline_and_reload_brings_it_back(
     application.write_text("import os\nos._exit(3)\n")
     os.kill(pid, signal.SIGKILL)
     server.expect("rapid-fail protection: 2 hopeless deaths")
-    server.expect("pool default is offline")
+    server.expect("pool default: is offline")
     connection = server.connect()
     connection.request("GET", "/")
     assert connection.getresponse().status == 503
     connection.close()
     write_application(application, "mended")
     server.process.send_signal(signal.SIGHUP)
-    server.expect("pool default is online")
+    server.expect("pool default: is online")
     assert server.get().startswith("mended ")
     assert server.end() == 0
 

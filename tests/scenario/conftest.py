@@ -11,7 +11,7 @@ import pytest
 for folder in ("fault", "integration"):
     sys.path.append(str(Path(__file__).resolve().parent.parent / folder))
 
-pytest.register_assert_rewrite("harness", "load", "scene", "steady")
+pytest.register_assert_rewrite("scene", "steady")
 
 from load import Client  # noqa: E402
 from scene import Scene, acting  # noqa: E402

@@ -80,6 +80,7 @@ def make(folder: Path, code: str, name: str = "appl_a", **words: Any) -> Applica
         "environment": [],
         "warm_up": [],
         "host": "localhost",
+        "loads_first": False,
     }
     clock = words.pop("clock", lambda: 0.0)
     return Application(whole | words, clock)
@@ -183,26 +184,38 @@ def test_others_wait_for_a_load_that_is_under_way(tmp_path: Path) -> None:
 # ---- before READY ----
 
 
-@pytest.mark.parametrize(
-    ("warm_ups", "loaded"),
-    [([()], [True]), ([(), ()], [False, False]), ([(), ("/x",), ()], [False, True, False])],
-)
-def test_what_is_loaded_before_ready(
-    tmp_path: Path, warm_ups: list[Any], loaded: list[bool]
-) -> None:
+def test_what_is_loaded_before_ready(tmp_path: Path) -> None:
     applications = {
-        number: make(tmp_path, PLAIN, f"appl_{number}", number=number, warm_up=paths)
-        for number, paths in enumerate(warm_ups)
+        number: make(tmp_path, PLAIN, f"appl_{number}", number=number, loads_first=first)
+        for number, first in enumerate((True, False, True))
     }
     load_first(applications)
-    assert [one.is_loaded for one in applications.values()] == loaded
+    assert [one.is_loaded for one in applications.values()] == [True, False, True]
+
+
+def packed(*numbers: int, warm: int = -1, **more: Any) -> dict[int, bool]:
+    ones = tuple(
+        ApplicationSettings(f"/{n}", number=n, warm_up=("/",) if n == warm else ()) for n in numbers
+    )
+    words = unpack_settings(pack_settings(PoolSettings(applications=ones, **more)))
+    return {one["number"]: one["loads_first"] for one in words["applications"]}
+
+
+def test_which_are_loaded_before_ready() -> None:
+    gone = (ApplicationSettings("/", number=9, warm_up=("/",)),)
+    assert packed(1) == {1: True}
+    assert packed(1, retired=gone) == {1: True, 9: False}
+    assert packed(1, 2) == {1: False, 2: False}
+    assert packed(1, 2, warm=2, retired=gone) == {1: False, 2: True, 9: False}
+    assert packed(1, 2, fresh=(1,)) == {1: True, 2: False}
 
 
 def test_a_bad_one_refuses_the_start_only_if_it_must_be_there(tmp_path: Path) -> None:
     good, bad = make(tmp_path, PLAIN, "appl_a"), make(tmp_path, "1/0", "appl_b")
     load_first({1: good, 2: bad})
+    bad.loads_first = True
     with pytest.raises(StartError, match="division by zero"):
-        load_first({2: bad})
+        load_first({1: good, 2: bad})
 
 
 def test_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

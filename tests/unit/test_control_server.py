@@ -267,7 +267,7 @@ def test_further_requests_wait_for_the_answer_before(served: Served) -> None:
         stream = sock.makefile("rb")
         answers = [json.loads(stream.readline()) for _ in range(3)]
         assert [sorted(answer)[:2] for answer in answers] == [
-            ["ok", "pools"],
+            ["notes", "ok"],
             ["ok", "pools"],
             ["app", "application"],
         ]

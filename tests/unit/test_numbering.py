@@ -118,6 +118,17 @@ def test_what_waits_for_the_next_start() -> None:
         before, user="www", core=replace(before.core, idle_timeout_ns=1, access_log_fd=7)
     )
     assert what_waits(before, after) == [
-        "server.user is changed by the next start or by `kernelq upgrade` only",
-        "server.idle_timeout is changed by the next start or by `kernelq upgrade` only",
+        "[server] user is changed by the next start or by `kernelq upgrade` only",
+        "[limits] idle_timeout is changed by the next start or by `kernelq upgrade` only",
     ]
+
+
+def test_what_a_reload_brings_is_tried_before_the_worker_is_ready(numbers: Numbers) -> None:
+    both = (replace(SHOP, pool="shop"), replace(NEWS, pool="shop"))
+    before = numbers.number(settings(both))
+    numbers.keep(before)
+    assert before.pools[0].fresh == ()
+    after = numbers.number(settings((both[0], replace(both[1], app="news:other"))))
+    assert after.pools[0].fresh == (after.sites[0].applications[1].number,)
+    numbers.keep(after)
+    assert numbers.number(settings((both[0], replace(both[1], app="news:other")))) == after
