@@ -8,7 +8,7 @@ target by one at a time; a peak that fewer could have served lowers it.
 
 Bounds: at most max_processes stay, and one that overlaps (a candidate, or the replacement of a
 worker that is due). With those that are leaving there are at most twice max_processes; who leaves
-too slowly is hastened.
+too slowly is hastened when somebody is missing, and not for a mere candidate.
 """
 
 from dataclasses import replace
