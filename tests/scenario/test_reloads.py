@@ -5,6 +5,7 @@ import signal
 import socket
 
 import pytest
+from harness import PATIENCE
 from load import Client, Request, read_executions
 from scene import ONE_SITE, SERVER, one_pool, pool
 from steady import only
@@ -298,6 +299,28 @@ def test_hup(serve):
             load.go_on()
     check(scene, load)
     assert len(load.pids) == 5
+
+
+def test_long_requests_survive_many_reloads(serve, connect):
+    # There is no place for a third process while two are there: the next reload waits.
+    scene = serve(one_pool("threads = 2"))
+    clients = [connect(scene) for _ in range(2)]
+    orders = []
+    for turn, client in enumerate(clients):
+        client.send(Request(turn, "POST", "/wait-go", b"x"))
+        scene.wait_for_execution(turn)
+        scene.change(f"threads = {turn + 2}", f"threads = {turn + 3}")
+        orders.append(scene.order("reload"))
+        scene.log.wait_for("reload: /", turn + 1)
+        if turn == 0:
+            assert orders[0].communicate(timeout=PATIENCE)[1] == ""
+    assert scene.ask(Request(10)).status == 200
+    (scene.directory / "go").touch()
+    assert [client.read_answer().status for client in clients] == [200] * 2
+    assert orders[1].communicate(timeout=PATIENCE)[1] == ""
+    assert [order.returncode for order in orders] == [0, 0]
+    scene.event(6024, 2)
+    assert scene.events(6029) == 0
 
 
 def nothing_to_reload(scene):
