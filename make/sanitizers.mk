@@ -3,8 +3,9 @@
 
 STORM ?= 1
 PRELOAD = LD_PRELOAD="$$(gcc -print-file-name=lib$(1).so) $$(gcc -print-file-name=libstdc++.so.6)"
-JUDGED := tests/fault/test_hostile_worker.py tests/fault/test_core_storm.py tests/fault/test_pools.py \
+JUDGED := tests/fault/test_hostile_worker.py tests/fault/test_core_storm.py \
 	tests/fault/test_pool_storm.py tests/cache
+DOORS := $(wildcard tests/fault/test_pool*.py) tests/fault/test_listeners.py
 
 .PHONY: asan tsan
 
@@ -20,7 +21,7 @@ asan: build/asan/made
 	PYTHONPATH=build/asan KERNELQ_TEST_ROOT=$(CURDIR)/build/asan $(call PRELOAD,asan) KERNELQ_STORM=$(STORM) \
 	ASAN_OPTIONS=detect_leaks=0:abort_on_error=1:log_path=build/asan/report \
 	UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1:abort_on_error=1:log_path=build/asan/report \
-	$(BIN)/pytest -m "not slow" tests/unit tests/property $(JUDGED) $(ARGS)
+	$(BIN)/pytest -m "not slow" tests/unit tests/property $(DOORS) $(JUDGED) $(ARGS)
 
 tsan: build/tsan/made
 	PYTHONPATH=build/tsan KERNELQ_TEST_ROOT=$(CURDIR)/build/tsan $(call PRELOAD,tsan) KERNELQ_STORM=$(STORM) \

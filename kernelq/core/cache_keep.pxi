@@ -207,7 +207,8 @@ cdef void maker_adopt(Loop *loop, Exchange *maker, Exchange *waiting) noexcept n
     maker.wants_close = waiting.wants_close
     maker.is_probed = waiting.is_probed
     maker.has_fin = waiting.has_fin
-    maker.arrived_ns = waiting.arrived_ns
+    # relaxed: requests() may be looking at it, since it is in a worker's place
+    atomic.store_relaxed(&maker.arrived_ns, waiting.arrived_ns)
     maker.cache_word = waiting.cache_word
     maker.sent_bytes = waiting.sent_bytes
     waiting.conn = NULL

@@ -364,7 +364,7 @@ cdef bint event_take(Core_ *core, Event *event) noexcept nogil:
     found = core.event_count > 0
     if found:
         event[0] = core.events[core.event_first]
-        core.event_first = (core.event_first + 1) % EVENTS_MAX
+        core.event_first = (core.event_first + 1) % core.event_room
         core.event_count -= 1
     pthread_mutex_unlock(&core.events_lock)
     return found

@@ -176,7 +176,7 @@ cdef enum:                         # Exchange.cache_word: names in log.pxi
     CACHED_STALE_ON_ERROR = 11     # the application was asked, and failed
 
 cdef enum:
-    EVENTS_MAX = 32768
+    EVENTS_AT_FIRST = 256          # room for so many; doubled when they are more
     CASUALTIES_MAX = 8             # requests that the line about a death names
     CASUALTY_METHOD_MAX = 24
     CASUALTY_TARGET_MAX = 300

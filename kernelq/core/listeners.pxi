@@ -219,8 +219,8 @@ cdef bint listener_accept(Loop *loop, Listener *listener) noexcept nogil:
             setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one))
         conn_open(loop, listener, fd, &address)
         return True
-    if linux.errno == EAGAIN:
-        return False
+    if linux.errno == EAGAIN or linux.errno == EINVAL:
+        return False  # EINVAL: whoever shares the socket has shut it down
     if (linux.errno == EMFILE or linux.errno == ENFILE or linux.errno == ENOBUFS
             or linux.errno == ENOMEM):
         atomic.tally(&loop.counters[COUNT_ACCEPT_FAILED], 1)
@@ -238,3 +238,7 @@ cdef void listener_on_ready(Loop *loop, Listener *listener) noexcept nogil:
         return
     while left and listener_accept(loop, listener):
         left -= 1
+    if left and linux.errno == EINVAL:
+        # It would be ready for ever.
+        epoll_ctl(loop.epoll_fd, EPOLL_CTL_DEL, listener.fd, NULL)
+        loop_log(loop, LOG_ERROR, b"a listening socket was shut down by another process")

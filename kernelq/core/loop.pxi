@@ -127,16 +127,15 @@ cdef void exchange_on_refused(Loop *loop, Exchange *exchange, int reason) noexce
 # --- events to the managers -----------------------------------------------------------------------
 
 cdef bint event_post(Core_ *core, uint8_t kind, int64_t worker, int64_t value) noexcept nogil:
-    # Never waits for the managers: the table holds every event that the bounded number of workers
-    # can cause between two looks; were it full, the newest would be lost (False) and the managers
-    # told by the next.
+    # Never waits for the managers: the ring grows, since a death that they never hear of would be a
+    # worker that is never replaced. False: no memory, it is lost.
     cdef uint64_t one = 1
     cdef Event *event
     cdef bint has_room
     pthread_mutex_lock(&core.events_lock)
-    has_room = core.event_count < EVENTS_MAX
+    has_room = core.event_count < core.event_room or events_grow(core)
     if has_room:
-        event = &core.events[(core.event_first + core.event_count) % EVENTS_MAX]
+        event = &core.events[(core.event_first + core.event_count) % core.event_room]
         event.kind = kind
         event.worker = worker
         event.value = value
@@ -144,6 +143,18 @@ cdef bint event_post(Core_ *core, uint8_t kind, int64_t worker, int64_t value) n
     pthread_mutex_unlock(&core.events_lock)
     write(core.event_fd, &one, sizeof(one))
     return has_room
+
+
+cdef bint events_grow(Core_ *core) noexcept nogil:
+    # [events lock] It is full; what was at its start comes behind what was at its end.
+    cdef uint32_t room = max(core.event_room * 2, <uint32_t> EVENTS_AT_FIRST)
+    cdef Event *grown = <Event *> realloc(core.events, room * sizeof(Event))
+    if grown == NULL:
+        return False
+    memcpy(grown + core.event_room, grown, core.event_first * sizeof(Event))
+    core.events = grown
+    core.event_room = room
+    return True
 
 
 # --- epoll, date ----------------------------------------------------------------------------------

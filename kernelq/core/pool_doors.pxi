@@ -195,7 +195,7 @@ cdef void request_copy(SeenRequest *seen, const Exchange *exchange, int64_t work
     image_line(exchange, &method, &remote, &target)
     host = image_field(exchange, FIELD_HOST)
     seen.serial = exchange.serial
-    seen.arrived_ns = exchange.arrived_ns
+    seen.arrived_ns = atomic.load_relaxed(&exchange.arrived_ns)  # relaxed: see maker_adopt()
     seen.application = exchange.application
     seen.worker = worker
     seen.method_bytes = span_cut(&method, METHOD_BYTES_MAX)

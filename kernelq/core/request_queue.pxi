@@ -353,13 +353,14 @@ cdef void pool_dispatch(Loop *loop, Pool *pool) noexcept nogil:
             blocked = min(blocked, exchange.generation)
             scans_left -= 1
         exchange = following
-    if pool.first == NULL and pool.ready_count > 1:
+    if pool.ready_count > 1:
         pool_rebalance(loop, pool)
 
 
 cdef void pool_rebalance(Loop *loop, Pool *pool) noexcept nogil:
-    # The queue is empty. If one worker has a free slot while another sits on requests that it does
-    # not start, take back the oldest of those; too young ones are looked at again in a millisecond.
+    # The queue is empty, or what is in it waits for workers to come. If one worker has a free slot
+    # while another sits on requests that it does not start, take back the oldest of those; too
+    # young ones are looked at again in a millisecond.
     cdef Worker *idle = worker_pick(loop, pool, 0)
     cdef Worker *worker = pool.workers
     cdef Exchange *exchange

@@ -482,10 +482,9 @@ cdef struct Core_:
     uint32_t worker_number         # the last that was given
     uint32_t connections           # over all loops
     uint32_t quiet_loops
-    uint32_t loops_shut            # have begun to drain
     pthread_mutex_t events_lock    # here and below: for the managers
-    Event events[EVENTS_MAX]
-    uint32_t event_first, event_count
+    Event *events                  # a ring that grows
+    uint32_t event_room, event_first, event_count
     int event_fd
     JobQueue jobs[QUEUES]
     pthread_t helpers[HELPERS]     # helper n serves queue n % QUEUES

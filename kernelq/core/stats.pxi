@@ -201,6 +201,8 @@ cdef void core_uninit(Core_ *core) noexcept nogil:
     snapshots_free(core)
     free(core.loops)
     free(core.trusted)
+    free(core.events)
+    core.events = NULL
     core.loops = NULL
     core.trusted = NULL
     fd_close(&core.event_fd)

@@ -3,9 +3,12 @@ that asks for figures. Numbers of operations are bounded; what is left in the en
 """
 
 import contextlib
+import gc
+import os
 import random
 import select
 import socket
+import sys
 import threading
 from collections.abc import Callable
 
@@ -16,6 +19,7 @@ KINDS = ("post", "get", "get", "content", "chunks", "pipeline", "probe", "long",
 FIELDS = ((b"Cache-Control", b"public, max-age=1"), (b"Cache-Groups", b'"all"'))
 HOSTS = ("a.test", "b.test", "x.b.test", "nobody.test", "[::1]:80", "")
 STATUS = {-1, 0, 200, 400, 502, 503}
+CONTENT_MOST = 20_000  # smaller than a ring
 POOLS_MOST = 12
 WORKERS_MOST = 4
 LISTENERS_MOST = 5
@@ -48,7 +52,7 @@ class Life(threading.Thread):
                     self.answer(request)
 
     def answer(self, request) -> None:
-        content = request.target.encode() * self.chooses.choice((0, 1, 40))
+        content = (request.target.encode() * self.chooses.choice((0, 1, 40)))[:CONTENT_MOST]
         fields = FIELDS if self.chooses.random() < 0.6 else ()
         answer = response(
             request.place,
@@ -73,6 +77,7 @@ class Asker(threading.Thread):
         self.count = count
         self.seen: dict[int, int] = {}
         self.problem = ""
+        self.asked = ""
         self.socket: socket.socket | None = None
         self.rest = b""
         self.start()
@@ -85,7 +90,7 @@ class Asker(threading.Thread):
                     continue
                 self.leave()
         except Exception as error:
-            self.problem = repr(error)
+            self.problem = f"{error!r} {self.asked} {self.storm.seen()}"
         self.leave()
 
     def leave(self) -> None:
@@ -109,6 +114,7 @@ class Asker(threading.Thread):
         link = self.socket or self.connect()
         prefix = self.chooses.choice(("", "/p1", "/p2", "/p1/deep", "/%2e/p2"))
         target = f"{prefix}/{self.chooses.randrange(6)}"
+        self.asked = f"{kind} {target}"
         if kind == "content":
             link.sendall(self.head("POST", target, "Content-Length: 8") + b"half")
             if self.chooses.random() < 0.3:
@@ -212,6 +218,10 @@ class Storm:
                         assert self.core.pool_info(pool)["executing"] < 1 << 31
         except Exception as error:
             self.problem = repr(error)
+
+    def seen(self) -> object:
+        """For whoever wants to know why somebody waits."""
+        return self.core.requests(20), [self.core.pool_info(pool) for pool in list(self.pools)]
 
     # -- what the managers do ----------------------------------------------------------------------
 
@@ -375,7 +385,8 @@ class Storm:
         self.watches = False
         self.watcher.join(PATIENCE)
         assert not self.problem, self.problem
-        assert [asker.problem for asker in self.askers if asker.problem] == []
+        problems = [asker.problem for asker in self.askers if asker.problem]
+        assert not problems, problems
         self.core.begin_shutdown()
         self.core.set_routes([])
         for number in list(self.house.workers):
@@ -386,3 +397,25 @@ class Storm:
             self.try_close()
             self.on_events()
             select.select([self.core.event_fd], [], [], 0.01)
+
+
+def main() -> None:
+    """argv: loops, cache, seed, scale."""
+    loops, cache, seed, scale = int(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+    before = set(os.listdir("/proc/self/fd"))
+    with House(loops, cache=cache, health_path="/health") as house:
+        house.core.start()
+        storm = Storm(house, seed, 300 * scale, askers=10, requests=150 * scale)
+        storm.run()
+        stats = house.finish()
+    seen = {status for asker in storm.askers for status in asker.seen}
+    assert {200, 400, 503} <= seen, seen
+    assert stats["distrusted"] == 0, stats
+    assert storm.done["gone"] > 0, storm.done
+    del house, storm
+    gc.collect()  # they name one another
+    assert set(os.listdir("/proc/self/fd")) == before
+
+
+if __name__ == "__main__":
+    main()

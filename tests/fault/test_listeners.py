@@ -183,3 +183,39 @@ def test_no_socket_stays_open(bench):
                 break
     while open_sockets() > before:
         pass
+
+
+def listen_shared(core) -> tuple[int, socket.socket]:
+    """The number of a listener, and its socket: somebody else has it, too."""
+    sock = socket.create_server(("127.0.0.1", 0))
+    sock.setblocking(False)
+    return core.core.add_listener(os.dup(sock.fileno())), sock
+
+
+@pytest.mark.parametrize("loops", [1, 3])
+@pytest.mark.parametrize("how", [socket.SHUT_RD, socket.SHUT_RDWR])
+def test_a_listener_that_somebody_else_has_shut_down(bench, loops, how):
+    core = bench(loops=loops)
+    number, sock = listen_shared(core)
+    core.route(("", b"/", 1, core.one_pool()))
+    sock.shutdown(how)
+    client = core.client()
+    turns = core.core.stats()["turns"]
+    for _ in range(50):
+        client.send("*", method="PUT")
+        assert client.read()[0] == 400
+        client = core.client()
+    # It is ready for ever, and yet no loop is always awake.
+    assert core.core.stats()["turns"] < turns + 1000 * loops
+    core.core.remove_listener(number)
+    with pytest.raises(KeyError):
+        core.core.remove_listener(number)
+    while True:  # every loop leaves it, and goes on
+        client = core.client()
+        client.send("*", method="PUT")
+        assert client.read()[0] == 400
+        again, other = listen_shared(core)
+        other.close()
+        if again == number:
+            break
+    sock.close()

@@ -6,7 +6,7 @@ import pytest
 from hostile_channel import SKIPPED, record
 from one_core import DEMAND, GONE, PATIENCE, QUIET, QUOTA, House, Worker, pool_settings
 
-EVENTS = 1500  # more than the core had room for
+EVENTS = 40_000  # more than the core ever had room for
 
 
 def route(listener, prefix, pool, *, host="", application=0, generation=0, is_enabled=True):
