@@ -18,8 +18,8 @@ from kernelq import _core, control
 CORPUS = Path(__file__).resolve().parent.parent / "corpus" / "http1" / "invalid"
 ROWS = {row[0]: row[1:] for row in _core.reasons_table()}
 
-# Only memory that runs out or a worker that breaks the protocol (tests/fault/test_hostile_worker.py)
-# provokes these.
+# Only memory that runs out or a worker that breaks the protocol provokes these
+# (tests/fault/test_hostile_worker.py).
 UNPROVOKED = {"NONE", "MEMORY", "WORKER_DISTRUSTED", "RESPONSE_HEAD", "RESPONSE_MISSING"}
 provoked: set[str] = set()
 
