@@ -171,12 +171,18 @@ cdef bint worker_link(Core_ *core, uint32_t pool_number, Worker *worker) noexcep
 cdef void pool_note_workers(Pool *pool) noexcept nogil:
     # [pool lock]
     cdef const Worker *worker = pool.workers
+    cdef uint64_t before = pool.newest
     pool.worker_count = 0
     pool.oldest = <uint64_t> -1
+    pool.newest = 0
     while worker != NULL:
         pool.worker_count += 1
         pool.oldest = min(pool.oldest, worker.generation)
+        if worker.has_said_ready:
+            pool.newest = max(pool.newest, worker.generation)
         worker = worker.next
+    if pool.newest > before:
+        pool.blocked = NULL
 
 
 cdef void worker_fds_init(Worker *worker) noexcept nogil:
@@ -430,6 +436,7 @@ cdef int worker_on_ready(Loop *loop, Worker *worker) noexcept nogil:
     pthread_mutex_lock(&pool.lock)
     was_ready = worker.has_said_ready
     worker.has_said_ready = True
+    pool_note_workers(pool)
     if worker.state == WORKER_STARTING:
         atomic.store_relaxed_u8(&worker.state, WORKER_READY)
         pool.ready_count += 1

@@ -58,6 +58,8 @@ cdef void queue_push(Pool *pool, Exchange *exchange) noexcept nogil:
         queue_link(&pool.suspects_first, &pool.suspects_last, exchange)
     else:
         queue_link(&pool.first, &pool.last, exchange)
+        if exchange.next != NULL:
+            pool.blocked = NULL  # it was taken back, and may belong before that
     pool.queued += 1
     pool.peak = max(pool.peak, pool.queued + pool.executing)
 
@@ -66,6 +68,8 @@ cdef void queue_unlink(Pool *pool, Exchange *exchange) noexcept nogil:
     cdef Exchange **first = &pool.suspects_first if exchange.is_suspect else &pool.first
     cdef Exchange **last = &pool.suspects_last if exchange.is_suspect else &pool.last
     bug.BUG_ON(exchange.state != EXCHANGE_QUEUED)
+    if pool.blocked == exchange:
+        pool.blocked = exchange.previous
     if exchange.previous == NULL:
         first[0] = exchange.next
     else:
@@ -328,7 +332,8 @@ cdef void suspect_release(Pool *pool, Exchange *exchange) noexcept nogil:
 
 
 cdef void pool_dispatch(Loop *loop, Pool *pool) noexcept nogil:
-    # blocked: for this generation and those above there is no worker now.
+    # blocked: for this generation and those above there is no worker now. What waits at the start
+    # of the queue for workers that were never ready is looked at once.
     cdef Exchange *exchange
     cdef Exchange *following
     cdef Worker *worker
@@ -336,7 +341,7 @@ cdef void pool_dispatch(Loop *loop, Pool *pool) noexcept nogil:
     cdef uint32_t scans_left = GENERATION_SCAN_MAX
     if pool.suspects_first != NULL:
         suspects_dispatch(loop, pool)
-    exchange = pool.first
+    exchange = pool.first if pool.blocked == NULL else pool.blocked.next
     while exchange != NULL and scans_left:
         following = exchange.next
         worker = NULL
@@ -352,6 +357,10 @@ cdef void pool_dispatch(Loop *loop, Pool *pool) noexcept nogil:
         else:
             blocked = min(blocked, exchange.generation)
             scans_left -= 1
+            if exchange.generation > pool.newest and exchange.previous == pool.blocked:
+                pool.blocked = exchange
+                if scans_left == 0:
+                    pool_due(loop, pool)  # goes on behind it in the next turn
         exchange = following
     if pool.ready_count > 1:
         pool_rebalance(loop, pool)

@@ -344,6 +344,7 @@ cdef struct Pool:                  # [pool lock], but for what is marked
     bint is_missed                 # counted in Core_.missed_pools
     Exchange *first
     Exchange *last
+    Exchange *blocked              # those up to here are newer than any ready worker; NULL: none
     Exchange *suspects_first       # the same order; they run alone
     Exchange *suspects_last
     uint32_t queued                # in both lists
@@ -353,7 +354,7 @@ cdef struct Pool:                  # [pool lock], but for what is marked
     Worker *workers
     uint32_t worker_count
     uint32_t ready_count
-    uint64_t oldest                # least generation of its workers
+    uint64_t oldest, newest        # least generation of its workers; greatest of those once ready
     bint demand_is_awaited         # EVENT_DEMAND is to be posted, once
     uint64_t demand_wait_ns        # 0: only without a ready worker
     uint64_t demand_since_ns       # what requests waited before does not count
@@ -480,8 +481,7 @@ cdef struct Core_:
     pthread_mutex_t workers_lock   # here and below: workers by number
     Worker *known[WORKER_BUCKETS]
     uint32_t worker_number         # the last that was given
-    uint32_t connections           # over all loops
-    uint32_t quiet_loops
+    uint32_t connections, quiet_loops  # over all loops
     pthread_mutex_t events_lock    # here and below: for the managers
     Event *events                  # a ring that grows
     uint32_t event_room, event_first, event_count

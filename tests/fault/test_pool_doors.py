@@ -7,6 +7,7 @@ from hostile_channel import SKIPPED, record
 from one_core import DEMAND, GONE, PATIENCE, QUIET, QUOTA, House, Worker, pool_settings
 
 EVENTS = 40_000  # more than the core ever had room for
+MANY = 2400
 
 
 def route(listener, prefix, pool, *, host="", application=0, generation=0, is_enabled=True):
@@ -132,6 +133,39 @@ def test_a_request_for_workers_to_come_does_not_hold_up_the_others(house):
     young = house.worker(pool, generation=5)
     assert sorted(young.serve(2)) == ["/new/0", "/new/1"]
     assert [client.read()[1] for client in clients[:2]] == [b"/new/0", b"/new/1"]
+
+
+def test_many_requests_for_workers_to_come_do_not_hold_up_the_others(house):
+    # More than are looked at in one turn; then some of them leave, and one worker comes.
+    listener, port = house.listen()
+    pool = house.core.pool_open(pool_settings(queue_length=5000))
+    house.core.set_routes(
+        [
+            route(listener, b"/", pool, application=1),
+            route(listener, b"/new", pool, application=2, generation=5),
+        ]
+    )
+    old = house.worker(pool, generation=4)
+    clients = [house.client(port) for _ in range(MANY)]
+    for number, client in enumerate(clients):
+        client.send(f"/new/{number}")
+    house.until(pool, queued=MANY)
+    last = house.client(port)
+    for _ in range(3):
+        last.send("/old")
+        assert old.serve() == ["/old"]
+        assert last.read() == (200, b"/old")
+        for client in clients[: MANY // 4]:
+            client.close()
+        del clients[: MANY // 4]
+        house.until(pool, queued=len(clients))
+    house.bury(old)
+    last.send("/old")
+    house.until(pool, queued=len(clients) + 1)
+    young = house.worker(pool, generation=5)
+    assert len({young.serve()[0] for _ in range(len(clients) + 1)}) == len(clients) + 1
+    assert last.read() == (200, b"/old")
+    assert {client.read()[0] for client in clients} == {200}
 
 
 # --- quota, demand, events ------------------------------------------------------------------------
