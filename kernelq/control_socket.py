@@ -54,7 +54,7 @@ def open_control(
             return open_unix(wanted, owner, umask)
         except OSError as found:
             reason = explain(Binding("unix", path=wanted), found)
-            raise StartError(f"--control: cannot listen on {wanted}: {reason}") from None
+            raise StartError(f"control socket: cannot listen on {wanted}: {reason}") from None
     folder, mode = default_folder(os.environ)
     if readers is not None and mode == 0o700:
         log.warning(

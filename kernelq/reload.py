@@ -12,11 +12,12 @@ Rule: whatever happens, each pool ends up with either its old or its new setting
 lost in between.
 """
 
+import socket
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from kernelq import log
-from kernelq.binding import listener_of
+from kernelq.binding import Listener, listener_of
 from kernelq.config import PoolSettings, ServerSettings
 from kernelq.pool.executor import PoolExecutor
 from kernelq.pool.model import Event, Kind
@@ -53,7 +54,7 @@ class Reload:
         self._awaited: set[str] = set()  # pools that are not ready yet
         self._added: list[PoolExecutor] = []
         self._restarted: list[PoolExecutor] = []
-        self._opened: set[str] = set()  # names of endpoints
+        self._opened: list[tuple[str, Listener]] = []  # by the endpoint's name
         self._is_over = False
         old = {pool.name: pool for pool in before.pools}
         self._old = old
@@ -61,11 +62,9 @@ class Reload:
 
     def begin(self, names: Sequence[tuple[str, str]], descriptors: Sequence[int]) -> None:
         """names: (endpoint, URL) of each socket; takes the descriptors."""
-        import socket
-
+        # They listen, and nobody accepts yet: who comes early waits in the backlog.
         for (name, _), descriptor in zip(names, descriptors, strict=True):
-            self._opened.add(name)
-            self._routing.add_listener(name, listener_of(socket.socket(fileno=descriptor)))
+            self._opened.append((name, listener_of(socket.socket(fileno=descriptor))))
         self._awaited.add("")  # until everything has been begun
         for settings in self.after.pools:
             before = self._old.get(settings.name)
@@ -127,9 +126,11 @@ class Reload:
             if pool is not None and pool.settings != settings:
                 pool.configure(settings)
         removed = [self._pools.find(name) for name in self._old if name not in self._new]
-        self._routing.publish(self.after)
         wanted = {str(one) for one in find_sockets(self.after.sites)}
         self._routing.remove_listeners(self._routing.endpoint_names() - wanted)
+        for name, listener in self._opened:
+            self._routing.add_listener(name, listener)
+        self._routing.publish(self.after)
         for gone in removed:
             if gone is not None:
                 self._pools.remove(gone)
@@ -141,7 +142,8 @@ class Reload:
             return
         self._is_over = True
         self._owner.log(log.ERROR, f"reload failed, the old settings stay: {text}")
-        self._routing.remove_listeners(self._opened)
+        for _, listener in self._opened:
+            listener.socket.close()
         for pool in self._added:
             self._pools.remove(pool)
         for pool in self._restarted:

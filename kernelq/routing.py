@@ -6,7 +6,7 @@ from typing import Any, Protocol
 from kernelq.binding import Listener
 from kernelq.config import ApplicationSettings, ServerSettings
 from kernelq.pools import Pools
-from kernelq.sites import make_routes
+from kernelq.sites import Route, make_routes
 
 
 class Core(Protocol):
@@ -30,21 +30,29 @@ class Routing:
         self._generations: dict[int, int] = {}  # by application: least one that knows it
         self._stopped: set[str] = set()  # sites
         self._settings = ServerSettings(sites=(), pools=())
+        self._rows: list[Route] = []
+        # Of sockets that were removed: who is connected still may bring another request.
+        self._leaving: list[Route] = []
 
     # Listeners.
 
     def add_listener(self, name: str, listener: Listener) -> None:
         """Takes the socket."""
         descriptor = listener.socket.detach()
-        self._listeners[self._core.add_listener(descriptor)] = name, listener.url, descriptor
+        number = self._core.add_listener(descriptor)
+        self._listeners[number] = name, listener.url, descriptor
+        self._leaving = [row for row in self._leaving if row[0] != number]
 
     def remove_listeners(self, names: Iterable[str]) -> None:
-        """Those of these endpoints: what is in their backlogs is still answered."""
+        """Those of these endpoints: what is in their backlogs, and what comes over their
+        connections until these end, is still answered.
+        """
         gone = set(names)
         for number, (name, _, _) in list(self._listeners.items()):
             if name in gone:
                 del self._listeners[number]
                 self._core.remove_listener(number)
+                self._leaving += [row for row in self._rows if row[0] == number]
 
     def endpoint_names(self) -> set[str]:
         return {name for name, _, _ in self._listeners.values()}
@@ -95,7 +103,10 @@ class Routing:
         def target(one: ApplicationSettings) -> tuple[int, int]:
             return pool_numbers[one.pool], self._generations[one.number]
 
-        self._core.set_routes(make_routes(settings.sites, self.numbers(), target, self._stopped))
+        pools = set(pool_numbers.values())
+        self._leaving = [row for row in self._leaving if row[5] in pools]
+        self._rows = make_routes(settings.sites, self.numbers(), target, self._stopped)
+        self._core.set_routes([*self._rows, *self._leaving])
 
     def enable_site(self, name: str, is_enabled: bool) -> None:
         """Start or stop a site: who asks for a stopped one gets 503 Disabled."""

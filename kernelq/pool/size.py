@@ -8,7 +8,7 @@ target by one at a time; a peak that fewer could have served lowers it.
 
 Bounds: at most max_processes stay, and one that overlaps (a candidate, or the replacement of a
 worker that is due). With those that are leaving there are at most twice max_processes; who leaves
-too slowly is hastened.
+too slowly is hastened when somebody is missing, and not for a mere candidate.
 """
 
 from dataclasses import replace
@@ -167,7 +167,7 @@ def start_candidate(pool: Pool, turn: Turn) -> Pool:
         return pool  # another overlaps; it is READY or gone soon
     if room(pool) > 0:
         return start_worker(pool, pool.candidate, turn)
-    return hasten(pool, 1, turn)
+    return pool  # others serve: who is leaving may finish what it has, within its time limit
 
 
 def hasten(pool: Pool, count: int, turn: Turn) -> Pool:

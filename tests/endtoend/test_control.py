@@ -89,7 +89,7 @@ def test_a_default_place_that_cannot_be_used_is_a_warning() -> None:
 
 def test_a_path_that_cannot_be_used_is_an_error() -> None:
     assert start_failing("--control", "/proc/s").startswith(
-        "kernelq: --control: cannot listen on /proc/s: "
+        "kernelq: control socket: cannot listen on /proc/s: "
     )
 
 
@@ -97,8 +97,8 @@ def test_the_socket_of_a_living_server_stays_its_own(tmp_path: Path) -> None:
     path = tmp_path / "s"
     with Server("--control", str(path)):
         assert start_failing("--control", str(path)) == (
-            f"kernelq: --control: cannot listen on {path}: the address is in use (a server answers "
-            "there)"
+            f"kernelq: control socket: cannot listen on {path}: the address is in use "
+            "(a server answers there)"
         )
         assert ask(path, do="cache.flush", prefix="")["ok"]
 

@@ -18,10 +18,9 @@ from kernelq import _core, control
 CORPUS = Path(__file__).resolve().parent.parent / "corpus" / "http1" / "invalid"
 ROWS = {row[0]: row[1:] for row in _core.reasons_table()}
 
-# Only memory that runs out, a worker that breaks the protocol (tests/fault/test_hostile_worker.py)
-# or an administrator (tests/fault/test_pool_states.py) provokes these.
+# Only memory that runs out or a worker that breaks the protocol provokes these
+# (tests/fault/test_hostile_worker.py).
 UNPROVOKED = {"NONE", "MEMORY", "WORKER_DISTRUSTED", "RESPONSE_HEAD", "RESPONSE_MISSING"}
-UNPROVOKED |= {"DISABLED"}
 provoked: set[str] = set()
 
 

@@ -112,18 +112,22 @@ class Scene(Server):
         """Promise 2: nothing failed but what was executed by who died, and nothing ran twice."""
         judge(load.outcome, read_executions(self.executions), dead)
 
-    def command(self, *words: str) -> subprocess.CompletedProcess[str]:
+    def order(self, *words: str) -> subprocess.Popen[str]:
         """The command `kernelq`, as an administrator types it."""
-        command = [sys.executable, "-m", "kernelq", *words]
-        return subprocess.run(
-            [*command, "--control", self.control.path],
+        return subprocess.Popen(
+            [sys.executable, "-m", "kernelq", *words, "--control", self.control.path],
             cwd=self.directory,
             env={**os.environ, "PYTHONPATH": str(SERVED), "PYTHONDONTWRITEBYTECODE": "1"},
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            timeout=PATIENCE,
-            check=False,
         )
+
+    def command(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """The same, until it has ended."""
+        with self.order(*words) as process:
+            output, errors = process.communicate(timeout=PATIENCE)
+        return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
 
     def held(self) -> dict[str, int]:
         """Open descriptors of those that stay for months."""

@@ -8,6 +8,8 @@ import pytest
 from load import Request, read_executions
 from scene import one_pool
 
+# A stopped worker is seen by what it is handed and does not start: it must have room for that.
+ROOMY = "threads = 16"
 TWO = ("max_processes = 2", "min_processes = 2", 'start_mode = "always_running"')
 
 
@@ -42,7 +44,7 @@ def test_crash(serve, options):
 def test_unresponsive(serve):
     # What a stopped worker has not started goes to the other, and it is replaced. What it was
     # executing it may finish if it runs again in time.
-    scene = two_workers(serve, 'ping_response_time = "1s"', "threads = 2")
+    scene = two_workers(serve, 'ping_response_time = "1s"', ROOMY)
     with scene.load(clients=8) as load:
         victim = scene.workers()[0]
         scene.suspend(victim)
@@ -59,7 +61,8 @@ def test_unresponsive(serve):
 
 
 def test_unresponsive_for_ever(serve):
-    scene = two_workers(serve, 'ping_response_time = "1s"', 'shutdown_time_limit = "1s"')
+    limit = 'shutdown_time_limit = "1s"'
+    scene = two_workers(serve, 'ping_response_time = "1s"', limit, ROOMY)
     with scene.load(clients=12) as load:
         victim = scene.workers()[0]
         scene.suspend(victim)
@@ -75,6 +78,7 @@ def test_orphan(serve, tmp_path):
         serve,
         'ping_response_time = "1s"',
         "orphan_worker_process = true",
+        ROOMY,
         f'orphan_action = ["/bin/sh", "-c", "echo %1% $KERNELQ_POOL > {tmp_path}/orphan"]',
     )
     with scene.load(clients=12) as load:

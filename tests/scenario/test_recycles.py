@@ -26,6 +26,7 @@ def test_requests(serve, preload):
     )
     with scene.load() as load:
         scene.event(5075, 3)
+        scene.event(6024, 3)
         load.go_on()
     check_unnoticed(scene, load)
     assert len(load.pids) >= 4

@@ -5,7 +5,8 @@ import signal
 import socket
 
 import pytest
-from load import Request, read_executions
+from harness import PATIENCE
+from load import Client, Request, read_executions
 from scene import ONE_SITE, SERVER, one_pool, pool
 from steady import only
 
@@ -160,6 +161,33 @@ def test_site_is_removed_under_load(serve):
         assert len(executions.get(number, [])) == (answer.status == 200)
 
 
+def test_binding_moves(serve):
+    # Who is connected still is answered once more, and told that the connection ends.
+    here = SERVER + pool(name="one") + site("a", ("/", "one"))
+    scene = serve(here)
+    old = scene.address
+    with Client(old) as client:
+        assert client.ask(Request(1)).status == 200
+        scene.write(here.replace("127.0.0.1:0:", "127.0.0.2:0:"))
+        answer = scene.control.reload()
+        assert answer["sites"]["changed"] == ["a"]
+        last = client.ask(Request(2))
+        assert (last.status, last.fields["connection"]) == (200, "close")
+    (url,) = scene.control.status()["listeners"]
+    host, port = url.removeprefix("http://").split(":")
+    with Client((host, int(port))) as client:
+        assert client.ask(Request(3)).status == 200
+    scene.wait_until(lambda: is_refused(old))
+
+
+def is_refused(address):
+    try:
+        socket.create_connection(address).close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
 def test_settings_that_wait(serve):
     # disallow_rotation_on_config_change: the workers go on; the next recycle brings the settings.
     wait = "recycling.disallow_rotation_on_config_change = true"
@@ -271,6 +299,28 @@ def test_hup(serve):
             load.go_on()
     check(scene, load)
     assert len(load.pids) == 5
+
+
+def test_long_requests_survive_many_reloads(serve, connect):
+    # There is no place for a third process while two are there: the next reload waits.
+    scene = serve(one_pool("threads = 2"))
+    clients = [connect(scene) for _ in range(2)]
+    orders = []
+    for turn, client in enumerate(clients):
+        client.send(Request(turn, "POST", "/wait-go", b"x"))
+        scene.wait_for_execution(turn)
+        scene.change(f"threads = {turn + 2}", f"threads = {turn + 3}")
+        orders.append(scene.order("reload"))
+        scene.log.wait_for("reload: /", turn + 1)
+        if turn == 0:
+            assert orders[0].communicate(timeout=PATIENCE)[1] == ""
+    assert scene.ask(Request(10)).status == 200
+    (scene.directory / "go").touch()
+    assert [client.read_answer().status for client in clients] == [200] * 2
+    assert orders[1].communicate(timeout=PATIENCE)[1] == ""
+    assert [order.returncode for order in orders] == [0, 0]
+    scene.event(6024, 2)
+    assert scene.events(6029) == 0
 
 
 def nothing_to_reload(scene):

@@ -293,12 +293,12 @@ def test_a_dead_servers_socket_is_replaced_and_a_living_ones_is_not(tmp_path: Pa
     dead.socket.close()
     living = control_socket.open_control(path, [], None)
     assert living is not None
-    with pytest.raises(StartError, match=r"--control: cannot listen on .*/s: .*a server answers"):
+    with pytest.raises(StartError, match=r"control socket: .* on .*/s: .*a server answers"):
         control_socket.open_control(path, [], None)
     (tmp_path / "file").touch()
     with pytest.raises(StartError, match="there is a file of that name and it is no socket"):
         control_socket.open_control(str(tmp_path / "file"), [], None)
-    with pytest.raises(StartError, match=r"--control: cannot listen on .*No such file"):
+    with pytest.raises(StartError, match=r"control socket: cannot listen on .*No such file"):
         control_socket.open_control(str(tmp_path / "no" / "s"), [], None)
     living.socket.close()
     living.remove_socket_file()
