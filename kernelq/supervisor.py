@@ -188,6 +188,8 @@ class Supervisor:
     def _stop(self, number: int) -> None:
         at_once = number == signal.SIGQUIT or (number == signal.SIGINT and self._is_stopping)
         self._is_stopping = True
+        if self._heiress is not None and not self._has_left:
+            self._heiress.stop()  # who wants us to end does not want a successor
         self._send(ToService.STOP_NOW if at_once else ToService.STOP)
 
     def _on_service(self) -> None:
@@ -338,7 +340,7 @@ class Supervisor:
         return ""
 
     def _lend(self, data: bytes, descriptors: list[int]) -> None:
-        if self._heiress is None:
+        if self._heiress is None or self._is_stopping:
             for descriptor in descriptors:
                 os.close(descriptor)
             return
@@ -370,7 +372,8 @@ class Supervisor:
         self._upgrade_failed(why)
 
     def _upgrade_failed(self, why: str) -> None:
-        log.error(f"upgrade: {why}; this server goes on")
+        rest = "is to end as well" if self._is_stopping else "goes on"
+        log.error(f"upgrade: {why}; this server {rest}")
         self._send(ToService.UPGRADE_FAILED, text=why)
 
     def _succeed(self) -> None:

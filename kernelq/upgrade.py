@@ -15,6 +15,7 @@ response cache is not handed over (docs/decisions/019).
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass, field
@@ -105,6 +106,11 @@ class Heiress:
         message.close_descriptors()
         self.words = message.text
         return message.kind == Heir.SERVING
+
+    def stop(self) -> None:
+        """It shall not serve after all."""
+        if self.pid:
+            os.kill(self.pid, signal.SIGTERM)
 
     def hand_over(self) -> None:
         """The control socket is its own now."""

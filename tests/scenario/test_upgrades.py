@@ -150,3 +150,15 @@ def test_new_server_does_not_start(serve):
         scene.follow_upgrade()
         load.go_on()
     check(scene, load)
+
+
+def test_order_to_end_during_an_upgrade(serve):
+    # Whoever wants the server to end does not want a successor, which would come a moment later.
+    # (What may be left behind is looked for after every test.)
+    scene = serve(one_pool('start_mode = "always_running"'))
+    (scene.directory / "slow").touch()
+    scene.signal(signal.SIGUSR2)
+    scene.log.wait_for("stop with Ctrl-C", 2)
+    scene.signal(signal.SIGTERM)
+    assert scene.wait() == 0
+    assert "serves; this one" not in str(scene.log)
