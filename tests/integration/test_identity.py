@@ -40,6 +40,10 @@ needs_other_python = pytest.mark.skipif(
     os.geteuid() == 0 and not nobody_can_run(OTHER_PYTHON),
     reason=f"{OTHER_PYTHON} cannot run this kernelq as another user",
 )
+needs_kernelq_outside_tmp = pytest.mark.skipif(
+    any(ROOT.is_relative_to(folder) for folder in ("/tmp", "/var/tmp")),
+    reason=f"private_tmp would hide this kernelq ({ROOT}) from its own workers",
+)
 needs_landlock = pytest.mark.skipif(landlock.version() == 0, reason="no Landlock here")
 
 Spawn = Callable[..., PoolSpawner]
@@ -426,6 +430,7 @@ open("/var/tmp/mine", "w").close()
 
 
 @needs_other_python
+@needs_kernelq_outside_tmp
 def test_private_tmp_is_not_shared(folder: Path, spawn: Spawn) -> None:
     marks = [Path("/tmp") / folder.name, Path("/var/tmp") / folder.name]
     for mark in marks:
@@ -448,6 +453,7 @@ def test_private_tmp_is_not_shared(folder: Path, spawn: Spawn) -> None:
 
 @needs_other_python
 @needs_landlock
+@needs_kernelq_outside_tmp
 def test_private_tmp_is_writable_where_little_else_is(folder: Path, spawn: Spawn) -> None:
     more = {"private_tmp": True, "read_only": (str(folder),)}
     pool = make_pool(folder, reporting(PRIVATE_TMP), user="daemon", **more)
