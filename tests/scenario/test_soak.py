@@ -239,15 +239,21 @@ def test_soak(serve):
         end = time.monotonic() + SECONDS
         warm = 0
         turn = 0
-        while time.monotonic() < end:
-            turn += 1
-            chaos.act()
-            if turn == 40:
-                warm = service.memory_full_info().uss
-            until = time.monotonic() + 1
-            for load in loads:
-                load.go_on(5)
-            time.sleep(max(0.0, until - time.monotonic()))  # the pace, not a wait for anything
+        try:
+            while time.monotonic() < end:
+                turn += 1
+                chaos.act()
+                if turn == 40:
+                    warm = service.memory_full_info().uss
+                until = time.monotonic() + 1
+                for load in loads:
+                    load.go_on(5)
+                time.sleep(max(0.0, until - time.monotonic()))  # the pace, not a wait for anything
+        except BaseException:
+            # Seldom seen twice: say all that there is to know.
+            print("running:", scene.is_running(), [load.outcome.broken for load in loads])
+            print("\n".join(scene.log.lines[-300:]))
+            raise
     executions = read_executions(scene.executions)
     for load in loads:
         judge(scene, chaos, load, executions)
