@@ -81,7 +81,10 @@ def _fork_twice() -> int:
             os.close(writer)
             os.setsid()
             return 0
-        os.write(writer, pid.to_bytes(8, "little"))
+        try:
+            os.write(writer, pid.to_bytes(8, "little"))
+        except BrokenPipeError:
+            pass  # the zygote was killed meanwhile: its spawner sees that, and asks another one
         os._exit(0)
     os.close(writer)
     data = os.read(reader, 8)
