@@ -65,6 +65,13 @@ _SIGNALS = (
 )
 
 
+def spawner_delay_ns(deaths: int) -> int:
+    """How long to wait with a new spawner after so many deaths in a row (from 1)."""
+    if deaths <= 1:
+        return SPAWNER_RESTART_FIRST_NS
+    return min(SPAWNER_RESTART_STEP_NS << min(deaths - 1, 8), SPAWNER_RESTART_MOST_NS)
+
+
 class Supervisor:
     """The main process's state and its loop."""
 
@@ -413,11 +420,8 @@ class Supervisor:
         log.error(f"the spawner died: {describe_status(status)}; a new one is started")
         now = time.monotonic_ns()
         is_steady = now - self._spawner_started_ns > SPAWNER_STEADY_NS
-        self._spawner_deaths = 0 if is_steady else self._spawner_deaths + 1
-        delay_ns = SPAWNER_RESTART_STEP_NS << min(self._spawner_deaths - 1, 8)
-        if self._spawner_deaths <= 1:
-            delay_ns = SPAWNER_RESTART_FIRST_NS
-        self._spawner_at = now + min(delay_ns, SPAWNER_RESTART_MOST_NS)
+        self._spawner_deaths = 1 if is_steady else self._spawner_deaths + 1
+        self._spawner_at = now + spawner_delay_ns(self._spawner_deaths)
 
     def _seconds_to_wait(self) -> float | None:
         if not self._spawner_at:
