@@ -130,6 +130,7 @@ cdef int place_on_skipped(Loop *loop, Worker *worker, const RecordHead *head) no
             exchange.state = EXCHANGE_RECEIVING
             exchange.started_ns = 0
             queue_push(pool, exchange)
+            pool_due(loop, pool)
             exchange = NULL
         elif exchange != NULL:
             exchange.worker = NULL
@@ -142,7 +143,7 @@ cdef int place_on_skipped(Loop *loop, Worker *worker, const RecordHead *head) no
 
 cdef int worker_on_pong(Loop *loop, Worker *worker, const RecordHead *head,
                         const uint8_t *body) noexcept nogil:
-    # Any loop may have asked: whichever looked after the pool's timers then.
+    # Loop 0 has asked (worker_ping).
     cdef NumberRecord record
     cdef bint is_right
     if head.bytes != sizeof(NumberRecord):

@@ -84,7 +84,7 @@ cdef uint32_t store_invalidate(Store *store, uint32_t application, const uint8_t
 
 cdef void store_flush_group(Store *store, uint64_t hash_) noexcept nogil:
     cdef uint64_t serial = atomic.add(&store.serial, 1)  # SYNC cache-serial
-    serial_raise(&store.groups[hash_ % GROUP_WORDS], serial)
+    serial_raise(&store.groups[hash_ & store.group_mask], serial)
     serial_raise(&store.group_serial, serial)
     atomic.add_relaxed(&store.flushes, 1)
 

@@ -23,7 +23,8 @@
 #  request older than the ring is not stored.
 #  Groups (RFC 9875) are a table of serials by hash: a hit compares the entry's serial with its
 #  groups', so a group is invalid the moment its word is written. Two groups with one word are
-#  invalidated together.
+#  invalidated together: the larger the store, the more words, up to what an entry can name in 16
+#  bits. Those never written cost no memory (calloc).
 #
 # Contract. "Loop": between store_enter and store_leave of its own; others: any thread, also a loop.
 #   int store_init(Store *store, const StoreSettings *settings, uint32_t loop_count)
@@ -123,9 +124,9 @@ cdef enum:
     VARIANTS_MAX = 32              # of one key
     SEGMENT_BYTES = 65536          # of content whose length is not known, at most
     SEGMENT_BYTES_FIRST = 1024
-    GROUP_WORDS = 4096
+    GROUP_WORDS_MIN = 4096         # serials: at most 1/128 of the store's bytes above that
     LOSSY_WORDS_MIN = 512          # marks: at most 1/1024 of the store's bytes each
-    LOSSY_WORDS_MAX = 65536
+    WORDS_MAX = 65536              # of each of these tables
     HIT_FOR_MISS_S = 120
     FREQUENT_HITS_MAX = 255
     STORE_BYTES_MIN = 262144
@@ -242,6 +243,7 @@ ctypedef struct Store:             # what readers read shares no cache line with
     Shard *shards
     Table **tables                 # [atomic] of each shard
     uint64_t *groups               # [atomic] serials
+    uint64_t group_mask
     uint64_t *misses               # [atomic] hit-for-miss marks: 32 bits of a hash, until when
     uint64_t *asked                # [atomic] 32 bits of a hash, since when, how often; or NULL
     uint64_t lossy_mask

@@ -9,7 +9,7 @@
 #  3. Memory comes from store_alloc() and goes by store_free(): nothing is allocated uncounted.
 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.stdlib cimport free, malloc
+from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcmp, memcpy, memset
 
 from kernelq.core cimport atomic, bug, linux
@@ -21,8 +21,7 @@ from kernelq.core.cache_store cimport (
     FLUSH_WORDS,
     FLUSHES_KEPT,
     FREQUENT_HITS_MAX,
-    GROUP_WORDS,
-    LOSSY_WORDS_MAX,
+    GROUP_WORDS_MIN,
     LOSSY_WORDS_MIN,
     QUEUE_GONE,
     QUEUE_MAIN,
@@ -38,6 +37,7 @@ from kernelq.core.cache_store cimport (
     STORE_FULL,
     TABLE_SLOTS_MIN,
     VARIANTS_MAX,
+    WORDS_MAX,
     Body,
     Entry,
     Segment,
@@ -100,9 +100,8 @@ cdef bint allocation_is_to_fail(Store *store) noexcept nogil:
     return atomic.add_relaxed_u32(&store.fail_in, <uint32_t> -1) == 0
 
 
-cdef void *store_alloc_counted(Store *store, size_t bytes, uint64_t reserved) noexcept nogil:
+cdef void *store_count(Store *store, void *at, uint64_t reserved) noexcept nogil:
     # The reservation becomes what it really took, or is given back.
-    cdef void *at = NULL if allocation_is_to_fail(store) else malloc(bytes)
     atomic.add_relaxed(&store.bytes, (allocated_bytes(at) if at != NULL else 0) - reserved)
     return at
 
@@ -113,18 +112,12 @@ cdef void *store_alloc(Store *store, uint32_t shard, size_t bytes) noexcept nogi
     cdef uint64_t wanted = bytes_wanted(bytes)
     if not store_reserve(store, shard, wanted):
         return NULL
-    return store_alloc_counted(store, bytes, wanted)
+    return store_count(store, NULL if allocation_is_to_fail(store) else malloc(bytes), wanted)
 
 
 cdef void *store_alloc_fixed(Store *store, size_t bytes) noexcept nogil:
     # Zeroed, and whether it fits or not.
-    cdef uint64_t wanted = bytes_wanted(bytes)
-    cdef void *at
-    atomic.add_relaxed(&store.bytes, wanted)
-    at = store_alloc_counted(store, bytes, wanted)
-    if at != NULL:
-        memset(at, 0, bytes)
-    return at
+    return store_count(store, NULL if allocation_is_to_fail(store) else calloc(1, bytes), 0)
 
 
 cdef void store_free(Store *store, void *at) noexcept nogil:
@@ -137,9 +130,10 @@ cdef void store_free(Store *store, void *at) noexcept nogil:
 
 # ---- the store ----
 
-cdef uint64_t lossy_words(uint64_t bytes) noexcept nogil:
-    cdef uint64_t words = LOSSY_WORDS_MIN
-    while words < LOSSY_WORDS_MAX and words * 2 * sizeof(uint64_t) * 1024 <= bytes:
+cdef uint64_t table_words(uint64_t store_bytes, uint64_t least, uint64_t share) noexcept nogil:
+    # A power of two: those that take 1 / share of the store's bytes, WORDS_MAX at most.
+    cdef uint64_t words = least
+    while words < WORDS_MAX and words * 2 * sizeof(uint64_t) * share <= store_bytes:
         words *= 2
     return words
 
@@ -169,12 +163,14 @@ cdef int store_init(Store *store, const StoreSettings *settings,
     store.target = store.settings.bytes - max(store.settings.bytes // 16, most)
     store.loop_count = loop_count
     store.epoch = 3
-    store.lossy_mask = lossy_words(store.settings.bytes) - 1
+    store.group_mask = table_words(store.settings.bytes, GROUP_WORDS_MIN, 128) - 1
+    store.lossy_mask = table_words(store.settings.bytes, LOSSY_WORDS_MIN, 1024) - 1
     if getrandom(store.seed, sizeof(store.seed), 0) != <ssize_t> sizeof(store.seed):
         return -linux.EAGAIN
     store.seen = <uint64_t *> store_alloc_fixed(
         store, (loop_count + 2) * SEEN_STRIDE * sizeof(uint64_t))
-    store.groups = <uint64_t *> store_alloc_fixed(store, GROUP_WORDS * sizeof(uint64_t))
+    store.groups = <uint64_t *> store_alloc_fixed(
+        store, (store.group_mask + 1) * sizeof(uint64_t))
     store.misses = <uint64_t *> store_alloc_fixed(
         store, (store.lossy_mask + 1) * sizeof(uint64_t))
     if store.settings.frequent_hits > 1:
@@ -475,7 +471,7 @@ cdef Entry *entry_new(Store *store, const uint8_t *key, uint32_t key_bytes, uint
         memcpy(at, head, head_bytes)
     at += head_bytes
     for index in range(group_count):
-        word = <uint16_t> (groups[index] % GROUP_WORDS)
+        word = <uint16_t> (groups[index] & store.group_mask)
         memcpy(at + index * sizeof(word), &word, sizeof(word))
     return entry
 

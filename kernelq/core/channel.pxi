@@ -265,12 +265,13 @@ cdef int worker_attach(Core_ *core, Worker *worker, int pid, int pidfd) noexcept
     for index in range(<uint32_t> LOOPS_MAX):
         fd_close(&worker.doorbell_ends[index])
     pthread_mutex_lock(&worker.pool.lock)
-    atomic.store_relaxed_u8(&worker.state, WORKER_STARTING)
+    if worker.state == WORKER_OPEN:  # else it is to drain already
+        atomic.store_relaxed_u8(&worker.state, WORKER_STARTING)
     pthread_mutex_unlock(&worker.pool.lock)
     receiver_watch(core, worker)
     # Loop 0 last: it opens the lanes of the others, who must know the worker by then.
     for index in range(core.settings.loop_count, 0, -1):
-        if not letter_send(&core.loops[index - 1].mailbox, LETTER_WORKER, worker, 0, -1):
+        if not letter_send(&core.loops[index - 1].mailbox, LETTER_WORKER, worker, -1):
             return -ENOMEM
     return 0
 
@@ -326,8 +327,8 @@ cdef void lane_watch(Loop *loop, Worker *worker) noexcept nogil:
     # LETTER_WORKER: into this loop's epoll and list.
     cdef Lane *lane = &worker.lanes[loop.index]
     if loop.worker_count == loop.worker_room:
-        loop.workers = workers_grown(loop.workers, loop.worker_room)
-        loop.busy = workers_grown(loop.busy, loop.worker_room)
+        loop.workers = <Worker **> pointers_grown(loop.workers, loop.worker_room)
+        loop.busy = <Worker **> pointers_grown(loop.busy, loop.worker_room)
         loop.worker_room = loop.worker_room * 2 + 8
     loop.workers[loop.worker_count] = worker
     loop.worker_count += 1
@@ -337,12 +338,6 @@ cdef void lane_watch(Loop *loop, Worker *worker) noexcept nogil:
     epoll_watch(loop, worker.pidfd, EPOLLIN | EPOLLONESHOT, &lane.death)
     if loop.index == 0:
         worker_on_bell(loop, worker)
-
-
-cdef Worker **workers_grown(Worker **list_, uint32_t room) noexcept nogil:
-    cdef Worker **grown = <Worker **> realloc(list_, sizeof(Worker *) * (room * 2 + 8))
-    bug.BUG_ON(grown == NULL)
-    return grown
 
 
 cdef void worker_on_bell(Loop *loop, Worker *worker) noexcept nogil:
@@ -359,7 +354,7 @@ cdef void worker_on_bell(Loop *loop, Worker *worker) noexcept nogil:
         return
     worker.lanes[0].is_open = True
     for index in range(1, loop.core.settings.loop_count):
-        letter_send(&loop.core.loops[index].mailbox, LETTER_OPENED, worker, 0, -1)
+        letter_send(&loop.core.loops[index].mailbox, LETTER_OPENED, worker, -1)
     if atomic.load_relaxed_u8(&worker.state) == WORKER_DRAINING:  # relaxed: else a letter comes
         lane_tell(loop, worker, RECORD_DRAIN, 0, 0, 0, 0)
 
@@ -512,7 +507,7 @@ cdef void worker_drain(Core_ *core, Worker *worker) noexcept nogil:
     pthread_mutex_lock(&worker.pool.lock)
     worker_leave_ready(core, worker, WORKER_DRAINING)
     pthread_mutex_unlock(&worker.pool.lock)
-    letter_send(&core.loops[0].mailbox, LETTER_DRAIN, worker, 0, -1)
+    letter_send(&core.loops[0].mailbox, LETTER_DRAIN, worker, -1)
 
 
 cdef void worker_on_drain(Loop *loop, Worker *worker) noexcept nogil:
@@ -528,7 +523,7 @@ cdef void worker_abandon(Core_ *core, Worker *worker) noexcept nogil:
     # it had died; nothing of what it says later is read.
     cdef uint32_t index
     for index in range(core.settings.loop_count):
-        letter_send(&core.loops[index].mailbox, LETTER_ABANDON, worker, 0, -1)
+        letter_send(&core.loops[index].mailbox, LETTER_ABANDON, worker, -1)
 
 
 cdef void worker_on_death(Loop *loop, Worker *worker) noexcept nogil:
@@ -659,7 +654,7 @@ cdef void worker_forget(Core_ *core, Worker *worker) noexcept nogil:
     receiver_forget(core, worker)
     worker_unlink(core, worker)
     for index in range(core.settings.loop_count):
-        letter_send(&core.loops[index].mailbox, LETTER_FORGET, worker, 0, -1)
+        letter_send(&core.loops[index].mailbox, LETTER_FORGET, worker, -1)
 
 
 cdef void lane_forget(Loop *loop, Worker *worker) noexcept nogil:
@@ -766,8 +761,7 @@ cdef void pool_check_health(Loop *loop, PoolSide *side) noexcept nogil:
                 and (worker.state == WORKER_READY or worker.state == WORKER_DRAINING)):
             if worker.in_hand or worker.is_unhealthy:
                 worker_check_health(loop, worker)
-            if loop.index == 0:
-                worker_ping(loop, worker)
+            worker_ping(loop, worker)
             is_watched |= worker.is_unhealthy
         worker = worker.next
     pthread_mutex_unlock(&pool.lock)

@@ -212,11 +212,20 @@ cdef class Core:
             raise KeyError(f"no pool {pool}")
         if error < 0:
             raise OSError(-error, "cannot open a worker's channel")
-        fds = [fd_copy(worker.core_fd), fd_copy(worker.worker_fd), side_end]
-        for index in range(self.core.settings.loop_count):
-            fds.append(worker.doorbell_ends[index])
-            worker.doorbell_ends[index] = -1
-            fds.append(fd_copy(worker.bells[index]))
+        fds = [side_end]
+        try:
+            fds.insert(0, fd_copy(worker.core_fd))
+            fds.insert(1, fd_copy(worker.worker_fd))
+            for index in range(self.core.settings.loop_count):
+                fds.append(worker.doorbell_ends[index])
+                worker.doorbell_ends[index] = -1
+                fds.append(fd_copy(worker.bells[index]))
+        except OSError:
+            for fd in fds:
+                linux.close(fd)
+            with nogil:
+                worker_forget(self.core, worker)
+            raise
         return worker.number, fds
 
     cdef Worker *find(self, uint32_t number) except NULL:
@@ -291,7 +300,7 @@ cdef class Core:
         self.core.is_shut = True
         pthread_mutex_unlock(&self.core.table_lock)
         for index in range(self.core.settings.loop_count):
-            letter_send(&self.core.loops[index].mailbox, LETTER_SHUTDOWN, NULL, 0, -1)
+            letter_send(&self.core.loops[index].mailbox, LETTER_SHUTDOWN, NULL, -1)
 
     def stop(self):
         """End every thread, at once. Connections end with the process."""

@@ -313,7 +313,7 @@ cdef void receiver_end(Core_ *core, Worker *worker) noexcept nogil:
         if parked.is_expected:
             if parked.exchange != NULL:
                 letter_send(&core.loops[parked.dispatch & 0xff].mailbox, LETTER_FILE,
-                            parked.exchange, parked.dispatch, -1)
+                            parked.exchange, -1)
             parked[0] = worker.parked[worker.parked_count - 1]
             worker.parked_count -= 1
         else:
@@ -371,7 +371,7 @@ cdef void receiver_accuse(Core_ *core, Worker *worker) noexcept nogil:
     # It passed what it must not: loop 0 distrusts it, and nothing more is taken from it.
     if not worker.side_has_ended:
         receiver_end(core, worker)
-        letter_send(&core.loops[0].mailbox, LETTER_DISTRUST, worker, 0, -1)
+        letter_send(&core.loops[0].mailbox, LETTER_DISTRUST, worker, -1)
 
 
 cdef Parked *parked_new(Worker *worker) noexcept nogil:
@@ -417,7 +417,7 @@ cdef bint receiver_deliver(Core_ *core, Worker *worker, uint64_t dispatch, int f
             fd_discard(core, fd)
         else:
             letter_send(&core.loops[dispatch & 0xff].mailbox, LETTER_FILE, parked.exchange,
-                        dispatch, fd)
+                        fd)
         parked_remove(worker, parked)
         return True
     parked = parked_new(worker)
@@ -441,7 +441,7 @@ cdef void receiver_expect(Loop *loop, Worker *worker, uint64_t dispatch,
     parked = parked_find(worker, dispatch, False)
     if parked != NULL:
         if is_wanted:
-            letter_send(&loop.mailbox, LETTER_FILE, exchange, dispatch, parked.fd)
+            letter_send(&loop.mailbox, LETTER_FILE, exchange, parked.fd)
         else:
             fd_discard(core, parked.fd)
         parked_remove(worker, parked)
@@ -453,7 +453,7 @@ cdef void receiver_expect(Loop *loop, Worker *worker, uint64_t dispatch,
         parked.is_expected = True
         parked.exchange = exchange if is_wanted else NULL
     elif is_wanted:
-        letter_send(&loop.mailbox, LETTER_FILE, exchange, dispatch, -1)
+        letter_send(&loop.mailbox, LETTER_FILE, exchange, -1)
     pthread_mutex_unlock(&core.receiver_lock)
 
 

@@ -140,12 +140,8 @@ cdef void letters_post(Core_ *core, Letter *letter) noexcept nogil:
 
 cdef void listener_join(Loop *loop, Listener *listener) noexcept nogil:
     # LETTER_LISTEN
-    cdef Listener **grown
     if loop.listener_count == loop.listener_room:
-        grown = <Listener **> realloc(loop.listeners,
-                                      sizeof(Listener *) * (loop.listener_room * 2 + 8))
-        bug.BUG_ON(grown == NULL)
-        loop.listeners = grown
+        loop.listeners = <Listener **> pointers_grown(loop.listeners, loop.listener_room)
         loop.listener_room = loop.listener_room * 2 + 8
     loop.listeners[loop.listener_count] = listener
     loop.listener_count += 1

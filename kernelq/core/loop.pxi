@@ -38,15 +38,20 @@ cdef void mailbox_post(Mailbox *mailbox, Letter *letter) noexcept nogil:
         write(mailbox.fd, &one, sizeof(one))
 
 
-cdef bint letter_send(Mailbox *mailbox, uint8_t kind, void *subject, uint64_t value,
-                      int fd) noexcept nogil:
+cdef void *pointers_grown(void *list_, uint32_t room) noexcept nogil:
+    # A loop's list of pointers, with room for room * 2 + 8.
+    cdef void *grown = realloc(list_, sizeof(void *) * (room * 2 + 8))
+    bug.BUG_ON(grown == NULL)
+    return grown
+
+
+cdef bint letter_send(Mailbox *mailbox, uint8_t kind, void *subject, int fd) noexcept nogil:
     # False: no memory, nothing was sent.
     cdef Letter *letter = <Letter *> calloc(1, sizeof(Letter))
     if letter == NULL:
         return False
     letter.kind = kind
     letter.subject = subject
-    letter.value = value
     letter.fd = fd
     letter.is_owned = True
     mailbox_post(mailbox, letter)
@@ -404,7 +409,7 @@ cdef void loop_ring(Loop *loop) noexcept nogil:
 
 cdef int loop_wait(Loop *loop, epoll_event *events) noexcept nogil:
     # Sleeps until something happens, with the lanes armed.
-    cdef int timeout_ms, count
+    cdef int count
     if loop.again != NULL or loop.due_first != NULL or loop.has_mail:
         return epoll_wait(loop.epoll_fd, events, EVENTS_PER_TURN, 0)
     if loop.ring_is_due:

@@ -21,7 +21,6 @@ cdef struct Letter:
     uint8_t reason
     bint is_owned                  # allocated for itself: the reader frees it
     void *subject
-    uint64_t value
     int fd
 
 cdef struct Mailbox:

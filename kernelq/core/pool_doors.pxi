@@ -270,19 +270,28 @@ cdef uint32_t requests_look(Core_ *core, uint32_t number, uint64_t after,
     return found.count
 
 
-cdef dict request_shown(const SeenRequest *seen, uint32_t pool, uint64_t now_ns):
+cdef tuple request_texts(const SeenRequest *seen):
+    # (method, target, host, client)
     cdef const uint8_t *target = seen.text + seen.method_bytes
     cdef const uint8_t *host = target + seen.target_bytes
     cdef const uint8_t *remote = host + seen.host_bytes
+    return (seen.text[:seen.method_bytes].decode("latin-1"),
+            target[:seen.target_bytes].decode("latin-1"),
+            host[:seen.host_bytes].decode("latin-1"),
+            remote[:seen.remote_bytes].decode("latin-1"))
+
+
+cdef dict request_shown(const SeenRequest *seen, uint32_t pool, uint64_t now_ns):
+    method, target, host, client = request_texts(seen)
     return {
         "pool": pool,
         "application": seen.application,
         "worker": seen.worker,
         "state": "queued" if seen.worker < 0 else "executing",
-        "method": seen.text[:seen.method_bytes].decode("latin-1"),
-        "target": target[:seen.target_bytes].decode("latin-1"),
-        "host": host[:seen.host_bytes].decode("latin-1"),
-        "client": remote[:seen.remote_bytes].decode("latin-1"),
+        "method": method,
+        "target": target,
+        "host": host,
+        "client": client,
         "elapsed_ns": max(now_ns, seen.arrived_ns) - seen.arrived_ns,
     }
 
@@ -404,8 +413,7 @@ cdef void worker_figures(Worker *worker, WorkerFigures *seen) noexcept nogil:
 
 
 cdef struct InHand:                # a request in a worker's place, copied
-    uint8_t text[METHOD_BYTES_MAX + ADDRESS_TEXT_MAX + TARGET_SHOWN_MAX]
-    uint32_t method_bytes, target_bytes, remote_bytes
+    SeenRequest request
     uint64_t handed_ns
     bint is_started
 
@@ -413,32 +421,23 @@ cdef struct InHand:                # a request in a worker's place, copied
 cdef bint inhand_read(Worker *worker, uint32_t index, InHand *seen) noexcept nogil:
     # False: nothing is in this place.
     cdef const Place *place = &worker.places[index]
-    cdef Span method, remote, target
-    cdef uint8_t *at = seen.text
+    cdef bint is_there
     pthread_mutex_lock(&worker.pool.lock)
-    if place.exchange == NULL:
-        pthread_mutex_unlock(&worker.pool.lock)
-        return False
-    image_line(place.exchange, &method, &remote, &target)
-    seen.method_bytes = span_cut(&method, METHOD_BYTES_MAX)
-    seen.target_bytes = span_cut(&target, TARGET_SHOWN_MAX)
-    seen.remote_bytes = span_cut(&remote, ADDRESS_TEXT_MAX)
-    at = span_put(at, method)
-    at = span_put(at, target)
-    span_put(at, remote)
-    seen.handed_ns = place.handed_ns
-    seen.is_started = place_is_started(worker, index)
+    is_there = place.exchange != NULL
+    if is_there:
+        request_copy(&seen.request, place.exchange, worker.number)
+        seen.handed_ns = place.handed_ns
+        seen.is_started = place_is_started(worker, index)
     pthread_mutex_unlock(&worker.pool.lock)
-    return True
+    return is_there
 
 
 cdef dict inhand_info(const InHand *seen):
-    cdef const uint8_t *target = seen.text + seen.method_bytes
-    cdef const uint8_t *remote = target + seen.target_bytes
+    method, target, _, client = request_texts(&seen.request)
     return {
-        "method": seen.text[:seen.method_bytes].decode("latin-1"),
-        "target": target[:seen.target_bytes].decode("latin-1"),
-        "client": remote[:seen.remote_bytes].decode("latin-1"),
+        "method": method,
+        "target": target,
+        "client": client,
         "handed_ns": seen.handed_ns,
         "started": bool(seen.is_started),
     }

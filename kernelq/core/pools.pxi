@@ -229,7 +229,6 @@ cdef inline void exchange_follow(Loop *loop, Exchange *exchange,
                                  const Exchange *first) noexcept nogil:
     # The same route as another one's.
     exchange.application = first.application
-    exchange.site = first.site
     exchange.generation = first.generation
     exchange_enter(loop, exchange, first.pool)
 
@@ -241,10 +240,10 @@ cdef void pool_on_closed(Loop *loop, PoolSide *side) noexcept nogil:
 
 
 cdef void pool_side_leave(Loop *loop, PoolSide *side) noexcept nogil:
-    # Nothing of this loop names a closed pool any more: the last loop frees it.
+    # If nothing of this loop names the closed pool any more; the last loop frees it.
     cdef PoolSide **link
     cdef Pool *pool = side.pool
-    if not side.is_closed or side.exchanges or side.is_due:
+    if side.exchanges or side.is_due:
         return
     bug.BUG_ON(side.arrivals_first != NULL)
     side_watch(loop, side, False)
@@ -390,6 +389,6 @@ cdef bint pool_await_demand(Core_ *core, uint32_t number, int64_t wait_ns) noexc
         elif is_queued:
             # A loop must look in time; any will do. Behind the table's lock the pool stays until
             # the letter is there, and the one about its end comes behind it.
-            letter_send(&core.loops[0].mailbox, LETTER_POOL_DUE, pool, 0, -1)
+            letter_send(&core.loops[0].mailbox, LETTER_POOL_DUE, pool, -1)
     pthread_mutex_unlock(&core.table_lock)
     return pool != NULL

@@ -122,11 +122,13 @@ cdef Worker *worker_pick(Loop *loop, Pool *pool, uint64_t generation) noexcept n
     cdef Worker *worker = pool.workers
     cdef Worker *best = NULL
     cdef int64_t most = 0
+    cdef int64_t slots
     while worker != NULL:
-        if (worker_takes(worker, loop, generation)
-                and (best == NULL or worker_free_slots(worker) > most)):
-            best = worker
-            most = worker_free_slots(worker)
+        if worker_takes(worker, loop, generation):
+            slots = worker_free_slots(worker)
+            if best == NULL or slots > most:
+                best = worker
+                most = slots
         worker = worker.next
     if best == NULL or most > 0:
         return best
@@ -162,6 +164,8 @@ cdef bint worker_hand(Loop *loop, Worker *worker, Exchange *exchange) noexcept n
     place.dispatch = worker.serial << 8 | exchange.loop
     if exchange.spill_fd >= 0 and not worker_pass_file(loop, worker, index, exchange.spill_fd):
         lane.full_turn = loop.counters[COUNT_TURNS]
+        if worker.deaf_since_ns == 0:
+            pool_later(loop, worker.pool, loop.now_ns + RETRY_NS)  # the kernel had no room for it
         return False
     memcpy(at, exchange.image, exchange.image_bytes)
     if inline_bytes:
@@ -204,6 +208,11 @@ cdef bint worker_pass_file(Loop *loop, Worker *worker, uint32_t index, int fd) n
     return error >= 0
 
 
+cdef inline bint pool_may_rebalance(const Pool *pool) noexcept nogil:
+    # A worker that was handed more than it executes has at least two in hand.
+    return pool.ready_count > 1 and pool.executing > 1
+
+
 cdef void place_free(Loop *loop, Worker *worker, uint32_t index) noexcept nogil:
     cdef Place *place = &worker.places[index]
     cdef Lane *home = &worker.lanes[place.dispatch & 0xff]
@@ -221,7 +230,8 @@ cdef void place_free(Loop *loop, Worker *worker, uint32_t index) noexcept nogil:
     worker.in_hand -= 1
     if worker.in_hand == 0:
         worker.is_solo = False
-    pool_due(loop, worker.pool)
+    if worker.pool.queued or pool_may_rebalance(worker.pool):
+        pool_due(loop, worker.pool)  # who queues something afterwards says so again
 
 
 cdef Exchange *place_revoke(Loop *loop, Worker *worker, uint32_t index) noexcept nogil:
@@ -362,7 +372,7 @@ cdef void pool_dispatch(Loop *loop, Pool *pool) noexcept nogil:
                 if scans_left == 0:
                     pool_due(loop, pool)  # goes on behind it in the next turn
         exchange = following
-    if pool.ready_count > 1:
+    if pool_may_rebalance(pool):
         pool_rebalance(loop, pool)
 
 
@@ -438,7 +448,8 @@ cdef void loop_admit(Loop *loop) noexcept nogil:
         side.exchanges += 1  # a hold: what is refused may be the last that names the pool
         pool_admit(loop, side)
         side.exchanges -= 1
-        pool_side_leave(loop, side)
+        if side.is_closed:
+            pool_side_leave(loop, side)
         side = following
 
 
@@ -448,7 +459,7 @@ cdef void pool_admit(Loop *loop, PoolSide *side) noexcept nogil:
     cdef Exchange *exchange = side.arrivals_first
     cdef Exchange *refused = NULL
     cdef Exchange *following
-    cdef bint is_wanting
+    cdef bint is_wanting = False
     side.arrivals_first = NULL
     side.arrivals_last = NULL
     pthread_mutex_lock(&pool.lock)
@@ -462,8 +473,9 @@ cdef void pool_admit(Loop *loop, PoolSide *side) noexcept nogil:
             refused = exchange
         exchange = following
     pool_dispatch(loop, pool)
-    queue_refuse_all(loop.core, pool)
-    is_wanting = pool_takes_demand(loop, pool)
+    if pool.queued:
+        queue_refuse_all(loop.core, pool)
+        is_wanting = pool_takes_demand(loop, pool)
     pthread_mutex_unlock(&pool.lock)
     if is_wanting:
         demand_post(loop.core, pool)

@@ -206,7 +206,6 @@ cdef Span request_host(Loop *loop, const Conn *conn, const uint8_t *at,
 
 cdef void exchange_take_route(Loop *loop, Exchange *exchange, const Route *route) noexcept nogil:
     exchange.application = route.application
-    exchange.site = route.site
     exchange.generation = route.generation
     exchange_enter(loop, exchange, <Pool *> route.pool)
 

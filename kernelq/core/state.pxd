@@ -14,8 +14,8 @@
 #     while it is queued or handed.
 #  2. Queue links, Places, Worker.state and an Exchange's state up to STARTED are guarded by the
 #     lock of the Pool that they are of (Exchange.pool, Worker.pool: neither changes). It is held
-#     for a bounded number of instructions and never around a system call (ring memory is written
-#     under it).
+#     for a bounded number of instructions (ring memory is written under it), and around a system
+#     call only to pass on spilled content and to ring a mailbox: neither waits.
 #  3. An Exchange is freed by its own loop only, when its connection, the queue, its place and no
 #     letter names it.
 #  4. Everything that other threads want of a loop is a Letter in its mailbox.
@@ -68,7 +68,7 @@ cdef struct Exchange:
     Exchange *previous
     Conn *conn                     # NULL: the client has gone
     Pool *pool                     # NULL: none is concerned (a probe, no route)
-    uint32_t application, site     # the route's, here and below
+    uint32_t application           # the route's, here and below
     uint64_t generation            # workers below do not know the application
     Worker *worker                 # [pool lock]
     uint16_t place                 # [pool lock]
@@ -330,7 +330,7 @@ cdef struct PoolSide:
     bint is_watched                # a worker is unhealthy: look at it even without requests
     bint is_closed                 # LETTER_POOL_CLOSED has come
     Letter letter                  # that one
-    uint8_t padding[8]
+    uint8_t padding[16]
 
 cdef struct Pool:                  # [pool lock], but for what is marked
     pthread_mutex_t lock

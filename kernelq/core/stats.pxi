@@ -165,7 +165,7 @@ cdef void core_stop(Core_ *core) noexcept nogil:
         return
     core.is_started = False
     for index in range(core.settings.loop_count):
-        letter_send(&core.loops[index].mailbox, LETTER_STOP, NULL, 0, -1)
+        letter_send(&core.loops[index].mailbox, LETTER_STOP, NULL, -1)
     for index in range(core.settings.loop_count):
         thread_join_if(core.loops[index].thread)
     write(core.receiver_stop_fd, &one, sizeof(one))

@@ -1,5 +1,8 @@
 """Many pools in one core: what one of them suffers is nothing to the others."""
 
+import os
+import resource
+
 import pytest
 
 from kernelq.config import CorePoolSettings
@@ -105,6 +108,35 @@ def test_a_pool_is_closed_when_nothing_needs_it(bench, loops):
         core.core.set_pool_state(pool, "online")
     with pytest.raises(ValueError, match="was not opened"):
         core.route(("", b"/", 1, pool))
+
+
+def descriptors() -> set[int]:
+    found = {int(name) for name in os.listdir("/proc/self/fd")}
+    return {fd for fd in found if os.path.exists(f"/proc/self/fd/{fd}")}
+
+
+def test_a_channel_that_finds_no_descriptors_leaves_nothing(bench):
+    core = bench(loops=3)
+    pool = core.pool()
+    before = descriptors()
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    refused = 0
+    while True:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3 + refused, limits[1]))
+        try:
+            number, passed = core.core.channel_open(pool, 0)
+            break
+        except OSError:
+            refused += 1
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        assert descriptors() == before
+    assert refused >= len(passed)
+    for fd in passed:
+        os.close(fd)
+    core.core.worker_forget(number)
+    core.core.pool_close(pool)
+    assert descriptors() == before
 
 
 @pytest.mark.parametrize("loops", LOOPS)

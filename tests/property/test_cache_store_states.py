@@ -20,7 +20,7 @@ SECOND = 10**9
 keys = st.sampled_from(KEYS)
 applications = st.sampled_from([0, 1, 65])  # two of them share a word of the flush table
 languages = st.sampled_from(LANGUAGES)
-groups = st.lists(st.sampled_from([1, 2, 3 + 4096 * 7]), max_size=2)
+groups = st.lists(st.sampled_from([1, 2, 3 + 65536 * 7]), max_size=2)
 contents = st.sampled_from([0, 1, 100, 1000, 5000, 70_000])
 
 
@@ -196,10 +196,10 @@ class StoreStates(RuleBasedStateMachine):
         self.store.flush_group(group)
         for variants in self.model.entries.values():
             for value, kept in list(variants.items()):
-                if any(name % 4096 == group for name in kept.groups):
+                if any(name % 65536 == group for name in kept.groups):
                     del variants[value]
         for fill in self.open:
-            if any(name % 4096 == group for name in fill.groups):
+            if any(name % 65536 == group for name in fill.groups):
                 fill.may_store = fill.must_store = False
         # What is invalid is still there until somebody takes it out; the model has none of it.
         self.store.sweep(0)
