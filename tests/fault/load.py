@@ -21,6 +21,10 @@ class Broken(Exception):
     """The server did what it must never do to a client: the text says what."""
 
 
+class Cut(Broken):
+    """A response in chunks that ended before its last one: its worker died while it wrote it."""
+
+
 @dataclass
 class Answer:
     status: int
@@ -90,7 +94,7 @@ class Client:
             answer = self.read_answer()
         except Broken as found:
             what = f"{request.method} {request.path} {request.number} behind {self._last}"
-            raise Broken(f"{what}: {found}") from None
+            raise type(found)(f"{what}: {found}") from None
         self._last = request
         answer.seconds = time.monotonic() - began
         request.check(answer)
@@ -124,10 +128,14 @@ class Client:
             raise Broken(f"a response without framing: {fields}")
         content = b""
         while True:
-            bytes_left = int(self._read_until(b"\r\n"), 16)
-            content += self._read(bytes_left)
-            if self._read(2) != b"\r\n":
+            try:
+                bytes_left = int(self._read_until(b"\r\n"), 16)
+                chunk = self._read(bytes_left + 2)
+            except Broken as found:
+                raise Cut(f"{found}, in chunks") from None
+            if not chunk.endswith(b"\r\n"):
                 raise Broken("a chunk without its line end")
+            content += chunk[:-2]
             if bytes_left == 0:
                 return content
 
@@ -166,6 +174,7 @@ class Outcome:
 
     requests: dict[int, Request] = field(default_factory=dict)
     answers: dict[int, Answer] = field(default_factory=dict)
+    cut: set[int] = field(default_factory=set)  # numbers of requests
     broken: list[str] = field(default_factory=list)
 
     def statuses(self) -> Counter[int]:
@@ -250,8 +259,11 @@ def mixed_requests(count: int, first: int = 0) -> Iterator[Request]:
 def judge(outcome: Outcome, executions: dict[int, list[int]], dead: Collection[int]) -> None:
     """Promise 2, request by request."""
     assert outcome.broken == []
-    assert outcome.answers.keys() == outcome.requests.keys()
-    for number, request in outcome.requests.items():
+    assert outcome.answers.keys() | outcome.cut == outcome.requests.keys()
+    for number in outcome.cut:
+        assert executions[number][-1] in dead, f"{outcome.requests[number]} was cut"
+    for number in outcome.answers:
+        request = outcome.requests[number]
         status = outcome.answers[number].status
         pids = executions.get(number, [])
         if request.method == "POST":

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Self
 
 from harness import PATIENCE
-from load import Broken, Client, Outcome, Request
+from load import Broken, Client, Cut, Outcome, Request
 
 Source = Callable[[int], Request]
 
@@ -114,7 +114,14 @@ class Load:
         try:
             while (request := self._take(turn)) is not None:
                 client = client or Client(self._address)
-                answer = client.ask(request)
+                try:
+                    answer = client.ask(request)
+                except Cut:
+                    with self._changed:
+                        self.outcome.cut.add(request.number)
+                    client.close()
+                    client = None
+                    continue
                 is_last = answer.fields.get("connection") == "close"
                 if is_last and not self._may_close:
                     raise Broken(f"closes behind {request}: {answer.status}")
