@@ -16,9 +16,11 @@ from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass
 
 from kernelq.errors import StartError
+from kernelq.units import is_decimal
 
 _ALLOWED = "HOST:PORT, [V6]:PORT, unix:PATH or fd://N"
 _FIRST_PASSED_DESCRIPTOR = 3  # SD_LISTEN_FDS_START
+_DESCRIPTOR_MAX = 2**31 - 1  # C's int
 _BACKLOG_FALLBACK = 4096
 
 
@@ -85,11 +87,11 @@ def parse_binding(text: str) -> Binding:
         return _parse_unix(text.removeprefix("unix:"))
     if text.startswith("fd://"):
         digits = text.removeprefix("fd://")
-        if not (digits.isascii() and digits.isdigit()):
+        if not is_decimal(digits) or int(digits) > _DESCRIPTOR_MAX:
             raise ValueError("fd://N with the number of an open descriptor")
         return Binding("fd", descriptor=int(digits))
     host, colon, port = text.rpartition(":")
-    if not colon or not (port.isascii() and port.isdigit()) or int(port) > 65535:
+    if not colon or not is_decimal(port) or int(port) > 65535:
         raise ValueError(f"{_ALLOWED}, with a port from 0 to 65535")
     if host.startswith("[") and host.endswith("]"):
         return _parse_v6(host[1:-1], int(port))

@@ -21,6 +21,7 @@ from kernelq.managed import unknown_name
 from kernelq.protocol import ENTRIES_MAX, REQUESTS_MAX
 from kernelq.show import Paint
 from kernelq.subjects import SUBJECTS
+from kernelq.units import is_decimal
 from kernelq.watching import follow_events, parse_since, watch_top
 
 INTERRUPTED = 130
@@ -204,7 +205,7 @@ def _seconds(text: str) -> float:
 
 
 def _count(text: str) -> int:
-    if not (text.isascii() and text.isdigit()) or int(text) < 1:
+    if not is_decimal(text) or int(text) < 1:
         raise argparse.ArgumentTypeError(f"found {text!r}, allowed is a number from 1")
     return int(text)
 

@@ -14,10 +14,9 @@ from typing import Any
 from kernelq import log
 from kernelq.binding import parse_binding
 from kernelq.errors import OptionError
-from kernelq.units import GIB, KIB, MIB, MS, SECOND
+from kernelq.units import GIB, KIB, MIB, MS, SECOND, is_decimal
 
 HEALTH_PATH = "/.kernelq"
-_DIGITS_MAX = 40
 UNIX_PATH_MAX = 107  # sun_path is 108 bytes, with the NUL at its end
 
 
@@ -50,14 +49,9 @@ def parse_option(option: Option, text: str) -> Any:
         raise OptionError(f"{option.name}: found {text!r}, allowed is {allowed}") from None
 
 
-def _is_decimal(text: str) -> bool:
-    # Python refuses to read thousands of digits, in words of its own.
-    return text.isascii() and text.isdigit() and len(text) <= _DIGITS_MAX
-
-
 def number(least: int, most: int) -> Callable[[str], int]:
     def parse(text: str) -> int:
-        if not _is_decimal(text) or not least <= int(text) <= most:
+        if not is_decimal(text) or not least <= int(text) <= most:
             raise ValueError(f"a whole number from {least} to {most}")
         return int(text)
 
@@ -91,7 +85,7 @@ def duration(least_ns: int, off: bool = False) -> Callable[[str], int]:
             return 0
         digits = text.rstrip("hms")
         unit = _TIME_UNITS.get(text[len(digits) :])
-        if unit is None or not _is_decimal(digits.replace(".", "", 1)):
+        if unit is None or not is_decimal(digits.replace(".", "", 1)):
             raise ValueError(_duration_allowed(least_ns, off))
         value = round(float(digits) * unit)
         if not least_ns <= value <= 365 * 24 * 3600 * SECOND:
@@ -108,7 +102,7 @@ def size(least: int, most: int) -> Callable[[str], int]:
         plain = text.upper().removesuffix("IB").removesuffix("B")
         digits = plain.rstrip("KMG")
         unit = _SIZE_UNITS.get(plain[len(digits) :])
-        if unit is None or not _is_decimal(digits):
+        if unit is None or not is_decimal(digits):
             raise ValueError(f"a size such as 65536, 64K, 1M or 1G, from {least} to {most} bytes")
         if not least <= int(digits) * unit <= most:
             raise ValueError(f"a size from {least} to {most} bytes")

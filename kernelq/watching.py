@@ -24,6 +24,7 @@ from kernelq.protocol import REQUESTS_MAX
 from kernelq.shapes import Event, Events, Requests
 from kernelq.show import Paint, event_line
 from kernelq.top import Sample, frame
+from kernelq.units import is_decimal
 
 RETRY_SECONDS = 1.0
 REQUESTS_LOOKED_AT = min(2000, REQUESTS_MAX)
@@ -154,7 +155,7 @@ def _interrupt(number: int, at: FrameType | None) -> None:
 
 def parse_since(text: str) -> int | str:
     """A serial number, or an age as the earliest time."""
-    if text.isascii() and text.isdigit():
+    if is_decimal(text):
         return int(text)
     try:
         age_ns = duration(0)(text)

@@ -14,11 +14,10 @@ from typing import Any
 
 from kernelq import options
 from kernelq.configuration.toml import toml_text
-from kernelq.units import GIB, HOUR, KIB, MIB, MINUTE, MS, SECOND
+from kernelq.units import GIB, HOUR, KIB, MIB, MINUTE, MS, SECOND, is_decimal
 
 Schema = dict[str, Any]
 UNLIMITED = -1
-_DIGITS_MAX = 20  # Python refuses to read thousands of them, in words of its own
 _FALSE: list[Schema] = [{"const": False}]  # where there is off
 RLIMITS = tuple(sorted(name[7:].lower() for name in dir(resource) if name.startswith("RLIMIT_")))
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
@@ -73,8 +72,7 @@ def whole(least: int, most: int, words: Mapping[str, int] | None = None) -> Kind
             if value in meanings:
                 return meanings[value]
             digits = value.removeprefix("-")
-            is_number = digits.isascii() and digits.isdigit() and len(digits) <= _DIGITS_MAX
-            value = int(value) if is_number else None
+            value = int(value) if is_decimal(digits) else None
         if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
             raise ValueError(allowed)
         return value

@@ -49,10 +49,11 @@ def test_parsing(text: str, binding: Binding) -> None:
 @pytest.mark.parametrize(
     "text",
     ["", "8000", "host", "host:", "host:http", "host:65536", "host:-1", "::1:8000", "[::1]",
-     "[::g]:80", "[127.0.0.1]:80", "unix:", "unix:" + "x" * 200, "fd://", "fd://x", "http://a:80"],
+     "[::g]:80", "[127.0.0.1]:80", "unix:", "unix:" + "x" * 200, "fd://", "fd://x", "http://a:80",
+     "fd://2147483648", "fd://99999999999", "fd://" + "9" * 5000, "host:" + "9" * 5000],
 )  # fmt: skip
 def test_bad_bindings(text: str) -> None:
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match=r"unix:PATH|:PORT|fd://N"):
         parse_binding(text)
 
 

@@ -52,6 +52,9 @@ def test_sockets_passed_by_systemd_are_in_place_of_the_default_and_beside_others
         (["a:b", "c:d"], "found 'a:b c:d', allowed is one application"),
         (["app"], "application: found 'app', allowed is MODULE:CALLABLE"),
         (["--bind", "nowhere"], "--bind: found 'nowhere', allowed is HOST:PORT"),
+        (["--bind", "fd://99999999999"], "--bind: found 'fd://99999999999', allowed is fd://N"),
+        (["top", "--frames", "9" * 5000], "top: argument --frames: found '9"),
+        (["events", "--since", "9" * 5000], "events: argument --since: found '9"),
     ],
 )
 def test_bad_command_is_one_line_and_a_hint(
