@@ -259,7 +259,11 @@ def _remove_stale(path: str) -> None:
 
 def _open_passed(binding: Binding) -> Listener:
     duplicate = os.dup(binding.descriptor)
-    sock = socket.socket(fileno=duplicate)
+    try:
+        sock = socket.socket(fileno=duplicate)
+    except OSError:
+        os.close(duplicate)
+        raise
     if sock.type != socket.SOCK_STREAM or not _is_listening(sock):
         sock.close()
         raise OSError(errno.EINVAL, "it is no listening stream socket")

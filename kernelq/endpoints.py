@@ -8,7 +8,7 @@ once the service has stopped.
 import json
 import os
 import socket
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 
 from kernelq import log
@@ -51,6 +51,18 @@ def open_endpoints(
             opened += listeners
         endpoints += [Endpoint(name, listener) for listener in listeners]
     return endpoints
+
+
+def refuse_new_descriptors(bindings: Iterable[Binding], known: Container[str]) -> None:
+    """StartError for a descriptor that was not passed at the start: later its number names anything
+    that this process has opened since.
+    """
+    for binding in bindings:
+        if binding.kind == "fd" and str(binding) not in known:
+            raise StartError(
+                f"cannot listen on {binding}: descriptors are passed to a server at its start, and "
+                "neither a reload nor an upgrade adds one"
+            )
 
 
 def _take_same_address(binding: Binding, given: Given) -> list[Listener]:

@@ -7,7 +7,13 @@ from dataclasses import dataclass
 from kernelq.binding import Binding, Listener, open_bindings
 from kernelq.config import ServerSettings
 from kernelq.control_socket import open_control
-from kernelq.endpoints import Endpoint, Given, close_endpoints, open_endpoints
+from kernelq.endpoints import (
+    Endpoint,
+    Given,
+    close_endpoints,
+    open_endpoints,
+    refuse_new_descriptors,
+)
 from kernelq.errors import StartError
 from kernelq.identity import Identity, find_readers
 from kernelq.notify import Notifier
@@ -52,6 +58,8 @@ def open_start(
     """Open every socket while it is still allowed. StartError, with nothing new left open."""
     control = None if origin.predecessor is None else origin.predecessor.control
     wanted = find_sockets(settings.sites)
+    if origin.predecessor is not None:
+        refuse_new_descriptors(wanted, given)
     endpoints = open_endpoints(wanted, given, identity.owner, settings.umask)
     if control is None:
         try:

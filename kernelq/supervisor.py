@@ -29,7 +29,7 @@ from dataclasses import replace
 from kernelq import launch, linux, log, service, spawner
 from kernelq.cgroup import open_cgroups
 from kernelq.config import PoolSettings, ServerSettings
-from kernelq.endpoints import Endpoint, close_unused, open_endpoints
+from kernelq.endpoints import Endpoint, close_unused, open_endpoints, refuse_new_descriptors
 from kernelq.errors import StartError
 from kernelq.letters import FromService, ToService, ToTable
 from kernelq.link import Link, link_pair
@@ -289,6 +289,7 @@ class Supervisor:
     def _open_new(self, settings: ServerSettings) -> list[Endpoint]:
         known = {one.name for one in self._endpoints}
         wanted = [one for one in find_sockets(settings.sites) if str(one) not in known]
+        refuse_new_descriptors(wanted, known)
         owner = self._start.identity.owner
         return open_endpoints(wanted, {}, owner, settings.umask)
 

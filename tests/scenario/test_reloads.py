@@ -363,6 +363,22 @@ def test_sockets_come_and_go(serve, tmp_path):
     check(scene, load)
 
 
+def test_descriptors_are_passed_at_the_start_only(serve):
+    # Later a number names whatever the process has opened under it since.
+    scene = serve(one_pool())
+    with scene.load() as load:
+        descriptors = f"/proc/{scene.pid}/fd"
+        before = sorted(os.listdir(descriptors))
+        for number in [*before, 99999999999]:
+            scene.change('bindings = ["', f'bindings = ["fd://{number}", "')
+            with pytest.raises(ControlError, match=r"passed to a server at its start|allowed is"):
+                scene.control.reload()
+            scene.change(f'"fd://{number}", ', "")
+        assert sorted(os.listdir(descriptors)) == before
+        load.go_on()
+    check(scene, load)
+
+
 def test_nothing_is_kept(serve):
     scene = serve(SERVER + pool("threads = 2") + site("a", ("/", "one")))
     text = scene.text

@@ -139,6 +139,12 @@ def test_new_server_does_not_start(serve):
             scene.control.upgrade()
         (scene.directory / "broken").unlink()
         load.go_on()
+        scene.change('bindings = ["', 'bindings = ["fd://5", "')
+        with pytest.raises(ControlError, match="ended"):
+            scene.control.upgrade()
+        scene.log.wait_for("cannot listen on fd://5: descriptors are passed to a server at its")
+        scene.change('"fd://5", ', "")
+        load.go_on()
         assert scene.control.status()["service_pid"] == before
         assert scene.control.status()["state"] == "serving"
         assert scene.workers() == workers

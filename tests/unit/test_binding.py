@@ -167,6 +167,15 @@ def test_passed_descriptor_must_listen() -> None:
     other.close()
 
 
+def test_what_is_no_socket_is_refused_and_left_as_it_was() -> None:
+    ends = os.pipe()
+    before = os.listdir("/proc/self/fd")
+    assert "Socket operation on non-socket" in refusal(f"fd://{ends[0]}")
+    assert os.listdir("/proc/self/fd") == before
+    for end in ends:
+        os.close(end)
+
+
 def test_sockets_of_systemd_are_meant_for_this_process_only() -> None:
     mine = {"LISTEN_FDS": "2", "LISTEN_PID": str(os.getpid()), "LISTEN_FDNAMES": "a:b", "X": "y"}
     assert [b.descriptor for b in take_passed_bindings(mine)] == [3, 4]
