@@ -10,7 +10,10 @@ from kernelq.configuration.read import Checked, CheckedPool, Reader
 
 
 def check_server(reader: Reader, server: Checked) -> None:
-    """The server's own user, groups and folders."""
+    """The server's own user, groups and folders; the first that is asked of a file."""
+    # Users and groups may have come since the last file was read.
+    _ids_of.cache_clear()
+    _gid_of.cache_clear()
     _check_identity(reader, server)
     _check_group(reader, server, "control_readers")
     check_directory(reader, server, "spill_dir")

@@ -1,6 +1,8 @@
 """The configuration file as a whole: what it means, and everything that is wrong, said at once."""
 
+import grp
 import os
+import pwd
 import resource
 from collections.abc import Callable
 from pathlib import Path
@@ -275,6 +277,17 @@ def test_all_errors_at_once_in_the_order_of_the_file(errors: Errors) -> None:
 def test_one_error(errors: Errors, text: str, error: str) -> None:
     (found,) = errors(text + SITE)
     assert found == error or (error in found and not error[0].isdigit())
+
+
+def test_users_and_groups_that_have_come_meanwhile(
+    read_text: Read, errors: Errors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = '[server]\nuser = "newcomer"\ngroup = "newcomers"\n' + SITE
+    assert "there is no user" in errors(text)[0]
+    assert "there is no group" in errors(text.replace("user = ", "# "))[0]
+    monkeypatch.setattr("pwd.getpwnam", lambda name: pwd.getpwuid(os.geteuid()))
+    monkeypatch.setattr("grp.getgrnam", lambda name: grp.getgrgid(os.getegid()))
+    assert read_text(text).settings.user == "newcomer"
 
 
 def test_what_only_root_may(errors: Errors, monkeypatch: pytest.MonkeyPatch) -> None:
