@@ -62,6 +62,7 @@ class Rates:
     seconds: float = 0.0
     counters: Mapping[str, int] = field(default_factory=dict)
     pools: Mapping[str, Pool] = field(default_factory=dict)
+    # By process: who has none yet has no number either, and has used nothing.
     workers: Mapping[int, Worker] = field(default_factory=dict)
 
     @classmethod
@@ -72,7 +73,12 @@ class Rates:
             now.at - before.at,
             before.status["counters"],
             {pool["name"]: pool for pool in before.pools},
-            {worker["number"]: worker for pool in before.pools for worker in pool["workers"]},
+            {
+                worker["pid"]: worker
+                for pool in before.pools
+                for worker in pool["workers"]
+                if worker["pid"]
+            },
         )
 
     def of_counter(self, counters: Mapping[str, int], name: str) -> float | None:
@@ -87,15 +93,15 @@ class Rates:
         return self._rate(pool["queue"]["rejected"], before and before["queue"]["rejected"])
 
     def of_worker(self, worker: Worker) -> float | None:
-        before = self.workers.get(worker["number"])
+        before = self.workers.get(worker["pid"])
         return self._rate(worker["served"], before and before["served"])
 
     def cpu(self, workers: Sequence[Worker]) -> float | None:
         """Percent of one CPU, of the workers that were there before."""
         both = [
-            (worker["cpu_s"], self.workers[worker["number"]]["cpu_s"])
+            (worker["cpu_s"], self.workers[worker["pid"]]["cpu_s"])
             for worker in workers
-            if worker["number"] in self.workers
+            if worker["pid"] in self.workers
         ]
         if not both:
             return None

@@ -145,6 +145,19 @@ def test_rates_are_differences_by_second() -> None:
     assert "- req/s" in text
 
 
+def test_workers_that_have_no_process_yet_have_no_rates() -> None:
+    waiting = [make_worker(-1, pid=0, cpu_s=-1, served=0) for _ in range(3)]
+    starting = make_worker(-1, pid=4004, cpu_s=0.5, served=0)
+    before = sample([make_pool(workers=[make_worker(cpu_s=1.0), starting, *waiting])], [], 10.0)
+    introduced = make_worker(4, pid=4004, cpu_s=1.5, served=20)
+    now = sample([make_pool(workers=[make_worker(cpu_s=2.0), introduced, *waiting])], [], 12.0)
+    text = "\n".join(frame(now, before, 120, 40, PLAIN))
+    assert re.search(r"^shop .* 1/4 +100 ", text, re.M)
+    assert re.search(r"^shop +4003  ready +0 +50 ", text, re.M)
+    assert re.search(r"^shop +4004  ready +10 +50 ", text, re.M)
+    assert len(re.findall(r"^shop +-  ready +- +- ", text, re.M)) == 3
+
+
 def test_what_executes_stands_before_what_waits_and_what_idles() -> None:
     pools = [make_pool(workers=[make_worker(1), make_worker(2), make_worker(3)])]
     requests = [
