@@ -295,19 +295,19 @@ def list_of(
     item: Kind,
     combine: Callable[[list[Any]], Any] = tuple,
     write: Callable[[Any], str] | None = None,
-    least: int = 0,
-    name: str = "",
+    needed: str = "",
 ) -> Kind:
-    """An array. A single value stands for an array of one."""
+    """An array. A single value stands for an array of one. `needed`: what there must be one of."""
 
     def write_all(value: tuple[Any, ...]) -> str:
         return f"[{', '.join(item.write(one) for one in value)}]"
 
     array: Schema = {"type": "array", "items": item.schema}
-    if least:
-        array["minItems"] = least
+    if needed:
+        array["minItems"] = 1
+        combine = _at_least_one(needed)
     return Kind(
-        name or f"array of {item.name}s",
+        f"array of {item.name}s",
         item.read,
         {"anyOf": [array, item.schema]},
         write or write_all,
@@ -318,7 +318,7 @@ def list_of(
     )
 
 
-def at_least_one(what: str) -> Callable[[list[Any]], tuple[Any, ...]]:
+def _at_least_one(what: str) -> Callable[[list[Any]], tuple[Any, ...]]:
     def combine(found: list[Any]) -> tuple[Any, ...]:
         if not found:
             raise ValueError(f"at least one {what}")

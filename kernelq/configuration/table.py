@@ -307,7 +307,7 @@ PROCESS = Section("pool.process", "What a worker process is before its first lin
 SITE = Section("site", "A site: where it answers, and its applications.", (
     Key("name", kinds.name(), "", "what commands and the log call it", "name", iis="ServerComment",
         example='"shop"', is_required=True),
-    _like("--bind", kinds.list_of(kinds.text(), kinds.at_least_one("binding")), "bindings",
+    _like("--bind", kinds.list_of(kinds.text(), needed="binding"), "bindings",
           "bindings", default="", iis="ServerBindings",
           help="ADDRESS:PORT or ADDRESS:PORT:HOST, [V6]:PORT:HOST, unix:PATH or fd://N. HOST is a "
                "name, *.name for any one label before it, + for every host before all others; "
@@ -320,7 +320,7 @@ SITE = Section("site", "A site: where it answers, and its applications.", (
 
 APPLICATION = Section("site.application", "An application: what answers below a path of its site.",
                       (
-    Key("path", kinds.list_of(kinds.text(), kinds.at_least_one("path")), '"/"',
+    Key("path", kinds.list_of(kinds.text(), needed="path"), '"/"',
         "its path, or several; the application sees it as SCRIPT_NAME. The longest that fits a "
         "request, by whole segments, wins", "path", iis="AppRoot", example='"/api"'),
     Key("app", kinds.text(), "", "MODULE:CALLABLE or MODULE:FACTORY()", "app",

@@ -393,6 +393,8 @@ def test_the_schema_takes_what_the_checker_takes(section: table.Section, key: ta
         '[defaults.pool]\nname = "x"\n' + SITE,
         '[[pool]]\nname = "x"\n[pool.process]\nrlimits = { nofle = 1 }\n' + SITE,
         '[server]\nuser = { file = "a", env = "b" }\n' + SITE,
+        SITE + "path = []\n",
+        SITE.replace("[[site.", "bindings = []\n[[site."),
     ],
 )
 def test_the_schema_refuses(text: str) -> None:
