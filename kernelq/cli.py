@@ -150,6 +150,7 @@ def check(settings: ServerSettings) -> int:
     """Load everything, start nothing: every application is loaded by a process like its workers."""
     from kernelq.trial import try_pools
 
+    _sockets_of(settings)
     __import__("kernelq._core")
     errors = try_pools(settings)
     for error in errors:

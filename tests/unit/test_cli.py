@@ -66,6 +66,16 @@ def test_bad_command_is_one_line_and_a_hint(
     assert "--help" in hint
 
 
+def test_bindings_that_cannot_be_together_are_no_good_start(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert cli.main(["check", "--bind", "*:80", "--bind", "a.example:80"]) == StartError.status
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "listens on a.example:80" in err
+    assert "cannot be told apart" in err
+
+
 def test_help_teaches_every_option(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         cli.main(["--help"])
