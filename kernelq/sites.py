@@ -13,7 +13,6 @@ open which nobody asked for.
 import functools
 import ipaddress
 import re
-from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -289,13 +288,6 @@ def _port_conflict(
 # Routes.
 
 
-def check_sites(sites: Iterable[SiteSettings]) -> list[str]:
-    """Everything that these sites cannot have together, in words that name both sides."""
-    sites = tuple(sites)
-    errors = [conflict.text for conflict in find_conflicts(sites)]
-    return [*errors, *(error for site in sites for error in _doubles(site))]
-
-
 def find_conflicts(sites: Sequence[SiteSettings]) -> list[Conflict]:
     """Bindings that cannot be opened together, or are for the same requests."""
     places, conflicts = find_places(sites)
@@ -363,10 +355,3 @@ def _conflict(sites: Sequence[SiteSettings], first: Use, second: Use, path: str)
     else:
         text = f"site {site.name!r} has {binding} and {other_binding}, which are the same"
     return Conflict(first, second, text)
-
-
-def _doubles(site: SiteSettings) -> Iterator[str]:
-    counts = Counter(application.path for application in site.applications)
-    for path, count in counts.items():
-        if count > 1:
-            yield f"site {site.name!r} has {count} applications for the path {path!r}"
