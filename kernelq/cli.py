@@ -134,16 +134,12 @@ def _refuse_beside_a_file(namespace: argparse.Namespace, application: str, file:
     wrong = [f"the application {application} (app in [[site.application]])"] if application else []
     for option in OPTIONS:
         if getattr(namespace, option.key) is not None and option.name not in _BESIDE_A_FILE:
-            keys = [f"{key.name} in {_heading(section)}" for section, key in
+            keys = [f"{key.name} in {section.heading}" for section, key in
                     key_of_option(option.name)]  # fmt: skip
             wrong.append(f"{option.name} ({' and '.join(keys)})")
     if wrong:
         why = "" if namespace.config else ", which is used because no application is named"
         raise OptionError(f"{', '.join(wrong)}: this stands in {file}{why}")
-
-
-def _heading(section: Any) -> str:
-    return f"[[{section.name}]]" if section.is_array else f"[{section.name}]"
 
 
 def check(settings: ServerSettings) -> int:

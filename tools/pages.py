@@ -18,7 +18,7 @@ from control_page import control_page
 from kernelq import _core
 from kernelq.configuration import table
 from kernelq.configuration.example import schema_text
-from kernelq.configuration.table import Key, Section
+from kernelq.configuration.table import Key
 from kernelq.options import OPTIONS
 from kernelq.pool.events import DEBUG, ERROR, EVENTS, INFO, WARNING
 from kernelq.pool.model import Kind, Phase, State
@@ -224,21 +224,17 @@ def configuration_page() -> str:
     assert mark, "docs/configuration.md has lost its mark"
     page = [head + MARK, "| option | in the file |", "| --- | --- |"]
     for option in OPTIONS:
-        keys = [f"`{key.name}` in `{heading(where)}`" for where, key in
+        keys = [f"`{key.name}` in `{where.heading}`" for where, key in
                 table.key_of_option(option.name)]  # fmt: skip
         if keys:
             page.append(f"| `{option.name}` | {', '.join(keys)} |")
     page.append("")
     for section in table.SECTIONS:
-        page += [f"## {heading(section)}\n", f"{section.help}\n"]
+        page += [f"## {section.heading}\n", f"{section.help}\n"]
         page += ["| key | default | | IIS |", "| --- | --- | --- | --- |"]
         page += [key_row(key) for key in section.keys]
         page.append("")
     return "\n".join(page)
-
-
-def heading(section: Section) -> str:
-    return f"[[{section.name}]]" if section.is_array else f"[{section.name}]"
 
 
 def key_row(key: Key) -> str:

@@ -42,9 +42,7 @@ def example_text() -> str:
 
 
 def _example_block(section: Section) -> str:
-    lines = [*_comment(section.help)]
-    heading = f"[[{section.name}]]" if section.is_array else f"[{section.name}]"
-    lines.append(heading)
+    lines = [*_comment(section.help), section.heading]
     for key in section.keys:
         lines += ["", *_comment(_explain(key))]
         full = f"{section.name}.{key.name}"

@@ -233,7 +233,7 @@ class Reader:
             key = keys.get(name)
             if key is None:
                 if name not in inner:
-                    self._report_unknown({name: value}, path, (*keys, *inner), _heading(section))
+                    self._report_unknown({name: value}, path, (*keys, *inner), section.heading)
                 continue
             place = (*path, name)
             made.origins[name] = place
@@ -342,11 +342,11 @@ def _unknown_key(name: str, known: tuple[str, ...], where: str) -> str:
     of_iis = _name_in_iis(name)
     if of_iis is not None and of_iis[1].name in known:
         return f"{text}; here it is called {of_iis[1].name}"
-    homes = [_heading(section) for section, _ in table.find_keys(plain)]
+    homes = [section.heading for section, _ in table.find_keys(plain)]
     if homes and plain not in ("name", "path"):
         return f"{text}; it belongs to {' or '.join(homes)}"
     if of_iis is not None:
-        return f"{text}; here it is {of_iis[1].name} in {_heading(of_iis[0])}"
+        return f"{text}; here it is {of_iis[1].name} in {of_iis[0].heading}"
     meant = suggest(name, known)
     if meant:
         return f"{text}; did you mean {meant}?"
@@ -364,10 +364,6 @@ def _name_in_iis(name: str) -> tuple[Section, Key] | None:
             if plain in names:
                 return section, key
     return None
-
-
-def _heading(section: Section) -> str:
-    return f"[[{section.name}]]" if section.is_array else f"[{section.name}]"
 
 
 def _merged(common: tuple[Any, ...], own: tuple[Any, ...]) -> tuple[Any, ...]:

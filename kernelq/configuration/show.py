@@ -15,7 +15,7 @@ from kernelq.configuration.errors import Path
 from kernelq.configuration.load import Configuration
 from kernelq.configuration.pools import implied_pool
 from kernelq.configuration.read import Checked, CheckedPool
-from kernelq.configuration.table import Key
+from kernelq.configuration.table import Key, Section
 from kernelq.configuration.toml import toml_key, toml_text
 
 _SOURCE_COLUMN = 44
@@ -35,24 +35,17 @@ class Shown:
 class Block:
     """One table."""
 
-    heading: str
+    section: Section
     source: str
     keys: tuple[Shown, ...]
-
-    @property
-    def is_array(self) -> bool:
-        return self.heading.startswith("[[")
-
-    @property
-    def path(self) -> list[str]:
-        return self.heading.strip("[]").split(".")
 
 
 def show_text(configuration: Configuration) -> str:
     """The whole configuration as a file."""
     lines: list[str] = []
     for block in list_blocks(configuration):
-        lines += ["", _with_source(block.heading, block.source) if block.source else block.heading]
+        heading = block.section.heading
+        lines += ["", _with_source(heading, block.source) if block.source else heading]
         for key in block.keys:
             text = f"{key.name} = {key.text}" if key.text else f"# {key.name}"
             lines.append(_with_source(text, key.source))
@@ -63,12 +56,12 @@ def show_object(configuration: Configuration) -> dict[str, Any]:
     """The same for programs: each key is {value, source}."""
     made: dict[str, Any] = {}
     for block in list_blocks(configuration):
-        *path, last = block.path
+        *path, last = block.section.name.split(".")
         place = made
         for step in path:
             place = place[step][-1] if isinstance(place[step], list) else place[step]
         table = {key.name: {"value": _value(key.text), "source": key.source} for key in block.keys}
-        if block.is_array:
+        if block.section.is_array:
             place.setdefault(last, []).append(table)
         else:
             place[last] = table
@@ -116,10 +109,9 @@ def _block(
     configuration: Configuration, table: Checked, settings: object, paths: Sequence[str] = ()
 ) -> Block:
     section = table.section
-    heading = f"[[{section.name}]]" if section.is_array else f"[{section.name}]"
     source = _place(configuration, table.path) if section.is_array else ""
     keys = tuple(_shown(configuration, table, key, settings, paths) for key in section.keys)
-    return Block(heading, source, keys)
+    return Block(section, source, keys)
 
 
 def _shown(

@@ -45,6 +45,10 @@ class Section:
     keys: tuple[Key, ...]
     is_array: bool = False
 
+    @property
+    def heading(self) -> str:
+        return f"[[{self.name}]]" if self.is_array else f"[{self.name}]"
+
     def key(self, name: str) -> Key | None:
         return next((key for key in self.keys if key.name == name), None)
 
