@@ -2,12 +2,11 @@
 
 import json
 import textwrap
-import tomllib
-from typing import Any
 
 from kernelq.configuration import table
 from kernelq.configuration.kinds import Kind, Schema
 from kernelq.configuration.table import Key, Section
+from kernelq.configuration.toml import toml_value
 
 _COLUMNS = 96
 _HEAD = """\
@@ -144,9 +143,9 @@ def _array(items: Schema, section: Section) -> Schema:
 def _key_schema(key: Key) -> Schema:
     made: Schema = {"description": key.help, **_referable(key.kind)}
     if key.default:
-        made["default"] = _plain(key.default)
+        made["default"] = toml_value(key.default)
     if key.example:
-        made["examples"] = [_plain(key.example)]
+        made["examples"] = [toml_value(key.example)]
     return made
 
 
@@ -169,7 +168,3 @@ def _referable(kind: Kind) -> Schema:
         item = {"anyOf": [array["items"], reference]}
         return {"anyOf": [{**array, "items": item}, *others, reference]}
     return {"anyOf": [kind.schema, reference]}
-
-
-def _plain(text: str) -> Any:
-    return tomllib.loads(f"value = {text}")["value"]

@@ -5,7 +5,6 @@ wrong. What only the whole can show is checked in build.py.
 import difflib
 import functools
 import os
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,7 +14,7 @@ from kernelq.configuration.errors import Path, Problem, describe
 from kernelq.configuration.kinds import Kind
 from kernelq.configuration.references import Reference, is_reference, parse_reference, resolve
 from kernelq.configuration.table import Key, Section
-from kernelq.configuration.toml import toml_text
+from kernelq.configuration.toml import toml_text, toml_value
 
 _KEYS_SHOWN = 12
 _WRONG = object()
@@ -79,7 +78,7 @@ def default_values(section: Section) -> dict[str, Any]:
 def default_of(key: Key) -> Any:
     if not key.default:
         return None
-    return key.kind.understand(tomllib.loads(f"value = {key.default}")["value"])
+    return key.kind.understand(toml_value(key.default))
 
 
 class Reader:

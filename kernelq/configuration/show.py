@@ -5,7 +5,6 @@ shown as the reference to their place, never as what was found there.
 """
 
 import operator
-import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +15,7 @@ from kernelq.configuration.load import Configuration
 from kernelq.configuration.pools import implied_pool
 from kernelq.configuration.read import Checked, CheckedPool
 from kernelq.configuration.table import Key, Section
-from kernelq.configuration.toml import toml_key, toml_text
+from kernelq.configuration.toml import toml_key, toml_text, toml_value
 
 _SOURCE_COLUMN = 44
 _IIS5 = 'isolation_mode "iis5"'
@@ -60,7 +59,10 @@ def show_object(configuration: Configuration) -> dict[str, Any]:
         place = made
         for step in path:
             place = place[step][-1] if isinstance(place[step], list) else place[step]
-        table = {key.name: {"value": _value(key.text), "source": key.source} for key in block.keys}
+        table = {
+            key.name: {"value": toml_value(key.text) if key.text else None, "source": key.source}
+            for key in block.keys
+        }
         if block.section.is_array:
             place.setdefault(last, []).append(table)
         else:
@@ -70,10 +72,6 @@ def show_object(configuration: Configuration) -> dict[str, Any]:
 
 def _with_source(text: str, source: str) -> str:
     return f"{text.ljust(_SOURCE_COLUMN)} # {source}"
-
-
-def _value(text: str) -> Any:
-    return tomllib.loads(f"value = {text}")["value"] if text else None
 
 
 def list_blocks(configuration: Configuration) -> Iterator[Block]:

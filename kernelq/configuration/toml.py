@@ -1,7 +1,11 @@
-"""Writing TOML: what `kernelq config show` prints, and what errors suggest."""
+"""Single values of TOML: what `kernelq config show` prints, what errors suggest, and what the table
+of keys says.
+"""
 
 import re
+import tomllib
 from collections.abc import Mapping
+from typing import Any
 
 
 def toml_text(value: object) -> str:
@@ -18,6 +22,11 @@ def toml_text(value: object) -> str:
     if isinstance(value, (list, tuple)):
         return f"[{', '.join(toml_text(one) for one in value)}]"
     return str(value)
+
+
+def toml_value(text: str) -> Any:
+    """What a value means that is written so."""
+    return tomllib.loads(f"value = {text}")["value"]
 
 
 def toml_key(name: str) -> str:

@@ -13,6 +13,7 @@ from kernelq.configuration import ConfigurationErrors, read, table
 from kernelq.configuration.kinds import UNLIMITED
 from kernelq.configuration.read import default_of
 from kernelq.configuration.table import Key, Section
+from kernelq.configuration.toml import toml_value
 from kernelq.units import GIB, HOUR, KIB, MIB, MINUTE, MS, SECOND
 
 KEYS = [(section, key) for section in table.SECTIONS for key in section.keys]
@@ -305,11 +306,9 @@ def test_every_row_is_complete(section: Section, key: Key) -> None:
 
 def read_back(key: Key, text: str) -> None:
     """What is written of a value means that value."""
-    import tomllib
-
-    value = key.kind.understand(tomllib.loads(f"v = {text}")["v"])
+    value = key.kind.understand(toml_value(text))
     written = key.kind.write(value)
-    assert key.kind.understand(tomllib.loads(f"v = {written}")["v"]) == value
+    assert key.kind.understand(toml_value(written)) == value
 
 
 @pytest.mark.parametrize(("section", "key"), KEYS, ids=IDS)

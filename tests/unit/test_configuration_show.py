@@ -20,6 +20,7 @@ from kernelq import isolation
 from kernelq.configuration import Configuration, ConfigurationErrors, read, table
 from kernelq.configuration.example import example_text, make_schema
 from kernelq.configuration.show import show_object, show_text
+from kernelq.configuration.toml import toml_value
 
 ROOT = Path(__file__).resolve().parents[2]
 SITE = keys.write(table.SITE, table.SITE.keys[0], '"default"') + "\n"
@@ -346,7 +347,7 @@ def test_the_example_has_every_key_and_its_examples_are_right(tmp_path: Path) ->
         name, equals, value = line.removeprefix("# ").partition(" = ")
         if equals and f"{heading}.{name}" in keys.IDS:
             names.add(f"{heading}.{name}")
-            tomllib.loads(f"v = {value}")
+            toml_value(value)
     assert sorted(names) == sorted(keys.IDS)
 
 
