@@ -5,6 +5,7 @@ import os
 import resource
 
 from kernelq.config import PoolSettings
+from kernelq.configuration.errors import Path
 from kernelq.configuration.kinds import UNLIMITED
 from kernelq.configuration.read import Checked, CheckedPool, Reader
 
@@ -31,7 +32,7 @@ def check_pool(reader: Reader, pool: CheckedPool, settings: PoolSettings) -> Non
     for name in ("read_only", "writable"):
         for number, path in enumerate(process.values[name]):
             if not os.path.exists(path):
-                _report_absent(reader, process, name, number, "file or folder", path)
+                _report_absent(reader, (*process.path_of(name), number), "file or folder", path)
     count = os.cpu_count() or 1
     if settings.cpu.affinity and settings.cpu.affinity[-1] >= count:
         reader.report(
@@ -50,10 +51,7 @@ def check_directory(reader: Reader, table: Checked, name: str) -> None:
         reader.refuse(table.origins[name], path, "a directory that exists")
 
 
-def _report_absent(
-    reader: Reader, table: Checked, name: str, number: int, what: str, value: str
-) -> None:
-    path = (*table.path_of(name), number)
+def _report_absent(reader: Reader, path: Path, what: str, value: str) -> None:
     reader.report(path, f"there is no {what} {reader.found(path, value)}")
 
 
@@ -64,7 +62,7 @@ def _check_groups(reader: Reader, process: Checked) -> None:
     if None in gids:
         for number, group in enumerate(groups):
             if _gid_of(group) is None:
-                _report_absent(reader, process, "groups", number, "group", group)
+                _report_absent(reader, (*process.path_of("groups"), number), "group", group)
         return
     chosen = groups is not None and gids | {os.getegid()} != {*os.getgroups(), os.getegid()}
     if chosen and os.geteuid() != 0:
@@ -77,10 +75,7 @@ def _check_identity(reader: Reader, table: Checked) -> None:
     if user:
         found = _ids_of(user)
         if found is None:
-            reader.report(
-                table.path_of("user"),
-                f"there is no user {reader.found(table.path_of('user'), user)}",
-            )
+            _report_absent(reader, table.path_of("user"), "user", user)
             return
         uid, gid = found
     if group and _check_group(reader, table, "group"):
@@ -97,8 +92,7 @@ def _check_identity(reader: Reader, table: Checked) -> None:
 def _check_group(reader: Reader, table: Checked, name: str) -> bool:
     group = table.values[name]
     if group and _gid_of(group) is None:
-        path = table.path_of(name)
-        reader.report(path, f"there is no group {reader.found(path, group)}")
+        _report_absent(reader, table.path_of(name), "group", group)
         return False
     return True
 

@@ -165,7 +165,7 @@ class Reader:
         value = parent.get(name, {})
         if isinstance(value, dict):
             return value
-        heading = ".".join(str(step) for step in (*path, name) if isinstance(step, str))
+        heading = _dotted((*path, name))
         many = isinstance(value, list) and value and isinstance(value[0], dict)
         found = f"[[{heading}]]" if many else describe(value)
         self.report((*path, name), f"found {found}, allowed is one table, [{heading}]")
@@ -175,7 +175,7 @@ class Reader:
         self, parent: dict[str, Any], path: Path, name: str
     ) -> Iterable[tuple[int, dict[str, Any]]]:
         value = parent.get(name, [])
-        heading = ".".join(str(step) for step in (*path, name) if isinstance(step, str))
+        heading = _dotted((*path, name))
         allowed = f"allowed is [[{heading}]], with two brackets, once for each"
         if not isinstance(value, list):
             found = f"[{heading}]" if isinstance(value, dict) else describe(value)
@@ -322,6 +322,10 @@ class Reader:
         for name in raw:
             if name not in names:
                 self.report((*path, name), _unknown_key(name, names, where))
+
+
+def _dotted(path: Path) -> str:
+    return ".".join(step for step in path if isinstance(step, str))
 
 
 def suggest(found: object, words: Iterable[str]) -> str:
