@@ -16,6 +16,7 @@ from kernelq.binding import parse_binding
 from kernelq.errors import OptionError
 from kernelq.units import GIB, KIB, MIB, MS, SECOND, is_decimal
 
+DEFAULT_BINDING = "127.0.0.1:8000"
 HEALTH_PATH = "/.kernelq"
 UNIX_PATH_MAX = 107  # sun_path is 108 bytes, with the NUL at its end
 
@@ -272,7 +273,7 @@ OPTIONS: tuple[Option, ...] = (
            "group likewise; default: the user's own", APPLICATION),
     Option("--umask", "MASK", "inherited", octal,
            "file mode mask of the application and of unix sockets, octal", APPLICATION),
-    Option("--bind", "ADDRESS", "127.0.0.1:8000", parse_binding,
+    Option("--bind", "ADDRESS", DEFAULT_BINDING, parse_binding,
            "HOST:PORT, [V6]:PORT, unix:PATH or fd://N; may be given several times; sockets "
            "passed by systemd (LISTEN_FDS) are used too", LISTENING, repeatable=True),
     Option("--loops", "N", "auto", cpu_count_or(1, 64),

@@ -6,7 +6,8 @@ import textwrap
 from kernelq.configuration import table
 from kernelq.configuration.kinds import Kind, Schema
 from kernelq.configuration.table import Key, Section
-from kernelq.configuration.toml import toml_value
+from kernelq.configuration.toml import toml_text, toml_value
+from kernelq.options import DEFAULT_BINDING
 
 _COLUMNS = 96
 _HEAD = """\
@@ -27,7 +28,7 @@ _DEFAULTS = """\
 # What the example says and does not only mention.
 _SAID = {"pool.name", "site.name", "site.bindings", "site.application.path",
          "site.application.app", "site.application.pool"}  # fmt: skip
-_VALUES = {"site.bindings": '["127.0.0.1:8000"]', "site.application.path": '"/"'}
+_VALUES = {"site.bindings": toml_text([DEFAULT_BINDING]), "site.application.path": '"/"'}
 
 
 def example_text() -> str:

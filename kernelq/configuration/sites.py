@@ -13,9 +13,9 @@ from kernelq.configuration.errors import Path, describe
 from kernelq.configuration.read import Checked, CheckedSite, Document, Reader
 from kernelq.configuration.toml import toml_text
 from kernelq.errors import OptionError
+from kernelq.options import DEFAULT_BINDING
 from kernelq.sites import Use, find_conflicts, find_host, parse_site_binding, parse_site_path
 
-DEFAULT_BINDING = "127.0.0.1:8000"
 _POOLS_SHOWN = 8
 _NO_SITE = (
     "there is no [[site]]; needed is at least one, with an application (`kernelq config example` "

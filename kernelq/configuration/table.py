@@ -13,7 +13,7 @@ from kernelq import log
 from kernelq.configuration import kinds
 from kernelq.configuration.kinds import Kind
 from kernelq.configuration.toml import toml_text
-from kernelq.options import OPTIONS, control_path
+from kernelq.options import DEFAULT_BINDING, OPTIONS, control_path
 from kernelq.units import KIB, MS, SECOND
 
 _OPTIONS = {option.name: option for option in OPTIONS}
@@ -316,7 +316,7 @@ SITE = Section("site", "A site: where it answers, and its applications.", (
           help="ADDRESS:PORT or ADDRESS:PORT:HOST, [V6]:PORT:HOST, unix:PATH or fd://N. HOST is a "
                "name, *.name for any one label before it, + for every host before all others; "
                "without it, what no other site wants",
-          otherwise="sockets passed by systemd, else 127.0.0.1:8000",
+          otherwise=f"sockets passed by systemd, else {DEFAULT_BINDING}",
           example='["*:80:shop.example", "*:80:www.shop.example"]'),
     Key("auto_start", kinds.boolean(), "true", "start the site with the server; until it is "
         "started its requests are answered 503", "auto_start", iis="ServerAutoStart"),
