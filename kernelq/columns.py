@@ -126,11 +126,16 @@ def _line(columns: Sequence[Column], widths: Sequence[int], row: Sequence[str], 
 # Figures, in few columns.
 
 
+def count(number: int, noun: str) -> str:
+    """1 worker, 2 workers."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 def say_count(number: int) -> str:
     """1234, 12.3k, 4.5M: at most five columns."""
     for unit, size in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
         if number >= 10 * size or (size > 1000 and number >= size):
-            digits = 0 if number >= 100 * size else 1
+            digits = 0 if number >= 99.95 * size else 1
             return f"{number / size:.{digits}f}{unit}"
     return str(number)
 

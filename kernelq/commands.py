@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from kernelq import log, show, show_cache
-from kernelq.columns import UNLIMITED, clean
+from kernelq.columns import UNLIMITED, clean, count
 from kernelq.control import Client, ControlError
 from kernelq.errors import BAD_OPTION, FAILED, OptionError
 from kernelq.managed import unknown_name
@@ -367,7 +367,7 @@ def _cache(client: Client, words: Words) -> int:
     elif words.group is not None:
         print(f"the group {clean(words.group)} was flushed")
     else:
-        print(f"{show.count(answer['flushed'], 'response')} flushed")
+        print(f"{count(answer['flushed'], 'response')} flushed")
     return FAILED if words.verb == "show" and not answer["entries"] else 0
 
 

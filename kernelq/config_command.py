@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from kernelq import log
+from kernelq.columns import count
 from kernelq.config import ServerSettings
 from kernelq.configuration import ConfigurationErrors, read
 from kernelq.errors import OptionError
@@ -88,8 +89,7 @@ def complain(found: ConfigurationErrors) -> int:
     """Everything that is wrong, a line each, as compilers write it."""
     for line in str(found).split("\n"):
         print(log.clean(line), file=sys.stderr)
-    count = len(found.lines)
-    print(f"kernelq: {count} error{'s' if count > 1 else ''}", file=sys.stderr)
+    print(f"kernelq: {count(len(found.lines), 'error')}", file=sys.stderr)
     return found.status
 
 
@@ -98,12 +98,12 @@ def summarise(settings: ServerSettings) -> str:
     pools, sites = settings.pools, settings.sites
     if not settings.config_file:
         where = ", ".join(str(one.endpoint) for one in sites[0].bindings)
-        app, workers = sites[0].applications[0].app, pools[0].max_processes
-        return f"{app}, {workers} worker{'s' if workers > 1 else ''}, on {where}"
+        workers = count(pools[0].max_processes, "worker")
+        return f"{sites[0].applications[0].app}, {workers}, on {where}"
     applications = sum(len(site.applications) for site in sites)
     lines = [
-        f"{settings.config_file}: {_count(len(sites), 'site')}, "
-        f"{_count(applications, 'application')}, {_count(len(pools), 'pool')}"
+        f"{settings.config_file}: {count(len(sites), 'site')}, "
+        f"{count(applications, 'application')}, {count(len(pools), 'pool')}"
     ]
     for site in sites[:_NAMES_SHOWN]:
         where = ", ".join(str(one) for one in site.bindings)
@@ -111,14 +111,10 @@ def summarise(settings: ServerSettings) -> str:
     for pool in pools[:_NAMES_SHOWN]:
         user = f", user {pool.process.user}" if pool.process.user else ""
         lines.append(
-            f"  pool {pool.name}: {_count(len(pool.applications), 'application')}, "
-            f"at most {_count(pool.max_processes, 'worker')} with "
-            f"{_count(pool.core.threads, 'thread')}{user}"
+            f"  pool {pool.name}: {count(len(pool.applications), 'application')}, "
+            f"at most {count(pool.max_processes, 'worker')} with "
+            f"{count(pool.core.threads, 'thread')}{user}"
         )
     if max(len(sites), len(pools)) > _NAMES_SHOWN:
         lines.append("  ...")
     return "\n".join(lines)
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from kernelq.columns import (
     Column,
     clean,
+    count,
     cut,
     say_count,
     say_kib,
@@ -28,7 +29,7 @@ from kernelq.shapes import (
     Worker,
 )
 
-_BOLD, _DIM, _RED, _GREEN, _YELLOW, _REVERSE = "1", "2", "31", "32", "33", "7"
+_BOLD, _DIM, _RED, _YELLOW = "1", "2", "31", "33"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +49,6 @@ class Paint:
 
     def odd(self, line: str) -> str:
         return self._paint(_YELLOW, line)
-
-    def reverse(self, line: str) -> str:
-        return self._paint(_REVERSE, line)
 
     def _paint(self, code: str, line: str) -> str:
         return f"\x1b[{code}m{line}\x1b[0m" if self.wanted and line else line
@@ -303,7 +301,3 @@ def _difference_lines(kind: str, difference: Difference) -> list[str]:
         ("removed", difference["removed"]),
     )
     return [f"{kind} {clean(name)}: {what}" for what, names in changes for name in names]
-
-
-def count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

@@ -211,6 +211,8 @@ def test_colours_only_where_wanted() -> None:
         (say_ms(-1), "-"),
         (say_count(9999), "9999"),
         (say_count(12_345), "12.3k"),
+        (say_count(99_949), "99.9k"),
+        (say_count(99_960), "100k"),
         (say_count(123_456), "123k"),
         (say_count(1_000_000), "1.0M"),
         (say_rate(None), "-"),
