@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any
 
 from kernelq import __version__, config_command, linux, log
 from kernelq.binding import Binding, take_passed_bindings
@@ -21,6 +21,7 @@ from kernelq.sites import find_sockets
 from kernelq.start import open_passed, open_start, passed_names
 from kernelq.subjects import SUBJECTS, overview
 from kernelq.upgrade import Origin, find_origin
+from kernelq.words import Parser, complain
 
 _DESCRIPTION = """\
 Serve WSGI applications (PEP 3333) from worker processes whose death no client notices.
@@ -52,22 +53,9 @@ times are 30, 30s, 500ms, 2m, 1h; sizes are bytes or 64K, 1M, 1G.
 _BESIDE_A_FILE = ("--config", "--check")
 
 
-class _Parser(argparse.ArgumentParser):
-    """Errors in one line, and nothing guessed from abbreviations."""
-
-    def error(self, message: str) -> NoReturn:
-        raise OptionError(message)
-
-
 def make_parser() -> argparse.ArgumentParser:
     """The parser that the table of options describes. Values stay text."""
-    parser = _Parser(
-        prog="kernelq",
-        description=_DESCRIPTION + overview(),
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = Parser(prog="kernelq", description=_DESCRIPTION + overview(), epilog=_EPILOG)
     parser.add_argument("words", nargs="*", metavar="MODULE:CALLABLE", help="the application")
     parser.add_argument("--version", action="version", version=f"kernelq {__version__}")
     groups: dict[str, Any] = {}
@@ -150,7 +138,7 @@ def check(settings: ServerSettings) -> int:
     __import__("kernelq._core")
     errors = try_pools(settings)
     for error in errors:
-        _complain(error)
+        complain(error)
     if errors:
         return BAD_OPTION
     print(f"kernelq: all is well: {config_command.summarise(settings)}")
@@ -211,9 +199,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         given = origin.given or open_passed(passed)
         return start(settings, words, given, origin)
     except ConfigurationErrors as found:
-        return config_command.complain(found)
+        return config_command.list_errors(found)
     except StartError as found:
-        _complain(str(found))
+        complain(str(found))
         if isinstance(found, OptionError):
             print("kernelq: `kernelq --help` lists what is allowed", file=sys.stderr)
         return found.status
@@ -227,7 +215,3 @@ def _require_descriptors(settings: ServerSettings) -> None:
     workers = sum(pool.max_processes for pool in settings.pools)
     own = 64 + 8 * core.loops + len(_sockets_of(settings)) + 2 * workers * per_worker
     linux.require_descriptors(own + max(core.max_connections, 64))
-
-
-def _complain(text: str) -> None:
-    print(f"kernelq: {log.clean(text)}", file=sys.stderr)

@@ -11,9 +11,9 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
-from kernelq import log, show, show_cache
+from kernelq import show, show_cache
 from kernelq.columns import UNLIMITED, clean, count
 from kernelq.control import Client, ControlError
 from kernelq.errors import BAD_OPTION, FAILED, OptionError
@@ -23,16 +23,12 @@ from kernelq.show import Paint
 from kernelq.subjects import SUBJECTS
 from kernelq.units import is_decimal
 from kernelq.watching import follow_events, parse_since, watch_top
+from kernelq.words import Parser, complain, drop_output
 
 INTERRUPTED = 130
 _URL_COLUMNS_MIN = 40
 
 Words = argparse.Namespace
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise OptionError(f"{self.prog.removeprefix('kernelq ').split()[0]}: {message}")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -46,28 +42,22 @@ def main(arguments: Sequence[str]) -> int:
         sys.stdout.flush()
         return status
     except OptionError as found:
-        _complain(str(found))
-        _complain(f"`kernelq {subject} --help` lists what is allowed")
+        complain(str(found))
+        complain(f"`kernelq {subject} --help` lists what is allowed")
         return BAD_OPTION
     except ControlError as found:
         sys.stdout.flush()
-        _complain(str(found))
+        complain(str(found))
         return FAILED
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        # Whoever read has seen enough; nothing more is to be written at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        drop_output()
         return FAILED
 
 
 def make_parser(subject: str) -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog=f"kernelq {subject}",
-        description=SUBJECTS[subject].text,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = Parser(prog=f"kernelq {subject}", description=SUBJECTS[subject].text)
     if subject != "cache":
         _add_common(parser)
     _DOERS[subject][0](parser)
@@ -78,10 +68,6 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--control", metavar="PATH", help="the server's control socket [the only "
                         "one in the default folders]")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="the server's answer as it is")
-
-
-def _complain(text: str) -> None:
-    print(f"kernelq: {log.clean(text)}", file=sys.stderr)
 
 
 def _be_lenient_with_letters() -> None:
@@ -229,7 +215,7 @@ def _recycle(client: Client, words: Words) -> int:
         except ControlError as found:
             if not (words.all and found.is_refusal):
                 raise
-            _complain(f"{name}: {found}")  # a stopped pool is no reason to spare the others
+            complain(f"{name}: {found}")  # a stopped pool is no reason to spare the others
             failed += 1
             continue
         _say_pool(answer, words, "is recycled")
@@ -333,15 +319,15 @@ def _upgrade(client: Client, words: Words) -> int:
 
 
 def _cache_arguments(parser: argparse.ArgumentParser) -> None:
-    common = _Parser(prog="kernelq cache", add_help=False, allow_abbrev=False)
+    common = Parser(prog="kernelq cache", add_help=False)
     _add_common(common)
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="list|show|counters|flush")
-    verb = verbs.add_parser("list", parents=[common], allow_abbrev=False, help="what is stored")
+    verb = verbs.add_parser("list", parents=[common], help="what is stored")
     verb.add_argument("prefix", nargs="?", default="", metavar="PREFIX", help="a URL: only below")
-    verb = verbs.add_parser("show", parents=[common], allow_abbrev=False, help="one URL")
+    verb = verbs.add_parser("show", parents=[common], help="one URL")
     verb.add_argument("url", metavar="URL")
-    verbs.add_parser("counters", parents=[common], allow_abbrev=False, help="what it has done")
-    verb = verbs.add_parser("flush", parents=[common], allow_abbrev=False, help="drop")
+    verbs.add_parser("counters", parents=[common], help="what it has done")
+    verb = verbs.add_parser("flush", parents=[common], help="drop")
     verb.add_argument("prefix", nargs="?", metavar="PREFIX", help='a URL; "": everything')
     verb.add_argument("--exact", action="store_true", help="only that very URL, not all below")
     verb.add_argument("--group", metavar="NAME", help="instead: a name in Cache-Groups (RFC 9875)")

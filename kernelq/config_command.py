@@ -7,13 +7,12 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
 
 from kernelq import log
 from kernelq.columns import count
 from kernelq.config import ServerSettings
 from kernelq.configuration import ConfigurationErrors, read
-from kernelq.errors import OptionError
+from kernelq.words import Parser, complain, drop_output
 
 DEFAULT_FILE = "kernelq.toml"
 _NAMES_SHOWN = 8
@@ -27,24 +26,14 @@ The configuration file of kernelq.
 """
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise OptionError(f"config: {message}")
-
-
 def make_parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="kernelq config",
-        description=_DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = Parser(prog="kernelq config", description=_DESCRIPTION)
     subjects = parser.add_subparsers(dest="do", required=True, metavar="show|example|schema")
-    show = subjects.add_parser("show", allow_abbrev=False)
+    show = subjects.add_parser("show")
     show.add_argument("--config", metavar="FILE", help=f"[{DEFAULT_FILE}]")
     show.add_argument("--json", action="store_true", help="as JSON")
-    subjects.add_parser("example", allow_abbrev=False)
-    subjects.add_parser("schema", allow_abbrev=False)
+    subjects.add_parser("example")
+    subjects.add_parser("schema")
     return parser
 
 
@@ -60,8 +49,7 @@ def main(arguments: Sequence[str]) -> int:
             print(example_text() if words.do == "example" else schema_text(), end="")
         sys.stdout.flush()
     except BrokenPipeError:
-        # Whoever was reading has seen enough; nothing is left to be flushed at the end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        drop_output()
     return 0
 
 
@@ -70,7 +58,7 @@ def _show(file: str, is_json: bool) -> None:
 
     configuration = read(file)
     for note in configuration.notes:
-        print(f"kernelq: {log.clean(note)}", file=sys.stderr)
+        complain(note)
     if is_json:
         print(json.dumps(show_object(configuration), indent=2))
     else:
@@ -85,11 +73,11 @@ def find_file(application: str) -> str:
     return DEFAULT_FILE
 
 
-def complain(found: ConfigurationErrors) -> int:
+def list_errors(found: ConfigurationErrors) -> int:
     """Everything that is wrong, a line each, as compilers write it."""
     for line in str(found).split("\n"):
         print(log.clean(line), file=sys.stderr)
-    print(f"kernelq: {count(len(found.lines), 'error')}", file=sys.stderr)
+    complain(count(len(found.lines), "error"))
     return found.status
 
 

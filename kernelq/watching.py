@@ -25,6 +25,7 @@ from kernelq.shapes import Event, Events, Requests
 from kernelq.show import Paint, event_line
 from kernelq.top import Sample, frame
 from kernelq.units import is_decimal
+from kernelq.words import complain
 
 RETRY_SECONDS = 1.0
 REQUESTS_LOOKED_AT = min(2000, REQUESTS_MAX)
@@ -62,7 +63,7 @@ def _print_frames(
         except ControlError as found:
             if found.is_refusal or number + 1 == frames:
                 raise
-            print(f"kernelq: {log.clean(str(found))}; trying again", file=sys.stderr)
+            complain(f"{found}; trying again")
             continue
         if as_json:
             answer = {"status": now.status, "pools": now.pools, "requests": now.requests}
@@ -205,7 +206,7 @@ def _come_back(client: Client, before: Events, last: int) -> tuple[Events, Conne
             if found.is_refusal:
                 raise
             if not is_told:
-                print(f"kernelq: {log.clean(str(found))}; waiting for it", file=sys.stderr)
+                complain(f"{found}; waiting for it")
                 is_told = True
             time.sleep(RETRY_SECONDS)
 
@@ -245,4 +246,4 @@ class _Printer:
         if self._as_json:
             print(json.dumps({"missed": count}), flush=True)
         else:
-            print(f"kernelq: {count} events came too fast and are not shown", file=sys.stderr)
+            complain(f"{count} events came too fast and are not shown")
