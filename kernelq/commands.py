@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from kernelq import show, show_cache
@@ -89,12 +89,17 @@ def _paint() -> Paint:
     return Paint(sys.stdout.isatty() and not os.environ.get("NO_COLOR"))
 
 
-def _print(lines: Sequence[str]) -> None:
-    sys.stdout.write("".join(f"{line}\n" for line in lines))
-
-
-def _print_json(answer: Any) -> None:
-    print(json.dumps({name: value for name, value in answer.items() if name != "ok"}, indent=1))
+def _answer(
+    words: Words, answer: Mapping[str, Any], lines: Callable[[], Iterable[str]], note: str = ""
+) -> None:
+    """What the server said: as it is, or in lines for people; then a note may stand beside them."""
+    if words.json:
+        plain = {name: value for name, value in answer.items() if name != "ok"}
+        print(json.dumps(plain, indent=1))
+        return
+    sys.stdout.write("".join(f"{line}\n" for line in lines()))
+    if note:
+        print(note, file=sys.stderr)
 
 
 # Looking.
@@ -106,19 +111,14 @@ def _no_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _status(client: Client, words: Words) -> int:
     status, pools = client.status(), client.pools()
-    if words.json:
-        _print_json({"status": status, "pools": pools})
-    else:
-        _print(show.status_lines(status, pools, _room(), _paint()))
+    answer = {"status": status, "pools": pools}
+    _answer(words, answer, lambda: show.status_lines(status, pools, _room(), _paint()))
     return 0
 
 
 def _pools(client: Client, words: Words) -> int:
     pools = client.pools()
-    if words.json:
-        _print_json({"pools": pools})
-    else:
-        _print(show.pool_table(pools, _room(), _paint()))
+    _answer(words, {"pools": pools}, lambda: show.pool_table(pools, _room(), _paint()))
     return 0
 
 
@@ -129,16 +129,10 @@ def _sites_arguments(parser: argparse.ArgumentParser) -> None:
 def _sites(client: Client, words: Words) -> int:
     if words.match is not None:
         match = client.match(words.match)
-        if words.json:
-            _print_json(match)
-        else:
-            _print(show.match_lines(match))
+        _answer(words, match, lambda: show.match_lines(match))
         return 0 if match["found"] else FAILED
     sites = client.sites()
-    if words.json:
-        _print_json({"sites": sites})
-    else:
-        _print(show.site_table(sites, _room(), _paint()))
+    _answer(words, {"sites": sites}, lambda: show.site_table(sites, _room(), _paint()))
     return 0
 
 
@@ -148,12 +142,12 @@ def _requests_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _requests(client: Client, words: Words) -> int:
     answer = client.ask("requests", pool=words.pool, most=REQUESTS_MAX)
-    if words.json:
-        _print_json(answer)
-        return 0
-    _print(show.request_table(answer["requests"], _room(), _paint()))
-    if not answer["complete"]:
-        print(f"there are more than these {REQUESTS_MAX}", file=sys.stderr)
+    _answer(
+        words,
+        answer,
+        lambda: show.request_table(answer["requests"], _room(), _paint()),
+        "" if answer["complete"] else f"there are more than these {REQUESTS_MAX}",
+    )
     return 0
 
 
@@ -218,7 +212,7 @@ def _recycle(client: Client, words: Words) -> int:
             complain(f"{name}: {found}")  # a stopped pool is no reason to spare the others
             failed += 1
             continue
-        _say_pool(answer, words, "is recycled")
+        _say_state(words, answer, f"pool {clean(answer['pool'])} is recycled")
     return FAILED if failed else 0
 
 
@@ -242,11 +236,12 @@ def _switch(
     targets = [find_target(client, name) for name in words.name]
     for kind, name in targets:
         answer = pool(name) if kind == "pool" else site(name)
-        if words.json:
-            _print_json(answer)
-        else:
-            print(f"{kind} {clean(name)}: {show.word(answer['state'])}")
+        _say_state(words, answer, f"{kind} {clean(name)}")
     return 0
+
+
+def _say_state(words: Words, answer: Any, what: str) -> None:
+    _answer(words, answer, lambda: [f"{what}: {show.word(answer['state'])}"])
 
 
 def find_target(client: Client, text: str) -> tuple[str, str]:
@@ -271,13 +266,6 @@ def find_target(client: Client, text: str) -> tuple[str, str]:
     raise ControlError(unknown_name("pool or site", text, known), is_refusal=True)
 
 
-def _say_pool(answer: Any, words: Words, what: str) -> None:
-    if words.json:
-        _print_json(answer)
-    else:
-        print(f"pool {clean(answer['pool'])} {what}: {show.word(answer['state'])}")
-
-
 def _stacks_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("worker", metavar="WORKER", type=_count, help="its process id, or its "
                         "number, as `kernelq status` shows them")  # fmt: skip
@@ -285,33 +273,19 @@ def _stacks_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _stacks(client: Client, words: Words) -> int:
     answer = client.stacks(words.worker)
-    if words.json:
-        _print_json(answer)
-        return 0
-    print(f"worker {answer['worker']} of pool {clean(answer['pool'])}, process {answer['pid']}:")
-    _print([clean(line) for line in answer["text"].splitlines()])
+    _answer(words, answer, lambda: show.stack_lines(answer))
     return 0
 
 
 def _reload(client: Client, words: Words) -> int:
     answer = client.reload()
-    if words.json:
-        _print_json(answer)
-    else:
-        _print(show.reload_lines(answer))
+    _answer(words, answer, lambda: show.reload_lines(answer))
     return 0
 
 
 def _upgrade(client: Client, words: Words) -> int:
     answer = client.upgrade()
-    if words.json:
-        _print_json(answer)
-        return 0
-    before, now = answer["previous_version"], answer["version"]
-    print(
-        f"kernelq {clean(now)} serves in process {answer['service_pid']}; "
-        f"process {answer['previous_service_pid']} (kernelq {clean(before)}) finishes what it has"
-    )
+    _answer(words, answer, lambda: show.upgrade_lines(answer))
     return 0
 
 
@@ -335,26 +309,28 @@ def _cache_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _cache(client: Client, words: Words) -> int:
-    request = _cache_request(words)
-    answer = client.ask(**request)
-    if words.json:
-        print(json.dumps(answer, indent=1))
-    elif words.verb == "list":
-        _print(show_cache.entry_table(answer["entries"], _room()))
-        if not answer["complete"]:
-            print("there is more: name a longer PREFIX", file=sys.stderr)
-    elif words.verb == "show":
-        for entry in answer["entries"]:
-            _print([*show_cache.entry_lines(entry), ""])
-        if not answer["entries"]:
-            print(f"{clean(words.url)}: nothing is stored", file=sys.stderr)
-    elif words.verb == "counters":
-        _print(show_cache.counter_lines(answer["counters"]))
-    elif words.group is not None:
-        print(f"the group {clean(words.group)} was flushed")
-    else:
-        print(f"{count(answer['flushed'], 'response')} flushed")
-    return FAILED if words.verb == "show" and not answer["entries"] else 0
+    answer = client.ask(**_cache_request(words))
+    is_absent = words.verb == "show" and not answer["entries"]
+    note = ""
+    if is_absent:
+        note = f"{clean(words.url)}: nothing is stored"
+    elif words.verb == "list" and not answer["complete"]:
+        note = "there is more: name a longer PREFIX"
+    _answer(words, answer, lambda: _cache_lines(words, answer), note)
+    return FAILED if is_absent else 0
+
+
+def _cache_lines(words: Words, answer: Any) -> list[str]:
+    if words.verb == "list":
+        return show_cache.entry_table(answer["entries"], _room())
+    if words.verb == "show":
+        lines = (show_cache.entry_lines(entry) for entry in answer["entries"])
+        return [line for few in lines for line in [*few, ""]]
+    if words.verb == "counters":
+        return show_cache.counter_lines(answer["counters"])
+    if words.group is not None:
+        return [f"the group {clean(words.group)} was flushed"]
+    return [f"{count(answer['flushed'], 'response')} flushed"]
 
 
 def _cache_request(words: Words) -> dict[str, Any]:

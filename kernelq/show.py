@@ -25,7 +25,9 @@ from kernelq.shapes import (
     Reloaded,
     Request,
     Site,
+    Stacks,
     Status,
+    Upgraded,
     Worker,
 )
 
@@ -301,3 +303,19 @@ def _difference_lines(kind: str, difference: Difference) -> list[str]:
         ("removed", difference["removed"]),
     )
     return [f"{kind} {clean(name)}: {what}" for what, names in changes for name in names]
+
+
+def upgrade_lines(upgraded: Upgraded) -> list[str]:
+    return [
+        f"kernelq {clean(upgraded['version'])} serves in process {upgraded['service_pid']}; "
+        f"process {upgraded['previous_service_pid']} "
+        f"(kernelq {clean(upgraded['previous_version'])}) finishes what it has"
+    ]
+
+
+def stack_lines(stacks: Stacks) -> list[str]:
+    pool = clean(stacks["pool"])
+    return [
+        f"worker {stacks['worker']} of pool {pool}, process {stacks['pid']}:",
+        *map(clean, stacks["text"].splitlines()),
+    ]
