@@ -1,4 +1,4 @@
-"""The command `kernelq`: options, help, and every way in which a start can be refused."""
+"""`kernelq` without a running server: options, help, and every reason why a start is refused."""
 
 import argparse
 import os
@@ -19,7 +19,7 @@ from kernelq.identity import find_identity, require_interpreter
 from kernelq.options import OPTIONS, Option, default_values, parse_option
 from kernelq.sites import find_sockets
 from kernelq.start import open_passed, open_start, passed_names
-from kernelq.subjects import SUBJECTS, overview
+from kernelq.subjects import overview
 from kernelq.upgrade import Origin, find_origin
 from kernelq.words import Parser, complain
 
@@ -177,13 +177,8 @@ def _sockets_of(settings: ServerSettings) -> tuple[Binding, ...]:
         raise StartError(str(found)) from None
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; gives the status to end with."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    if words and words[0] in SUBJECTS:
-        from kernelq import commands
-
-        return commands.main(words)
+def main(words: Sequence[str]) -> int:
+    """Every command that needs no running server; gives the status to end with."""
     try:
         if words and words[0] == "config":
             return config_command.main(words[1:])

@@ -223,6 +223,21 @@ def test_worker_loads_nothing_of_the_listener() -> None:
     assert not loaded & {"kernelq._core", "kernelq.service", "kernelq.supervisor", "kernelq.cli"}
 
 
+def test_commands_that_talk_to_a_server_load_nothing_of_a_start() -> None:
+    code = (
+        "import sys, kernelq.__main__\n"
+        "kernelq.__main__.main(['status', '--control', '/nonexistent/socket'])\n"
+        "print(*sorted(name for name in sys.modules if name.startswith('kernelq')))"
+    )
+    import sys
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "there is no such socket" in done.stderr
+    loaded = set(done.stdout.split())
+    assert "kernelq.commands" in loaded
+    assert not loaded & {"kernelq._core", "kernelq.cli", "kernelq.config", "kernelq.configuration"}
+
+
 def is_marked(lines: list[str], index: int) -> bool:
     above = [line for line in lines[max(0, index - 2) : index] if line.strip().startswith("#")]
     return any("SYNC " in line for line in [lines[index], *above])

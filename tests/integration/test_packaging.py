@@ -82,5 +82,5 @@ def test_wheel_serves_where_there_is_no_compiler(wheel: Path, tmp_path: Path) ->
 def test_command_is_installed(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as content:
         entries = next(name for name in content.namelist() if name.endswith("entry_points.txt"))
-        assert b"kernelq = kernelq.cli:main" in content.read(entries)
+        assert b"kernelq = kernelq.__main__:main" in content.read(entries)
     assert os.access(ROOT / ".ci" / "run", os.X_OK)

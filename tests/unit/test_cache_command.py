@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from fake_managers import Served
 
-from kernelq import binding, cli, control_socket
+from kernelq import binding, control_socket
+from kernelq.__main__ import main
 
 
 @pytest.fixture
@@ -21,7 +22,7 @@ def served(tmp_path: Path) -> Iterator[Served]:
 
 
 def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
-    status = cli.main(["cache", *words])
+    status = main(["cache", *words])
     out, err = capsys.readouterr()
     return status, out, err
 
@@ -159,6 +160,6 @@ def test_the_only_living_server_is_found(
 
 def test_help_is_for_people(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        cli.main(["cache", "--help"])
+        main(["cache", "--help"])
     assert ended.value.code == 0
     assert "kernelq cache flush --group articles" in capsys.readouterr().out

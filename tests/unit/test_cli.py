@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from kernelq import cli, identity, linux, notify
+from kernelq.__main__ import main
 from kernelq.binding import Binding
 from kernelq.config import DEMO_APPLICATION
 from kernelq.errors import OptionError, StartError
@@ -60,7 +61,7 @@ def test_sockets_passed_by_systemd_are_in_place_of_the_default_and_beside_others
 def test_bad_command_is_one_line_and_a_hint(
     words: list[str], line: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main(words) == OptionError.status
+    assert main(words) == OptionError.status
     first, hint = capsys.readouterr().err.splitlines()
     assert first.startswith(f"kernelq: {line}")
     assert "--help" in hint

@@ -20,7 +20,8 @@ from fake_managers import (
     make_request,
 )
 
-from kernelq import cli, commands, log, protocol, watching
+from kernelq import commands, log, protocol, watching
+from kernelq.__main__ import main
 from kernelq.control import Client, ControlError
 from kernelq.subjects import SUBJECTS
 
@@ -140,7 +141,7 @@ Run = Callable[..., tuple[int, str, str]]
 @pytest.fixture
 def run(served: Served, capsys: pytest.CaptureFixture[str]) -> Run:
     def call(subject: str, *words: str) -> tuple[int, str, str]:
-        status = cli.main([subject, "--control", served.path, *words])
+        status = main([subject, "--control", served.path, *words])
         out, err = capsys.readouterr()
         return status, out, err
 
@@ -320,13 +321,13 @@ def test_following_outlives_the_server(
 @pytest.mark.parametrize("subject", SUBJECTS)
 def test_help_teaches_by_examples(subject: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        cli.main([subject, "--help"])
+        main([subject, "--help"])
     assert ended.value.code == 0
     out = capsys.readouterr().out
     assert f"\n  kernelq {subject}" in out or f"&& kernelq {subject}" in out
     assert max(map(len, out.splitlines())) <= 100
     with pytest.raises(SystemExit):
-        cli.main(["--help"])
+        main(["--help"])
     assert f"kernelq {subject}" in capsys.readouterr().out
 
 

@@ -23,7 +23,7 @@ from fake_managers import (
     make_worker,
 )
 
-from kernelq import cli
+from kernelq.__main__ import main
 from kernelq.columns import (
     Column,
     cut,
@@ -241,18 +241,18 @@ def test_top_prints_frames_where_nobody_presses_keys(
     monkeypatch.setenv("COLUMNS", "80")
     served = Served(tmp_path / "s")
     words = ["top", "--control", served.path, "--interval", "0.05"]
-    assert cli.main(words) == 0
+    assert main(words) == 0
     one = capsys.readouterr().out
     assert "\x1b" not in one
     assert max(map(width, one.splitlines())) <= 80
-    assert cli.main([*words, "--frames", "2"]) == 0
+    assert main([*words, "--frames", "2"]) == 0
     assert capsys.readouterr().out.count("kernelq 1.2") == 2
-    assert cli.main([*words, "--frames", "2", "--json"]) == 0
+    assert main([*words, "--frames", "2", "--json"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 2
     served.close()
-    assert cli.main(words) == 1
+    assert main(words) == 1
     assert "there is no such socket" in capsys.readouterr().err
-    assert cli.main([*words[:-1], "0"]) == 2
+    assert main([*words[:-1], "0"]) == 2
 
 
 class Terminal:
