@@ -387,10 +387,10 @@ class Supervisor:
     def _succeed(self) -> None:
         """We serve: the predecessor lets go of the control socket, and finishes."""
         assert self._predecessor is not None
+        if self._settings.pid_file:  # what may fail comes before the predecessor leaves
+            write_pid_file(self._settings.pid_file)
         self._predecessor.take_over(self._service_pid)
         self._predecessor = None
-        if self._settings.pid_file:
-            write_pid_file(self._settings.pid_file)
         if self._start.control is not None:
             self._send(ToService.CONTROL, [self._start.control.socket.fileno()])
             self._start.control.socket.close()

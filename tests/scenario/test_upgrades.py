@@ -158,6 +158,23 @@ def test_new_server_does_not_start(serve):
     check(scene, load)
 
 
+def test_new_server_cannot_write_its_pid_file(serve):
+    # It finds that out when it serves already, and must not have taken over then.
+    scene = serve(one_pool())
+    with scene.load() as load:
+        before = scene.control.status()["service_pid"]
+        scene.change('pid_file = "pid"', 'pid_file = "gone/pid"')
+        with pytest.raises(ControlError, match="ended"):
+            scene.control.upgrade()
+        scene.log.wait_for("cannot write .*gone/pid")
+        load.go_on()
+        assert scene.control.status()["service_pid"] == before
+        assert scene.control.status()["state"] == "serving"
+        assert (scene.directory / "control").exists()
+        assert (scene.directory / "pid").read_text() == f"{scene.pid}\n"
+    check(scene, load)
+
+
 def test_order_to_end_during_an_upgrade(serve):
     # Whoever wants the server to end does not want a successor, which would come a moment later.
     # (What may be left behind is looked for after every test.)
