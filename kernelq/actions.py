@@ -91,7 +91,12 @@ class Actions:
     def _run(self, command: list[str], variables: dict[str, str], name: str) -> int:
         parent = os.getpid()
         reader, writer = os.pipe()
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError:
+            os.close(reader)
+            os.close(writer)
+            raise
         if pid == 0:
             os.close(reader)
             self._become(command, variables, parent, writer, name)

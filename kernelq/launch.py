@@ -31,6 +31,7 @@ from kernelq.identity import Identity, find_identity, require_interpreter
 from kernelq.interpreter import ROOT, Interpreter, find_interpreter
 from kernelq.letters import EXIT_NOT_MADE, EXIT_ORPHANED
 from kernelq.link import Link
+from kernelq.processes import fork_process
 from kernelq.signals import restore_defaults
 
 REPORT_BYTES_MAX = 2000
@@ -266,7 +267,12 @@ def start(launch: Launch, module: str, link: Link, tmp_folder: str = "") -> tupl
     """
     parent = os.getpid()
     reader, writer = os.pipe()
-    pid = os.fork()
+    try:
+        pid = os.fork()
+    except OSError:
+        os.close(reader)
+        os.close(writer)
+        raise
     if pid == 0:
         _become_or_report(launch, parent, module, link.fileno(), writer, tmp_folder)
     os.close(writer)
@@ -377,15 +383,16 @@ def _restrict(launch: Launch, tmp_folder: str) -> None:
 def in_child(work: Callable[[], None], keep: Collection[int] = ()) -> int:
     """Do what may take long in a child of its own; whoever waits for children meets it some time.
 
-    Gives its pid. It keeps these descriptors only.
+    Gives its pid; 0: there could be no child, and it is left undone, which is better than the end
+    of a process that others need. It keeps these descriptors only.
     """
-    pid = os.fork()
-    if pid:
-        return pid
-    try:
-        restore_defaults()
-        linux.close_all_but(keep)
+
+    def main() -> int:
         work()
-    except BaseException as found:
-        log.warning(f"process {os.getpid()}: {found!r}")
-    os._exit(0)
+        return 0
+
+    try:
+        return fork_process(main, keep)
+    except OSError as found:
+        log.warning(f"process {os.getpid()} cannot have a child: {found.strerror}")
+        return 0

@@ -1,15 +1,15 @@
 """What the main process does with the operating system: forks of itself, log and pid files."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from kernelq import linux, log
 from kernelq.errors import StartError
 from kernelq.signals import restore_defaults
 
 
-def fork_process(main: Callable[[], int], keep: list[int]) -> int:
-    """Fork a process of ours that keeps only these descriptors; gives its pid."""
+def fork_process(main: Callable[[], int], keep: Collection[int]) -> int:
+    """Fork a process of ours that keeps only these descriptors; gives its pid. OSError."""
     pid = os.fork()
     if pid:
         return pid

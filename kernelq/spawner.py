@@ -187,7 +187,12 @@ class Spawner:
         return kind == ActionKind.ORPHAN and child is not None and child.pool == pool
 
     def _start(self, pool: int, worker: int, generation: int, message: Message) -> None:
-        ours, theirs = link_pair()
+        try:
+            ours, theirs = link_pair()
+        except OSError as found:
+            log.error(f"spawner: worker {worker} could not be started: {found}")
+            self._tell(FromSpawner.FAILED, worker)
+            return
         child = self._children[worker] = Child(pool, ours, message.descriptors)
         message.descriptors = []
         try:

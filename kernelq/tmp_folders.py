@@ -144,5 +144,6 @@ def _is_abandoned(folder: str) -> bool:
 
 
 def _wait_for(pid: int) -> None:
-    with contextlib.suppress(ChildProcessError):
-        os.waitpid(pid, 0)
+    if pid:
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(pid, 0)

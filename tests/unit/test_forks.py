@@ -1,0 +1,84 @@
+"""What happens when there can be no new process."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from kernelq import launch, spawner
+from kernelq.actions import Actions
+from kernelq.config import PoolSettings
+from kernelq.identity import Identity
+from kernelq.letters import ActionKind, FromSpawner, ToSpawner
+from kernelq.link import Message, link_pair
+from kernelq.tmp_folders import TmpFolders
+
+
+@pytest.fixture
+def no_forks(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> int:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(os, "fork", refuse)
+
+
+def descriptors() -> list[str]:
+    return os.listdir("/proc/self/fd")
+
+
+@pytest.mark.usefixtures("no_forks")
+def test_work_for_a_child_is_left_undone(capfd: pytest.CaptureFixture[str]) -> None:
+    assert launch.in_child(lambda: None) == 0
+    assert "Resource temporarily unavailable" in capfd.readouterr().err
+
+
+def test_temporary_folders_stay_until_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = TmpFolders(str(tmp_path))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fork", lambda: os.open("/no/such/file", 0))
+        folders.release(folders.make(Identity()))
+        folders.make(Identity())
+        folders.sweep()
+        assert len(os.listdir(tmp_path)) == 1
+        folders.close()
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.usefixtures("no_forks")
+def test_no_worker_keeps_no_descriptor() -> None:
+    plan = launch.prepare(PoolSettings())
+    ours, theirs = link_pair()
+    before = descriptors()
+    with pytest.raises(BlockingIOError):
+        launch.start(plan, "worker", theirs)
+    assert descriptors() == before
+    ours.close()
+    theirs.close()
+
+
+def test_a_worker_without_a_link_is_told_to_have_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> None:
+        raise OSError(24, "Too many open files")
+
+    one = object.__new__(spawner.Spawner)  # only what this is about: no processes
+    one._children = {}
+    one._service, service = link_pair()
+    with monkeypatch.context() as patch:
+        patch.setattr(spawner, "link_pair", refuse)
+        one._start(0, 7, 0, Message(ToSpawner.START, (0, 7, 0), "", []))
+    message = service.receive()
+    assert message is not None
+    assert (message.kind, message.numbers) == (FromSpawner.FAILED, (7,))
+    assert one._children == {}
+    one._service.close()
+    service.close()
+
+
+@pytest.mark.usefixtures("no_forks")
+def test_no_action_keeps_no_descriptor(capfd: pytest.CaptureFixture[str]) -> None:
+    before = descriptors()
+    Actions(Identity()).start(PoolSettings(orphan_action=("/bin/true",)), ActionKind.ORPHAN, 1)
+    assert descriptors() == before
+    assert "could not be run: Resource temporarily unavailable" in capfd.readouterr().err
