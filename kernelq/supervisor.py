@@ -17,6 +17,7 @@ Upgrade: a new main process is started like this one was, gets copies of the lis
 when it serves, this one's service finishes and everything here ends (upgrade.py).
 """
 
+import contextlib
 import gc
 import os
 import pickle
@@ -122,7 +123,7 @@ class Supervisor:
                 if key.fd in self._selector.get_map():
                     key.data()
             if self._spawner_at and time.monotonic_ns() >= self._spawner_at:
-                self._start_spawner()
+                self._start_spawner_again()
         self._await_spawner()
         return self._end_status()
 
@@ -155,24 +156,33 @@ class Supervisor:
         return pid
 
     def _start_spawner(self) -> None:
+        """OSError: there can be none."""
         self._spawner_at = 0
         if self._spawner_link is not None:
             self._spawner_link.close()
-        ours, theirs = link_pair()
-        self._spawner_link, table = link_pair()
-        pools = dict(self._tables)
-        keep = [theirs.fileno(), table.fileno()]
-        cgroups, identity = self._cgroups, self._start.identity
+        with contextlib.ExitStack() as passed:
+            ours, theirs = link_pair()
+            passed.callback(ours.close)
+            passed.callback(theirs.close)
+            self._spawner_link, table = link_pair()
+            passed.callback(table.close)
+            pools = dict(self._tables)
+            keep = [theirs.fileno(), table.fileno()]
+            cgroups, identity = self._cgroups, self._start.identity
 
-        def main() -> int:
-            return spawner.run(pools, theirs, table, cgroups, identity)
+            def main() -> int:
+                return spawner.run(pools, theirs, table, cgroups, identity)
 
-        self._spawner_pid = fork_process(main, keep)
-        self._spawner_started_ns = time.monotonic_ns()
-        theirs.close()
-        table.close()
-        self._send(ToService.SPAWNER, [ours.fileno()])
-        ours.close()
+            self._spawner_pid = fork_process(main, keep)
+            self._spawner_started_ns = time.monotonic_ns()
+            self._send(ToService.SPAWNER, [ours.fileno()])
+
+    def _start_spawner_again(self) -> None:
+        try:
+            self._start_spawner()
+        except OSError as found:  # too little memory may be what the last one has died of
+            log.error(f"there can be no new spawner now: {found.strerror}")
+            self._spawner_at = time.monotonic_ns() + SPAWNER_RESTART_MOST_NS
 
     # What happens.
 
@@ -273,8 +283,9 @@ class Supervisor:
                 data,
                 [one.listener.socket.fileno() for one in opened],
             )
-        except OSError:
-            pass  # the service has ended; its status ends us
+        except OSError as found:  # too few descriptors, or the service has ended, which ends us
+            self._send(ToService.REFUSED, text=f"the settings cannot be sent: {found}")
+            self._end_reload(False)
         for one in opened:
             one.listener.socket.close()
 
@@ -284,7 +295,10 @@ class Supervisor:
         """
         for pool in settings.pools:
             if pool.index not in self._tables:
-                launch.prepare(pool)
+                try:
+                    launch.prepare(pool)
+                except OSError as found:  # no process for a trial
+                    raise StartError(f"pool {pool.name}: {found}") from None
 
     def _open_new(self, settings: ServerSettings) -> list[Endpoint]:
         known = {one.name for one in self._endpoints}
