@@ -419,19 +419,19 @@ class Spawner:
             if pid in self._zygotes:
                 self._hear_out(self._zygotes[pid])
             _, status, usage = os.wait4(pid, 0)
+            worker = self._workers.pop(pid, None)
             if pid in self._zygotes:
                 self._bury_zygote(self._zygotes[pid], status)
-                self._drop_departed()
-            elif pid in self._workers:
-                worker = self._workers.pop(pid)
+            elif worker is not None:
                 self._forget(worker)
-                self._drop_departed()
-                microseconds = int((usage.ru_utime + usage.ru_stime) * 1e6)
-                self._tell(FromSpawner.DIED, worker, status, usage.ru_maxrss, microseconds)
             else:
                 self._actions.bury(pid, status)
-            # Or it was an orphan of the application, which became our child when its parent died;
-            # or one that could not become a worker; or one that removed a temporary folder.
+                # Or it was an orphan of the application, which became our child when its parent
+                # died; or could not become a worker; or removed a temporary folder.
+            self._drop_departed()
+            if worker is not None:
+                microseconds = int((usage.ru_utime + usage.ru_stime) * 1e6)
+                self._tell(FromSpawner.DIED, worker, status, usage.ru_maxrss, microseconds)
 
     @staticmethod
     def _next_dead() -> int | None:

@@ -447,9 +447,8 @@ class Supervisor:
 
     def _await_spawner(self) -> None:
         """The spawner sees the service's end, kills what is left of the workers, and ends."""
-        if not self._spawner_pid:
-            return
-        os.waitpid(self._spawner_pid, 0)
+        if self._spawner_pid:
+            os.waitpid(self._spawner_pid, 0)
         self._cgroups.remove_all()
 
     def clean_up(self) -> None:

@@ -1,7 +1,8 @@
-"""What happens when there can be no new process."""
+"""Forks that fail, and the end of a process that never became what it was forked for."""
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -82,3 +83,21 @@ def test_no_action_keeps_no_descriptor(capfd: pytest.CaptureFixture[str]) -> Non
     Actions(Identity()).start(PoolSettings(orphan_action=("/bin/true",)), ActionKind.ORPHAN, 1)
     assert descriptors() == before
     assert "could not be run: Resource temporarily unavailable" in capfd.readouterr().err
+
+
+def test_a_departed_pool_goes_with_what_could_not_become_its_worker() -> None:
+    one = object.__new__(spawner.Spawner)
+    one._current, one._pools = {}, {0: PoolSettings(name="shop")}
+    one._children, one._workers, one._zygotes = {}, {}, {}
+    one._launches, one._letters = {}, {}
+    one._actions = Actions(Identity())
+    groups: list[str] = []
+    group = SimpleNamespace(remove=lambda: groups.append("removed"))
+    one._cgroups = SimpleNamespace(group=lambda name, index: group)  # type: ignore[assignment]
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0)
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    one._reap()
+    assert groups == ["removed"]
+    assert one._pools == {}

@@ -129,3 +129,12 @@ def test_settings_that_cannot_be_sent_are_refused(
         assert message is not None
         assert message.kind == ToTable.POOLS
         message.close_descriptors()
+
+
+def test_groups_are_removed_also_without_a_spawner() -> None:
+    one = supervisor(0, 0)
+    one._spawner_pid = 0
+    calls: list[str] = []
+    one._cgroups = SimpleNamespace(remove_all=lambda: calls.append("removed"))  # type: ignore[assignment]
+    one._await_spawner()
+    assert calls == ["removed"]
