@@ -1,20 +1,22 @@
 """Private temporary folders, where a worker cannot have a mount of its own (see launch.py).
 
 A spawner has one folder, and in it one for each process that it makes, owned by the pool's user and
-closed to others. A folder goes when the last process that uses it has gone; what a spawner that was
-killed has left is removed by the next one. Removing runs as the pool's user and in a child: a deep
-tree takes long, and a hostile one must not lead root astray.
+closed to others. A folder goes when the last process that uses it has gone: in a child, since a
+deep tree takes long, and as the pool's user. What a spawner that was killed has left is removed by
+the next one, and what is left at its own end by itself: as the server's user, which is safe because
+rmtree() follows no link, not even one that takes a folder's place meanwhile.
 
 Facts: a lock (flock) is held until the last copy of its descriptor is closed, and no longer than
-its processes live: a folder whose lock is free belongs to nobody. In a sticky /tmp nobody else can
-rename or remove our folder; one that another user made under our name is not ours and left alone.
+its processes live: a folder whose lock is free belongs to nobody. It is a lock of the folder
+itself, because systemd-tmpfiles, which removes what is old in /tmp, passes over a locked folder
+with all that is in it, and looks for no other lock. In a sticky /tmp nobody else can rename or
+remove our folder; one that another user made under our name is not ours and left alone.
 """
 
 import contextlib
 import fcntl
 import os
 import shutil
-import stat
 import tempfile
 
 from kernelq import log
@@ -22,7 +24,7 @@ from kernelq.identity import Identity
 from kernelq.launch import in_child
 
 _PREFIX = "kernelq-tmp-"
-_LOCK = "lock"
+_NEW_PREFIX = "kernelq-new-"  # not locked yet
 
 
 class TmpFolders:
@@ -38,7 +40,7 @@ class TmpFolders:
 
     def make(self, identity: Identity) -> str:
         """A new folder, held once; OSError when there can be none."""
-        if not self._own:
+        if not self._has_own():
             self._make_own()
         self._count += 1
         path = os.path.join(self._own, str(self._count))
@@ -77,18 +79,34 @@ class TmpFolders:
         if self._own:
             shutil.rmtree(self._own, ignore_errors=True)
             os.close(self._lock)
-            self._own = ""
+            self._own, self._lock = "", -1
+
+    def _has_own(self) -> bool:
+        """False: there is none yet, or somebody has cleared /tmp, and it may be another's now."""
+        try:
+            return os.path.samestat(os.lstat(self._own), os.fstat(self._lock))
+        except OSError:
+            return False
 
     def _make_own(self) -> None:
-        own = tempfile.mkdtemp(prefix=f"{_PREFIX}{os.geteuid()}-", dir=self._base)
-        # The users of all pools pass through; none may look.
-        os.chmod(own, 0o711 if os.geteuid() == 0 else 0o700)
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        new = os.path.join(own, f"new-{_LOCK}")
-        self._lock = os.open(new, flags, 0o600)
-        fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.rename(new, os.path.join(own, _LOCK))  # another one's sweep sees it locked, or not
-        self._own = own
+        new = tempfile.mkdtemp(prefix=f"{_NEW_PREFIX}{os.geteuid()}-", dir=self._base)
+        lock = -1
+        try:
+            # The users of all pools pass through; none may look.
+            os.chmod(new, 0o711 if os.geteuid() == 0 else 0o700)
+            lock = os.open(new, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            name = os.path.basename(new).removeprefix(_NEW_PREFIX)
+            own = os.path.join(self._base, _PREFIX + name)
+            os.rename(new, own)  # another one's sweep sees it locked, or not at all
+        except OSError:
+            os.rmdir(new)
+            if lock >= 0:
+                os.close(lock)
+            raise
+        if self._lock >= 0:
+            os.close(self._lock)
+        self._own, self._lock = own, lock
 
     def _remove(self, path: str, identity: Identity) -> None:
         # Its own user empties it; the folder itself stands in ours.
@@ -107,7 +125,8 @@ class TmpFolders:
             folder = os.path.join(self._base, name)
             if name.startswith(_PREFIX) and folder != self._own and _is_abandoned(folder):
                 shutil.rmtree(folder, ignore_errors=True)
-                log.info(f"removed {folder}, which a spawner that was killed had left")
+                if not os.path.lexists(folder):
+                    log.info(f"removed {folder}, which a spawner that was killed had left")
 
 
 def _empty(path: str) -> None:
@@ -127,14 +146,13 @@ def _names(folder: str) -> list[str]:
 
 def _is_abandoned(folder: str) -> bool:
     try:
-        found = os.lstat(folder)
-        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
-            return False
-        path = os.path.join(folder, _LOCK)
-        lock = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+        lock = os.open(folder, flags)
     except OSError:
         return False
     try:
+        if os.fstat(lock).st_uid != os.geteuid():
+            return False
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         return False  # its spawner lives

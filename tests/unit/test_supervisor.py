@@ -135,6 +135,7 @@ def test_groups_are_removed_also_without_a_spawner() -> None:
     one = supervisor(0, 0)
     one._spawner_pid = 0
     calls: list[str] = []
-    one._cgroups = SimpleNamespace(remove_all=lambda: calls.append("removed"))  # type: ignore[assignment]
+    groups = SimpleNamespace(remove_all=lambda: calls.append("removed"))
+    one._cgroups = groups  # type: ignore[assignment]
     one._await_spawner()
     assert calls == ["removed"]
