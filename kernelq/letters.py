@@ -60,7 +60,7 @@ class Control(IntEnum):
     STACKS_DONE = 42  # worker has written them
     REFUSED = 43  # text: why the application cannot be loaded
     TELL_STACKS = 44  # service asks
-    TOLD = 45  # descriptor: a memfd with the stacks as text
+    TOLD = 45  # descriptor: a memfd with the stacks as text; none: it could make none
 
 
 class ToTable(IntEnum):

@@ -173,7 +173,11 @@ def _answer(control: Link) -> bool:
 def _tell_stacks(control: Link) -> None:
     from kernelq import sealed
 
-    descriptor = sealed.put("kernelq-stacks", "\n".join(describe_stacks()).encode())
+    try:
+        descriptor = sealed.put("kernelq-stacks", "\n".join(describe_stacks()).encode())
+    except OSError:  # it has too many files open, for one
+        control.try_send(Control.TOLD)
+        return
     try:
         control.send(Control.TOLD, descriptors=[descriptor])
     except ConnectionError:

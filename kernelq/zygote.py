@@ -52,7 +52,12 @@ def _fork_until_child(link: Link) -> Link:
     while True:
         message = _next_request(link)
         number = message.numbers[0]
-        pid = _fork_twice()
+        try:
+            pid = _fork_twice()
+        except OSError as found:
+            message.close_descriptors()
+            link.send(FromZygote.REFUSED, number, text=f"its zygote cannot fork: {found}")
+            continue
         if pid == 0:
             link.close()
             linux.name_process("kernelq-worker")
@@ -71,12 +76,20 @@ def _next_request(link: Link) -> Message:
 
 
 def _fork_twice() -> int:
-    """The worker's pid; 0 in the worker."""
+    """The worker's pid; 0 in the worker. OSError, in the zygote alone."""
     reader, writer = os.pipe()
-    between = os.fork()
+    try:
+        between = os.fork()
+    except OSError:
+        os.close(reader)
+        os.close(writer)
+        raise
     if between == 0:
         os.close(reader)
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError as found:
+            os._exit(found.errno or 1)
         if pid == 0:
             os.close(writer)
             os.setsid()
@@ -89,7 +102,10 @@ def _fork_twice() -> int:
     os.close(writer)
     data = os.read(reader, 8)
     os.close(reader)
-    os.waitpid(between, 0)
+    _, status = os.waitpid(between, 0)
+    if len(data) != 8:
+        number = os.waitstatus_to_exitcode(status)
+        raise OSError(number, os.strerror(number))
     return int.from_bytes(data, "little")
 
 

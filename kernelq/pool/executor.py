@@ -64,7 +64,7 @@ class PoolExecutor:
             Do.SIGNAL: self._do_signal,
             Do.ORPHAN: self._do_orphan,
             Do.SUSPEND: self._do_suspend,
-            Do.RESUME: self._do_resume,
+            Do.RESUME: lambda action: None,  # pages come back by themselves as they are touched
             Do.GENERATION: self._do_generation,
             Do.RETIRE: self._do_retire,
             Do.POOL: self._do_pool,
@@ -307,9 +307,6 @@ class PoolExecutor:
     def _do_suspend(self, action: Action) -> None:
         self._tell_spawner(ToSpawner.SUSPEND, self._members[action.worker].number)
 
-    def _do_resume(self, action: Action) -> None:
-        del action  # pages come back by themselves as they are touched
-
     def _do_generation(self, action: Action) -> None:
         self._generations[action.number] = self._incoming or self.settings
         self._incoming = None
@@ -471,15 +468,18 @@ class PoolExecutor:
                 self.apply(Event(Kind.STACKS_DONE, member.key))
             elif message.kind == Control.REFUSED:
                 self.apply(Event(Kind.REFUSED, member.key, text=message.text))
-            elif message.kind == Control.TOLD and message.descriptors and member.stacks:
-                self._tell_stacks(member, message.descriptors.pop())
+            elif message.kind == Control.TOLD and member.stacks:
+                self._tell_stacks(member, message.descriptors)
             message.close_descriptors()
 
-    def _tell_stacks(self, member: Member, descriptor: int) -> None:
+    def _tell_stacks(self, member: Member, descriptors: list[int]) -> None:
         # The worker's word: text, of whatever it likes, within a bound.
         pending = member.stacks.pop(0)
+        if not descriptors:
+            pending.fail("the worker has no descriptor left to tell them with")
+            return
         try:
-            text = sealed.take(descriptor, sealed.TEXT_BYTES_MAX).decode("utf-8", "replace")
+            text = sealed.take(descriptors.pop(), sealed.TEXT_BYTES_MAX).decode("utf-8", "replace")
         except (OSError, ValueError) as found:
             pending.fail(f"what the worker sent cannot be read: {found}")
             return

@@ -347,6 +347,11 @@ def test_stacks_of_a_living_worker_come_as_a_text(stage: Stage) -> None:
     on_readable()
     assert answers == [{"pool": "default", "worker": 1, "pid": 1001, "text": "thread ä"}]
     second = stage.executor.ask_stacks(member)
-    stage.die(1)
+    third = stage.executor.ask_stacks(member)
+    stage.controls[1].send(Control.TOLD)  # it has no descriptor left
+    on_readable()
     second.then(lambda answer, text: answers.append(answer or text))
+    assert answers[-1] == "the worker has no descriptor left to tell them with"
+    stage.die(1)
+    third.then(lambda answer, text: answers.append(answer or text))
     assert answers[-1] == "the worker has ended"

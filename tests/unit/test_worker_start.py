@@ -63,10 +63,10 @@ def application(
 
 
 @contextlib.contextmanager
-def process(module: str) -> Iterator[tuple[subprocess.Popen[str], Link]]:
-    """A new interpreter that waits for its letter."""
+def process(module: str, before: str = "") -> Iterator[tuple[subprocess.Popen[str], Link]]:
+    """A new interpreter that runs this code and waits for its letter."""
     ours, theirs = link_pair()
-    code = f"from kernelq.{module} import main; main({theirs.fileno()})"
+    code = f"{before}\nfrom kernelq.{module} import main; main({theirs.fileno()})"
     child = subprocess.Popen(
         [sys.executable, "-c", code],
         pass_fds=[theirs.fileno()],
@@ -238,3 +238,48 @@ def fork_and_ask(zygote: Link, pool: PoolSettings, number: int) -> bytes:
         _, status = os.waitpid(message.numbers[1], 0)
     assert os.waitstatus_to_exitcode(status) == EXIT_ORPHANED
     return content
+
+
+FORKING_BADLY = """
+import os
+real, zygote, count = os.fork, os.getpid(), []
+def fork():
+    count.append(0)
+    if len(count) == 1 or (len(count) == 3 and os.getpid() != zygote):
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+    return real()
+os.fork = fork
+"""
+
+
+@pytest.mark.usefixtures("subreaper")
+def test_a_zygote_that_cannot_fork_says_so_and_can_later(tmp_path: Path) -> None:
+    pool = pool_of(tmp_path, application(tmp_path, 2, "/"))
+    with process("zygote", FORKING_BADLY) as (_, link):
+        send_letter(link, pool, [])
+        own, theirs = link_pair()
+        for number in (1, 2):  # the first fork fails, and the one of the process between
+            link.send(ToZygote.FORK, number, descriptors=[theirs.fileno()])
+            message = link.receive()
+            assert message is not None
+            assert (message.kind, message.numbers) == (FromZygote.REFUSED, (number,))
+            assert message.text.endswith("Resource temporarily unavailable")
+        own.close()
+        theirs.close()
+        assert fork_and_ask(link, pool, 3)
+
+
+def test_stacks_that_cannot_be_told_end_no_worker(tmp_path: Path) -> None:
+    failing = "import os\ndef refuse(*_): raise OSError(24, 'Too many open files')\n"
+    pool = pool_of(tmp_path, application(tmp_path, 1, "/"))
+    with (
+        process("worker", failing + "os.memfd_create = refuse") as (child, link),
+        channel_of(link, pool) as (core, control),
+    ):
+        rig = rig_of(core)
+        control.send(Control.TELL_STACKS)
+        message = control.receive()
+        assert message is not None
+        assert (message.kind, message.descriptors) == (Control.TOLD, [])
+        assert rig.ask(application=1).content
+        drain(rig, child)
