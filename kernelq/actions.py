@@ -112,6 +112,7 @@ class Actions:
             os.setsid()
             os.write(ready, b"x")
             restore_defaults()
+            signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # which only Python wants to be ignored
             linux.close_all_but([])
             linux.empty_input()
             self._identity.assume()

@@ -147,12 +147,12 @@ def _stamp_of(path: str) -> tuple[int, ...]:
 def _ask(path: str, identity: Identity, environment: dict[str, str]) -> _Answer | None:
     """What it says; None: nothing, and it has not ended either. StartError: no kernelq is there."""
     status, text = _run(path, identity, environment)
-    mark, _, answer = text.rpartition(_MARK)
+    _, mark, answer = text.rpartition(_MARK)
     lines = answer.splitlines()
     words = lines[0].split() if lines else []
     if status is None:
         return None
-    if status or not mark + answer or len(words) != 2:
+    if status or not mark or len(words) != 2:
         last = text.strip().rpartition("\n")[2] or "it said nothing"
         raise StartError(
             f"python: {path} cannot import kernelq ({describe_status(status)}: {last}); "

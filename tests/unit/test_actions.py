@@ -54,6 +54,15 @@ def test_rapid_fail_action_has_no_worker(running: Actions, tmp_path: Path) -> No
     assert said.read_text() == "rapid_fail none\n"
 
 
+def test_programs_end_when_nobody_reads_them(running: Actions, tmp_path: Path) -> None:
+    said = tmp_path / "said"
+    pool = PoolSettings(orphan_action=shell(f"grep ^SigIgn /proc/self/status > {said}"))
+    running.start(pool, ActionKind.ORPHAN, 1)
+    assert wait(running) == 0
+    ignored = int(said.read_text().split()[1], 16)
+    assert not ignored & 1 << (signal.SIGPIPE - 1)
+
+
 def test_no_action_is_none(running: Actions) -> None:
     running.start(PoolSettings(), ActionKind.ORPHAN, 1)
     assert running.seconds_to_wait() is None

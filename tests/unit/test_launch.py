@@ -121,6 +121,11 @@ def test_interpreter_without_kernelq(tmp_path: Path) -> None:
     assert f"{tmp_path}/python -m pip install kernelq==" in text
 
 
+def test_interpreter_that_says_something_else(tmp_path: Path) -> None:
+    text = refusal(pool(python=script(tmp_path / "python", "echo no python")))
+    assert f"python: {tmp_path}/python cannot import kernelq (exit status 0: no python)" in text
+
+
 def test_interpreter_with_another_kernelq(tmp_path: Path) -> None:
     text = refusal(pool(python=script(tmp_path / "python", "echo kernelq-interpreter 99.0 7")))
     assert f"{tmp_path}/python has kernelq 99.0 (layout 7), and this is kernelq " in text
