@@ -107,8 +107,6 @@ class Heir(IntEnum):
 # ABRT, KILL, TERM, STOP (an orphan, left for a debugger): all that a spawner will send for others.
 SIGNALS_FOR_WORKERS = (6, 9, 15, 19)
 
-_MFD_NOEXEC_SEAL = 0x8  # what a newer kernel may insist on
-
 EXIT_REFUSED = 81  # a worker that could not load its application
 EXIT_ORPHANED = 82  # a worker whose spawner had died
 EXIT_NOT_MADE = 83  # a process that could not become what it shall be; nothing of it has run
@@ -157,22 +155,9 @@ def unpack_settings(text: str) -> dict[str, Any]:
 
 def pack_letter(pool: Any) -> int:
     """A descriptor with the settings, for any number of readers; nobody can change it any more."""
-    import fcntl
+    from kernelq import sealed
 
-    flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
-    try:
-        letter = os.memfd_create("kernelq-letter", flags | _MFD_NOEXEC_SEAL)
-    except OSError:
-        letter = os.memfd_create("kernelq-letter", flags)  # before Linux 6.3
-    try:
-        with open(letter, "wb", closefd=False) as out:
-            out.write(pack_settings(pool).encode())
-        seals = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
-        fcntl.fcntl(letter, fcntl.F_ADD_SEALS, seals)
-    except BaseException:
-        os.close(letter)
-        raise
-    return letter
+    return sealed.put("kernelq-letter", pack_settings(pool).encode())
 
 
 def unpack_letter(letter: int) -> dict[str, Any]:

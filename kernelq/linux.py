@@ -182,7 +182,9 @@ def check_kernel() -> None:
 def _seal_memory() -> None:
     import fcntl
 
-    descriptor = os.memfd_create("kernelq-check", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    from kernelq import sealed
+
+    descriptor = sealed.create("kernelq-check")
     try:
         fcntl.fcntl(descriptor, _F_ADD_SEALS, _F_SEAL_FUTURE_WRITE | _F_SEAL_SHRINK)
     finally:

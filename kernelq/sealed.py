@@ -2,23 +2,38 @@
 complete, and nobody changes it any more.
 """
 
-import fcntl
+import errno
 import os
 import stat
 
 BYTES_MAX = 256 * 1024 * 1024
 TEXT_BYTES_MAX = 16 * 1024 * 1024
 
+_MFD_NOEXEC_SEAL = 0x8  # since Linux 6.3, which may insist on it (vm.memfd_noexec = 2)
+
+
+def create(name: str) -> int:
+    """A descriptor of an empty memfd that nobody can execute and anybody can seal; OSError."""
+    flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
+    try:
+        return os.memfd_create(name, flags | _MFD_NOEXEC_SEAL)
+    except OSError as found:
+        if found.errno != errno.EINVAL:
+            raise
+        return os.memfd_create(name, flags)
+
 
 def put(name: str, data: bytes) -> int:
     """A descriptor of a memfd that holds the data; the caller's to pass on and close. OSError."""
-    descriptor = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    import fcntl
+
+    descriptor = create(name)
     try:
         with open(descriptor, "wb", closefd=False) as file:
             file.write(data)
         seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
         fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals)
-    except OSError:
+    except BaseException:
         os.close(descriptor)
         raise
     return descriptor

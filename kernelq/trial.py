@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
-from kernelq import cpus
+from kernelq import cpus, sealed
 from kernelq.config import PoolSettings, ServerSettings
 from kernelq.errors import StartError
 from kernelq.launch import Launch, become, prepare
@@ -66,7 +66,7 @@ def _start(launch: Launch) -> _Trial:
     from kernelq.processes import fork_process
 
     pool, parent = launch.pool, os.getpid()
-    memory = os.memfd_create("kernelq-trial", os.MFD_CLOEXEC)
+    memory = sealed.create("kernelq-trial")
     _write(memory, _letter_of(pool))
 
     def main() -> int:

@@ -5,7 +5,9 @@ import resource
 
 import pytest
 
-from kernelq import sealed
+from kernelq import linux, sealed
+from kernelq.config import PoolSettings
+from kernelq.letters import pack_letter, unpack_letter
 from kernelq.link import Link, link_pair
 from kernelq.parcel import Receiver, send_parcel
 
@@ -76,3 +78,20 @@ def test_what_is_too_large_or_no_file_is_refused_and_closed() -> None:
     for closed in (descriptor, reader):
         with pytest.raises(OSError, match="Bad file"):
             os.fstat(closed)
+
+
+@pytest.mark.parametrize("insists", [True, False])
+def test_a_kernel_that_insists_on_what_an_older_one_does_not_know(
+    monkeypatch: pytest.MonkeyPatch, insists: bool
+) -> None:
+    real, noexec = os.memfd_create, 0x8
+
+    def create(name: str, flags: int) -> int:
+        if bool(flags & noexec) != insists:
+            raise PermissionError(13, "Permission denied") if insists else OSError(22, "Invalid")
+        return real(name, flags & ~noexec)
+
+    monkeypatch.setattr(os, "memfd_create", create)
+    linux.check_kernel()
+    assert sealed.take(sealed.put("x", b"data")) == b"data"
+    assert unpack_letter(pack_letter(PoolSettings(name="shop")))["name"] == "shop"
