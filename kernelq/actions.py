@@ -59,14 +59,12 @@ class Actions:
         log.info(f"{name} runs (pid {child})")
         self._running[child] = _Running(name, time.monotonic() + PATIENCE_SECONDS)
 
-    def bury(self, pid: int, status: int) -> bool:
-        """A process has been waited for; whether it was one of these."""
+    def bury(self, pid: int, status: int) -> None:
+        """A process has been waited for, which may have been one of these."""
         running = self._running.pop(pid, None)
-        if running is None:
-            return False
-        level = log.WARNING if status else log.INFO
-        log.write(level, f"{running.name} has ended (pid {pid}): {describe_status(status)}")
-        return True
+        if running is not None:
+            level = log.WARNING if status else log.INFO
+            log.write(level, f"{running.name} has ended (pid {pid}): {describe_status(status)}")
 
     def seconds_to_wait(self) -> float | None:
         """Until the next one has taken too long; None: none runs."""

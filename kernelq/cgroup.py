@@ -148,14 +148,14 @@ class Cgroups:
 
     def remove_abandoned(self) -> None:
         """Remove empty groups of main processes that live no more."""
-        for name in _names(self.base) if self.base else ():
+        for name in names_in(self.base) if self.base else ():
             found = _GROUP.fullmatch(name)
             if found and not os.path.exists(f"/proc/{found[1]}"):
                 Group(os.path.join(self.base, name)).remove()
 
     def remove_all(self) -> None:
         """At the end of the main process: its pools' groups, which are empty then."""
-        for name in _names(self.base) if self.base else ():
+        for name in names_in(self.base) if self.base else ():
             found = _GROUP.fullmatch(name)
             if found and int(found[1]) == self.main:
                 Group(os.path.join(self.base, name)).remove()
@@ -241,12 +241,12 @@ def _enable(base: str, controller: str) -> bool:
 def _make(path: str) -> None:
     os.mkdir(path, 0o755)
     template = _template(path)
-    for name in _names(template):
+    for name in names_in(template):
         shutil.copy(os.path.join(template, name), path)
 
 
 def _remove(path: str) -> None:
-    if _names(_template(path)):
+    if names_in(_template(path)):
         if any(os.path.exists(f"/proc/{pid}") for pid in Group(path).pids()):
             raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), path)
         shutil.rmtree(path)
@@ -293,7 +293,8 @@ def _read(path: str) -> str:
         return ""
 
 
-def _names(folder: str) -> list[str]:
+def names_in(folder: str) -> list[str]:
+    """Of all that is in it; none, if it cannot be read."""
     try:
         return os.listdir(folder)
     except OSError:

@@ -19,7 +19,7 @@ import contextlib
 import os
 import resource
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import NoReturn
 
@@ -372,11 +372,10 @@ def _mount_private_tmp() -> None:
 
 def _restrict(launch: Launch, tmp_folder: str) -> None:
     assert launch.grants is not None
-    given = launch.grants
-    writable = [*given.writable, *([tmp_folder] if tmp_folder else [])]
+    writable = [*launch.grants.writable, *([tmp_folder] if tmp_folder else [])]
     if launch.mounts_tmp:
         writable += [folder for folder in HIDDEN_FOLDERS if os.path.isdir(folder)]
-    grants = landlock.Grants(given.read_only, tuple(writable), given.places, given.sinks)
+    grants = replace(launch.grants, writable=tuple(writable))
     landlock.restrict(grants, launch.landlock_version)
 
 

@@ -141,11 +141,6 @@ def descriptor_soft_limit() -> int:
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
-def set_descriptor_soft_limit(soft: int) -> None:
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-
-
 def require_descriptors(needed: int) -> None:
     """StartError when the soft limit cannot be raised to what is needed."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -29,9 +29,6 @@ class SignalQueue:
     def fileno(self) -> int:
         return self._reader.fileno()
 
-    def descriptors(self) -> tuple[int, int]:
-        return self._reader.fileno(), self._writer.fileno()
-
     def take(self) -> list[int]:
         """The numbers of the signals that came since the last call."""
         numbers: list[int] = []

@@ -20,6 +20,7 @@ import shutil
 import tempfile
 
 from kernelq import log
+from kernelq.cgroup import names_in
 from kernelq.identity import Identity
 from kernelq.launch import in_child
 
@@ -68,7 +69,7 @@ class TmpFolders:
 
     def sweep(self) -> None:
         """Remove what spawners that were killed have left."""
-        if any(name.startswith(_PREFIX) for name in _names(self._base)):
+        if any(name.startswith(_PREFIX) for name in names_in(self._base)):
             in_child(self._sweep)
 
     def close(self) -> None:
@@ -121,7 +122,7 @@ class TmpFolders:
             os.rmdir(path)
 
     def _sweep(self) -> None:
-        for name in _names(self._base):
+        for name in names_in(self._base):
             folder = os.path.join(self._base, name)
             if name.startswith(_PREFIX) and folder != self._own and _is_abandoned(folder):
                 shutil.rmtree(folder, ignore_errors=True)
@@ -135,13 +136,6 @@ def _empty(path: str) -> None:
             shutil.rmtree(entry.path, ignore_errors=True)
         else:
             os.unlink(entry.path)
-
-
-def _names(folder: str) -> list[str]:
-    try:
-        return os.listdir(folder)
-    except OSError:
-        return []
 
 
 def _is_abandoned(folder: str) -> bool:

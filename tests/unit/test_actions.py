@@ -30,7 +30,7 @@ def running() -> Iterator[Actions]:
 
 def wait(running: Actions) -> int:
     pid, status = os.wait()
-    assert running.bury(pid, status)
+    running.bury(pid, status)
     return status
 
 
@@ -66,7 +66,7 @@ def test_programs_end_when_nobody_reads_them(running: Actions, tmp_path: Path) -
 def test_no_action_is_none(running: Actions) -> None:
     running.start(PoolSettings(), ActionKind.ORPHAN, 1)
     assert running.seconds_to_wait() is None
-    assert not running.bury(1, 0)
+    running.bury(1, 0)
 
 
 def test_program_that_is_not_there(running: Actions, capfd: pytest.CaptureFixture[str]) -> None:

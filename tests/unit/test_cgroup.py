@@ -99,7 +99,7 @@ def use(monkeypatch: pytest.MonkeyPatch) -> Callable[[Kernel], Kernel]:
         for name in ("make", "remove", "read", "write"):
             monkeypatch.setattr(cgroup, f"_{name}", getattr(kernel, name))
         monkeypatch.setattr(cgroup, "_give", kernel.owners.__setitem__)
-        monkeypatch.setattr(cgroup, "_names", lambda path: names_in(kernel, path))
+        monkeypatch.setattr(cgroup, "names_in", lambda path: names_in(kernel, path))
         monkeypatch.setattr(cgroup.os, "access", lambda path, mode: bool(path_is_there(path)))
         return kernel
 
