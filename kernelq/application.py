@@ -6,13 +6,18 @@ the module (with its traceback, without kernelq's and the importer's own frames)
 cannot be called.
 """
 
+from __future__ import annotations
+
 import importlib
 import os
 import sys
-from collections.abc import Callable
-from typing import Any
 
 from kernelq.errors import OptionError, StartError
+
+TYPE_CHECKING = False  # see worker.py
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
 
 _ALLOWED = "MODULE:CALLABLE or MODULE:FACTORY(), such as app:application or project.wsgi:make_app()"
 

@@ -9,17 +9,22 @@ brings of these is there for those that are loaded after it, too; two applicatio
 have one name cannot share a worker, and the second would be given the first one's: refused.
 """
 
+from __future__ import annotations
+
 import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
-from typing import Any
 
 from kernelq import log
 from kernelq.errors import StartError
 
-Wsgi = Callable[..., Any]
+TYPE_CHECKING = False  # see worker.py
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from typing import Any
+
+    Wsgi = Callable[..., Any]
 
 RETRY_AFTER_S = 1.0  # what failed to load is not tried again sooner
 

@@ -6,9 +6,14 @@ Which process says what is a table here, so that both ends read the same one. Nu
 message's whole numbers in order; "text" and "descriptors" are named where a message carries them.
 """
 
+from __future__ import annotations
+
 import os
 from enum import IntEnum
-from typing import Any
+
+TYPE_CHECKING = False  # see worker.py
+if TYPE_CHECKING:
+    from typing import Any
 
 
 class ToSpawner(IntEnum):

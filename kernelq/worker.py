@@ -9,12 +9,12 @@ Rules: what is imported here is memory in every worker; nothing of the applicati
 before the process is what it shall be (user, limits, not inspectable).
 """
 
+from __future__ import annotations
+
 import os
 import select
 import signal
 import sys
-from collections.abc import Iterator
-from typing import Any, NoReturn
 
 from kernelq import linux, log
 from kernelq.applications import (
@@ -28,6 +28,13 @@ from kernelq.errors import StartError
 from kernelq.letters import EXIT_ORPHANED, EXIT_REFUSED, Control, ToWorker, unpack_letter
 from kernelq.link import Link, Message, link_from
 from kernelq.signals import SignalQueue
+
+# `typing` would cost each worker half a megabyte of its own, for annotations alone: so this name,
+# which type checkers take for true, stands in every module that a worker imports.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any, NoReturn
 
 Applications = dict[int, Application]
 

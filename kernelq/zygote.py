@@ -13,14 +13,19 @@ for ever; hence the warning. gc.freeze() moves what is loaded out of the collect
 its counters do not copy shared pages in every worker.
 """
 
+from __future__ import annotations
+
 import gc
 import os
-from typing import Any, NoReturn
 
 from kernelq import linux, log, worker
 from kernelq.errors import StartError
 from kernelq.letters import EXIT_ORPHANED, FromZygote, ToZygote
 from kernelq.link import Link, Message, link_from
+
+TYPE_CHECKING = False  # see worker.py
+if TYPE_CHECKING:
+    from typing import NoReturn
 
 
 def main(descriptor: int) -> NoReturn:
@@ -110,7 +115,7 @@ def _fork_twice() -> int:
 
 
 def _warn_of_threads() -> None:
-    names: list[Any] = os.listdir("/proc/self/task")
+    names = os.listdir("/proc/self/task")
     if len(names) > 1:
         log.warning(
             f"zygote {os.getpid()}: the application started {len(names) - 1} threads at import; "

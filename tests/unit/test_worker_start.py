@@ -16,6 +16,7 @@ from kernelq._coretest import FakeCore
 
 from kernelq import linux
 from kernelq.config import ApplicationSettings, CorePoolSettings, PoolSettings, ProcessSettings
+from kernelq.interpreter import ROOT
 from kernelq.letters import (
     EXIT_ORPHANED,
     EXIT_REFUSED,
@@ -198,6 +199,18 @@ def test_a_warm_up_that_fails_among_several(tmp_path: Path) -> None:
 def test_a_working_directory_that_is_not_there(tmp_path: Path) -> None:
     pool = pool_of(tmp_path / "none", application(tmp_path, 1, "/"))
     assert "the working directory" in refusal(pool)
+
+
+def test_what_annotations_alone_want_is_not_loaded() -> None:
+    code = """
+import sys, kernelq.worker, kernelq.zygote, kernelq._worker, kernelq.application, kernelq.sealed
+kernelq.worker.unpack_letter(kernelq.sealed.put("letter", b"{}"))
+kernelq.worker.prepare({"log_level": 20, "inspectable": True, "umask": -1})
+print("typing" in sys.modules)
+"""
+    command = [sys.executable, "-S", "-c", code]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
 
 
 @pytest.fixture
