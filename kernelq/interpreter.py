@@ -57,6 +57,7 @@ class Interpreter:
     places: tuple[str, ...]
     is_own: bool = True
     stamp: tuple[int, ...] = ()  # of another one's file, when it was asked
+    options: tuple[str, ...] = ()  # of this one, which a new one shall have too
 
     @property
     def is_current(self) -> bool:
@@ -70,7 +71,7 @@ class Interpreter:
             return [self.path, "-c", boot]
         added = 1 if sys.flags.safe_path else 2  # -c puts "" before what _BOOT_OWN puts there
         boot = _BOOT_OWN.format(root=ROOT, added=added, module=module, descriptor=descriptor)
-        return [self.path, *_own_options(), "-c", boot]
+        return [self.path, *self.options, "-c", boot]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +95,8 @@ def own_interpreter() -> Interpreter:
     folders = [sys.prefix, sys.base_prefix, sys.exec_prefix, sys.base_exec_prefix, ROOT]
     # The first is where the script lies or the server was started, which is nobody's but ours.
     folders += sys.path if sys.flags.safe_path else sys.path[1:]
-    return Interpreter(sys.executable, _places(sys.executable, folders))
+    options = tuple(_own_options())
+    return Interpreter(sys.executable, _places(sys.executable, folders), options=options)
 
 
 def find_interpreter(path: str, identity: Identity, environment: dict[str, str]) -> Interpreter:
