@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from kernelq.errors import StartError
+from kernelq.units import is_decimal
+
+_ID_MAX = (1 << 32) - 2  # the one above means "none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +64,14 @@ def find_identity(user: str, group: str, groups: Sequence[str] | None = None) ->
             f"no permission to become user {name!r}: only root may change user or group"
         )
     if wanted is None:
-        is_known = user and not name.isdigit()
+        is_known = user and id_in(name) is None
         wanted = tuple(os.getgrouplist(name, gid)) if is_known else (gid,)
     return Identity(uid, gid, wanted, name, home)
+
+
+def id_in(name: str) -> int | None:
+    """The id of a user or group that is given as a number; None: it is a name."""
+    return int(name) if is_decimal(name) and int(name) <= _ID_MAX else None
 
 
 def find_readers(group: str) -> int | None:
@@ -101,19 +109,21 @@ def _find_user(user: str) -> tuple[int, int, str, str]:
 
     if not user:
         return os.geteuid(), os.getegid(), str(os.geteuid()), ""
+    number = id_in(user)
     try:
-        found = pwd.getpwuid(int(user)) if user.isdigit() else pwd.getpwnam(user)
+        found = pwd.getpwnam(user) if number is None else pwd.getpwuid(number)
         return found.pw_uid, found.pw_gid, found.pw_name, found.pw_dir
     except KeyError:
-        if user.isdigit():
-            return int(user), int(user), user, ""
+        if number is not None:
+            return number, number, user, ""
         raise StartError(f"--user: there is no user {user!r}") from None
 
 
 def _find_group(group: str) -> int:
     import grp
 
+    number = id_in(group)
     try:
-        return int(group) if group.isdigit() else grp.getgrnam(group).gr_gid
+        return grp.getgrnam(group).gr_gid if number is None else number
     except KeyError:
         raise StartError(f"--group: there is no group {group!r}") from None

@@ -8,6 +8,7 @@ from kernelq.config import PoolSettings
 from kernelq.configuration.errors import Path
 from kernelq.configuration.kinds import UNLIMITED
 from kernelq.configuration.read import Checked, CheckedPool, Reader
+from kernelq.identity import id_in
 
 
 def check_server(reader: Reader, server: Checked) -> None:
@@ -101,7 +102,7 @@ def _check_group(reader: Reader, table: Checked, name: str) -> bool:
 def _ids_of(user: str) -> tuple[int, int] | None:
     import pwd
 
-    number = _number_of(user)
+    number = id_in(user)
     try:
         found = pwd.getpwnam(user) if number is None else pwd.getpwuid(number)
     except KeyError:
@@ -113,18 +114,11 @@ def _ids_of(user: str) -> tuple[int, int] | None:
 def _gid_of(group: str) -> int | None:
     import grp
 
-    number = _number_of(group)
+    number = id_in(group)
     try:
         return grp.getgrnam(group).gr_gid if number is None else number
     except KeyError:
         return None
-
-
-def _number_of(name: str) -> int | None:
-    """The number that stands in place of a name, if it can be one; the last one means "none"."""
-    if name.isascii() and name.isdigit() and len(name) <= 10 and int(name) < (1 << 32) - 1:
-        return int(name)
-    return None
 
 
 def _check_privileges(reader: Reader, process: Checked, settings: PoolSettings) -> None:

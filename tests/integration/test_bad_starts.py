@@ -105,9 +105,10 @@ def test_old_kernel(tmp_path: Path) -> None:
     assert line.startswith("kernelq: kernel too old: ")
 
 
-def test_unknown_user(tmp_path: Path) -> None:
-    status, (line,) = run(tmp_path, "--user", "nobody-of-that-name")
-    assert (status, line) == (1, "kernelq: --user: there is no user 'nobody-of-that-name'")
+@pytest.mark.parametrize("name", ["nobody-of-that-name", "4294967295", "9" * 5000])
+def test_unknown_user(tmp_path: Path, name: str) -> None:
+    status, (line,) = run(tmp_path, "--user", name)
+    assert (status, line) == (1, f"kernelq: --user: there is no user '{name}'")
 
 
 def test_access_log_that_cannot_be_opened(tmp_path: Path) -> None:
