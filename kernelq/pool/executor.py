@@ -77,7 +77,6 @@ class PoolExecutor:
             Do.RUN: self._do_run,
             Do.THROTTLE: self._do_throttle,
             Do.REPORT: self._do_report,
-            Do.LOG: self._do_log,
         }
 
     @property
@@ -356,11 +355,6 @@ class PoolExecutor:
         self._host.report(action.number, action.text, self.name, number, pid)
         self._host.log(event.level, f"{name} {action.text} (event {action.number})")
 
-    def _do_log(self, action: Action) -> None:
-        member = self._members.get(action.worker)
-        name = f"pool {self.name}:" if member is None else self._name(member)
-        self._host.log(action.number, f"{name} {action.text}")
-
     def _tell_spawner(self, kind: int, *numbers: int) -> None:
         if self._spawner is not None:
             self._spawner.try_send(kind, *numbers)
@@ -495,4 +489,4 @@ ORPHAN_WORDS_NS = 1_000_000_000  # for an orphan's stacks, before it is stopped
 _DEATHS = frozenset((5009, 6024, 6025))
 _PROGRAMS = {"rapid_fail": ActionKind.RAPID_FAIL, "orphan": ActionKind.ORPHAN}
 _RECYCLES = frozenset((5074, 5075, 5076, 5077, 5078, 5079, 5080, 5117))
-_FAILURES = frozenset((5009, 5010, 5011, 5012, 5127))
+_FAILURES = frozenset((5009, 5010, 5012, 5127))

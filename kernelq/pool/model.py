@@ -108,7 +108,6 @@ class Do(Enum):
     THROTTLE = auto()  # number: 1 hold the workers to their CPU limit, 0 let them go
     REPORT = auto()  # number: id in events.EVENTS, which has its level; worker or -1; text: never
     #                  empty. 5009 (a death that nobody asked for): with how it died, when known
-    LOG = auto()  # number: level; text; worker or -1
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from kernelq.pool.generations import adopt_pending
 from kernelq.pool.model import Do, Kind, Phase, Pool, State
-from kernelq.pool.rapid_fail import clear_tallies, try_again
+from kernelq.pool.rapid_fail import clear_tallies
 from kernelq.pool.steps import SIGKILL, Turn, drain, floor, kill, kill_starting, put
 
 
@@ -14,11 +14,6 @@ def start(pool: Pool, turn: Turn) -> Pool:
     turn.report(6001)
     pool = clear_tallies(pool)
     return replace(pool, phase=Phase.INITIALIZED, target=floor(pool), is_over_cpu=False)
-
-
-def start_again(pool: Pool, turn: Turn) -> Pool:
-    """START of a pool that is started: it may still be tripped."""
-    return try_again(pool, turn)
 
 
 def never_start(pool: Pool, turn: Turn) -> Pool:

@@ -19,7 +19,7 @@ from dataclasses import replace
 from kernelq.pool.generations import adopt_pending
 from kernelq.pool.model import Action, Do, Event, Kind, Limits, Phase, Pool, Worker
 from kernelq.pool.rapid_fail import CRASH_WINDOW_NS
-from kernelq.pool.recycling import early, next_turnover, time_limit, turn_over
+from kernelq.pool.recycling import next_turnover, time_limit, turn_over
 from kernelq.pool.size import (
     await_demand,
     fill,
@@ -32,8 +32,6 @@ from kernelq.pool.size import (
 from kernelq.pool.steps import NOBODY, Turn, is_up, ready, room, staying
 from kernelq.pool.table import TABLE, Place
 from kernelq.pool.tally import Tally
-
-__all__ = ["early", "find_worker", "make_pool", "next_deadline", "step"]
 
 
 def make_pool(limits: Limits) -> Pool:

@@ -27,6 +27,7 @@ from kernelq.pool.steps import (
     kill,
     put,
     ready,
+    resume,
     room,
     start_worker,
     staying,
@@ -89,12 +90,11 @@ def rest(pool: Pool, turn: Turn) -> Pool:
 
 def wake(pool: Pool, turn: Turn) -> Pool:
     """ACTIVE."""
-    worker = turn.worker
-    if not worker.is_suspended:
+    if not turn.worker.is_suspended:
         return pool
-    turn.do(Do.RESUME, worker.key)
+    worker = resume(turn.worker, turn)
     turn.report(6031, worker.key)
-    return put(pool, replace(worker, is_suspended=False))
+    return put(pool, worker)
 
 
 def ask_peak(pool: Pool, turn: Turn) -> Pool:

@@ -147,10 +147,10 @@ _WORKER: tuple[tuple[tuple[Place, ...], Kind, Row], ...] = (
     ((DRAINING,), Kind.TICK, Row(
         workers.end_drain, (LAST_WORDS, ORPHANED), (5013, 6032),
         "the shutdown time limit has passed: its stacks, or, after TIMEOUT, an orphan")),
-    ((LAST_WORDS,), Kind.STACKS_DONE, Row(workers.kill_after_words, (KILLED,), (), "SIGKILL")),
+    ((LAST_WORDS,), Kind.STACKS_DONE, Row(workers.kill_now, (KILLED,), (), "SIGKILL")),
     ((LAST_WORDS,), Kind.TICK, Row(
         workers.abort_without_words, (KILLED,), (), "no stacks came: SIGABRT")),
-    ((KILLED,), Kind.TICK, Row(workers.kill_again, (), (), "SIGKILL, until it has died")),
+    ((KILLED,), Kind.TICK, Row(workers.kill_now, (), (), "SIGKILL, until it has died")),
     ((STARTING,), Kind.DISTRUSTED, Row(
         workers.kill_distrusted, (KILLED,), (5127, *LOSS_OF_START), "SIGKILL; counts as a loss")),
     ((READY,), Kind.DISTRUSTED, Row(

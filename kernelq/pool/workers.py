@@ -97,16 +97,12 @@ def end_drain(pool: Pool, turn: Turn) -> Pool:
     return ask_last_words(pool, worker, turn)
 
 
-def kill_after_words(pool: Pool, turn: Turn) -> Pool:
+def kill_now(pool: Pool, turn: Turn) -> Pool:
     return kill(pool, turn.worker, SIGKILL, turn)
 
 
 def abort_without_words(pool: Pool, turn: Turn) -> Pool:
     return kill(pool, turn.worker, SIGABRT, turn)
-
-
-def kill_again(pool: Pool, turn: Turn) -> Pool:
-    return kill(pool, turn.worker, SIGKILL, turn)
 
 
 def lose(pool: Pool, turn: Turn) -> Pool:

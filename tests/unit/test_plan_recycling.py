@@ -6,7 +6,8 @@ import pytest
 from plays import Play
 
 from kernelq.pool.model import Action, Do, Kind, Limits, State
-from kernelq.pool.plan import early, next_deadline
+from kernelq.pool.plan import next_deadline
+from kernelq.pool.recycling import early
 from kernelq.pool.table import TABLE
 from kernelq.units import HOUR, SECOND
 
