@@ -67,6 +67,7 @@ class FakeCore:
         self.quotas[worker] = requests
 
     def worker_abandon(self, worker: int) -> None:
+        assert ("attach", worker) in self.calls
         assert worker in self.known
         self.calls.append(("abandon", worker))
 

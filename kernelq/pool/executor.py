@@ -71,11 +71,11 @@ class PoolExecutor:
             Do.AWAIT_DEMAND: self._do_await_demand,
             Do.PEAK: self._do_peak,
             Do.SERVING: lambda action: host.on_serving(self),
-            Do.RELOADED: self._do_reloaded,
+            Do.RELOADED: lambda action: host.on_reloaded(self, action.number),
             Do.GIVE_UP: lambda action: host.on_give_up(self, action.text),
             Do.STOPPED: lambda action: host.on_stopped(self),
             Do.RUN: self._do_run,
-            Do.THROTTLE: self._do_throttle,
+            Do.THROTTLE: lambda action: self._throttle(action.number == 1),
             Do.REPORT: self._do_report,
         }
 
@@ -289,6 +289,9 @@ class PoolExecutor:
         # Its stacks first, if it can still tell them; then it is stopped, and what it had in hand
         # is treated as after a death.
         member = self._members[action.worker]
+        if not member.pid:  # nothing is there yet that a debugger could look into
+            self._do_signal(Action(Do.SIGNAL, member.key, signal.SIGKILL))
+            return
         member.is_orphan = True
         if member.control is not None and member.control.try_send(Control.STACKS):
             self._orphans[member.key] = time.monotonic_ns() + ORPHAN_WORDS_NS
@@ -325,16 +328,12 @@ class PoolExecutor:
         del action
         self.apply(Event(Kind.PEAK, number=self._core.pool_take_peak(self.number)))
 
-    def _do_reloaded(self, action: Action) -> None:
-        self._host.on_reloaded(self, action.number)
-
     def _do_run(self, action: Action) -> None:
         member = self._members.get(action.worker)
         pid = 0 if member is None else member.pid
+        if action.text == "orphan" and not pid:
+            return
         self._tell_spawner(ToSpawner.ACTION, self.settings.index, _PROGRAMS[action.text], pid)
-
-    def _do_throttle(self, action: Action) -> None:
-        self._throttle(action.number == 1)
 
     def _throttle(self, is_on: bool) -> None:
         if self.settings.cpu.limit:
@@ -364,7 +363,9 @@ class PoolExecutor:
     def _lose_spawner(self) -> None:
         self.apply(Event(Kind.SPAWNER_LOST))
         for member in list(self._by_number.values()):
-            if member.pid == 0:
+            if member.pid == 0 and self._is_leaving(member):
+                self._fail(member, "")
+            elif member.pid == 0:
                 self._take_back(member)
             elif member.status is None:
                 member.status = (STATUS_UNKNOWN, 0)
@@ -390,6 +391,7 @@ class PoolExecutor:
         self.apply(Event(Kind.DIED, member.key))
 
     def _end(self, member: Member) -> None:
+        self._orphans.pop(member.key, None)  # nobody is left to be stopped
         self._on_control(member)  # its last words, said before it died
         member.info = self._core.worker_info(member.number)
         member.is_expected = self._is_leaving(member)

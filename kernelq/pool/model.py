@@ -91,7 +91,8 @@ class Do(Enum):
     DRAIN = auto()  # worker
     STACKS = auto()  # worker
     SIGNAL = auto()  # worker; number: the signal
-    ORPHAN = auto()  # worker: stop it, take it from the core; its death is still told (DIED)
+    ORPHAN = auto()  # worker: stop it, take it from the core; its death is still told (DIED). One
+    #                  that has no process yet is killed
     SUSPEND = auto()  # worker: give its memory back; it stays READY
     RESUME = auto()  # worker: end of SUSPEND; comes before a DRAIN or SIGNAL, too
     GENERATION = auto()  # number: a new one; code read and settings given from now on are its

@@ -1,6 +1,7 @@
 """The executor between a fake core and a spawner that the test plays, with real links."""
 
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -11,7 +12,7 @@ from kernelq import sealed
 from kernelq.config import PoolSettings, RapidFailSettings, RecyclingSettings
 from kernelq.letters import Control, FromSpawner, ToSpawner
 from kernelq.link import Link, Message, link_from, link_pair
-from kernelq.pool.executor import PoolExecutor
+from kernelq.pool.executor import ORPHAN_WORDS_NS, PoolExecutor
 from kernelq.pool.model import Event, Kind, State
 
 SIGKILL_STATUS = 9
@@ -355,3 +356,61 @@ def test_stacks_of_a_living_worker_come_as_a_text(stage: Stage) -> None:
     stage.die(1)
     third.then(lambda answer, text: answers.append(answer or text))
     assert answers[-1] == "the worker has ended"
+
+
+def hang_in_start(stage: Stage) -> None:
+    """The start-up time limit of a worker that has no process yet passes."""
+    stage.executor.apply(Event(Kind.START))
+    stage.executor.apply(Event(Kind.TICK))
+
+
+def test_a_start_without_a_process_leaves_no_orphan() -> None:
+    # A zygote that hangs in the import of the application: its workers have no pid yet.
+    stage = Stage(orphan_worker_process=True, startup_limit_ns=1)
+    stage.bring_spawner()
+    hang_in_start(stage)
+    asked = stage.asked()
+    assert [m.numbers for m in asked if m.kind == ToSpawner.SIGNAL] == [(1, 9)]
+    assert not [m for m in asked if m.kind == ToSpawner.ACTION]
+    assert ("abandon", 1) not in stage.core.calls
+    stage.answer(FromSpawner.FAILED, 1)
+    assert stage.executor.state.orphans == ()
+    stage.close()
+
+
+def test_a_start_that_waits_for_a_spawner_leaves_no_orphan() -> None:
+    stage = Stage(orphan_worker_process=True, startup_limit_ns=1)
+    hang_in_start(stage)
+    assert stage.executor.state.orphans == ()
+    assert [member.key for member in stage.executor.members] == [1]
+    stage.close()
+
+
+def test_a_start_that_was_given_up_is_not_repeated_with_the_next_spawner() -> None:
+    for leaves_orphans in (True, False):
+        stage = Stage(orphan_worker_process=leaves_orphans, startup_limit_ns=1)
+        stage.bring_spawner()
+        hang_in_start(stage)
+        stage.executor.set_spawner(None)
+        stage.close()
+        stage.bring_spawner()
+        assert stage.core.known == set(stage.started()) != {1}
+        assert stage.executor.state.orphans == ()
+        stage.close()
+
+
+def test_an_orphan_that_dies_while_it_is_asked_for_its_stacks_is_not_abandoned() -> None:
+    stage = Stage(orphan_worker_process=True)
+    stage.bring_spawner()
+    stage.executor.apply(Event(Kind.START))
+    stage.started()
+    stage.serve(1)
+    stage.executor.on_core_event("hopeless", 1, 0)
+    stage.controls[1].send(Control.STACKS_DONE)
+    stage.executor.on_core_event("gone", 1, 0)
+    stage.executor.tick(time.monotonic_ns() + 2 * ORPHAN_WORDS_NS)
+    assert ("abandon", 1) not in stage.core.calls
+    stage.answer(FromSpawner.DIED, 1, SIGKILL_STATUS, 20480, 0)
+    assert stage.executor.state.orphans == ()
+    assert stage.core.known == {2}
+    stage.close()
