@@ -143,7 +143,7 @@ class PoolExecutor:
         else:
             self._generations[self.state.generation] = settings
         self._core.pool_change(self.number, settings.core)
-        self.watch.configure(settings)
+        self.watch.configure(settings, self.members)
         self.apply(Event(Kind.CONFIGURE, limits=limits, is_restart=is_restart))
         return is_restart
 
@@ -151,7 +151,7 @@ class PoolExecutor:
         """Back to the settings that its workers still have: new ones were tried and have failed."""
         self.settings = settings
         self._core.pool_change(self.number, settings.core)
-        self.watch.configure(settings)
+        self.watch.configure(settings, self.members)
         self.apply(Event(Kind.CONFIGURE, limits=limits_of(settings, self._gives_up)))
 
     def close(self) -> None:

@@ -56,8 +56,8 @@ class Watch:
         """When look() is due, by the monotonic clock; None: never."""
         return min(self._times.values(), default=None)
 
-    def configure(self, settings: PoolSettings) -> None:
-        """New settings: every look begins anew."""
+    def configure(self, settings: PoolSettings, members: Iterable[Member] = ()) -> None:
+        """New settings: every look begins anew. members: those that are older than the settings."""
         self._settings = settings
         self._times.clear()
         if not settings.is_managed:
@@ -69,7 +69,7 @@ class Watch:
         if recycling.memory or recycling.private_memory:
             self._times["memory"] = now + MEMORY_EVERY_NS
         if settings.cpu.limit:
-            self._begin_window(now)
+            self._begin_window(now, _cpu_of(members))
             self._times["cpu"] = now + self._cpu_every()
         if recycling.schedule:
             self._scheduled = next_time(recycling.schedule, self._wall())
@@ -122,15 +122,14 @@ class Watch:
         return now + MEMORY_EVERY_NS
 
     def _look_cpu(self, now: int, members: list[Member], events: list[Event]) -> int:
-        used = {member.key: probes.cpu_ns(member.pid) for member in members}
+        used = _cpu_of(members)
         cpu = self._settings.cpu
         for key, before in list(self._cpu_used.items()):
             if key not in used:
                 self._cpu_gone += before
                 del self._cpu_used[key]
         if now >= self._cpu_window_ends:
-            self._begin_window(now)
-            self._cpu_base.update(used)
+            self._begin_window(now, used)
             events.append(Event(Kind.CPU_INTERVAL))
             return now + self._cpu_every()
         self._cpu_used = {key: spent - self._cpu_base.get(key, 0) for key, spent in used.items()}
@@ -154,15 +153,20 @@ class Watch:
         seconds = max(0.0, self._scheduled - self._wall())
         return min(CLOCK_EVERY_NS, round(seconds * SECOND) + 1)
 
-    def _begin_window(self, now: int) -> None:
+    def _begin_window(self, now: int, base: dict[int, int]) -> None:
         self._cpu_window_ends = now + self._settings.cpu.interval_ns
-        self._cpu_base = {}
+        self._cpu_base = base
         self._cpu_used = {}
         self._cpu_gone = 0
         self._is_over_cpu = False
 
     def _cpu_every(self) -> int:
         return max(CPU_EVERY_NS, self._settings.cpu.interval_ns // CPU_LOOKS)
+
+
+def _cpu_of(members: Iterable[Member]) -> dict[int, int]:
+    # Nothing: it has not begun, or it has died and the core has not said so yet.
+    return {member.key: spent for member in members if (spent := probes.cpu_ns(member.pid))}
 
 
 def _of_limit(found: int, limit: int, kind: str) -> str:
