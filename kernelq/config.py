@@ -179,6 +179,11 @@ class PoolSettings:
     retired: tuple[ApplicationSettings, ...] = ()
     fresh: tuple[int, ...] = ()  # numbers of those that came with a reload: tried before READY
 
+    @property
+    def starts_at_once(self) -> bool:
+        """Whether it has workers without anybody's asking: who opens it waits for the first."""
+        return self.auto_start and self.start_mode == "always_running"
+
 
 @dataclass(frozen=True, slots=True)
 class ServerSettings:

@@ -393,6 +393,9 @@ class Manager:
         self._answer_reload(Reloaded(pools=changed, sites=nothing, notes=[]), "")
 
     def on_pool_give_up(self, pool: PoolExecutor, text: str) -> bool:
+        """True: it is no pool of the settings in force, and takes nothing else along."""
+        if self._service.pools.find(pool.name) is not pool:
+            return True  # it leaves already
         return self._reload is not None and self._reload.on_give_up(pool, text)
 
     def on_pool_gone(self, pool: PoolExecutor) -> None:

@@ -20,7 +20,6 @@ from kernelq import log
 from kernelq.binding import Listener, listener_of
 from kernelq.config import PoolSettings, ServerSettings
 from kernelq.pool.executor import PoolExecutor
-from kernelq.pool.model import Event, Kind
 from kernelq.pools import Pools
 from kernelq.routing import Routing
 from kernelq.shapes import Difference
@@ -77,11 +76,11 @@ class Reload:
         self._settle("")
 
     def _add(self, settings: PoolSettings) -> None:
-        pool = self._pools.open(settings, gives_up=True)
+        pool = self._pools.open(settings, gives_up=settings.starts_at_once)
         self._added.append(pool)
-        if settings.auto_start and settings.start_mode == "always_running":
+        if settings.starts_at_once:
             self._awaited.add(settings.name)
-        pool.apply(Event(Kind.START if settings.auto_start else Kind.STOP))
+        pool.start()
 
     def _restart(self, settings: PoolSettings) -> None:
         pool = self._pools.find(settings.name)

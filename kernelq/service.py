@@ -115,7 +115,8 @@ class Service:
         self.core.start()
         if self._control is not None:
             self._control.start()
-        self._start_pools()
+        for pool in self.pools:
+            pool.start()
         self._say_start()
         self._look_if_ready()
         while self._phase is not Phase.OVER:
@@ -138,17 +139,11 @@ class Service:
         return self._phase is Phase.SERVING
 
     def _open_pools(self) -> None:
-        gives_up = len(self.settings.pools) == 1
+        is_alone = len(self.settings.pools) == 1
         for settings in self.settings.pools:
-            self.pools.open(settings, gives_up)
-            if settings.auto_start and settings.start_mode == "always_running":
+            self.pools.open(settings, is_alone and settings.starts_at_once)
+            if settings.starts_at_once:
                 self._awaited.add(settings.name)
-
-    def _start_pools(self) -> None:
-        for settings in self.settings.pools:
-            pool = self.pools.find(settings.name)
-            if pool is not None:
-                start_pool(pool)
 
     def _make_control(self, listener: Listener) -> None:
         self._control_socket = listener
@@ -207,12 +202,10 @@ class Service:
             return
         self._is_ready = True
         seconds = (time.monotonic_ns() - self._started_ns) / SECOND
-        what = "the first worker serves" if self._has_workers() else "workers start on demand"
+        has_workers = any(pool.starts_at_once for pool in self.settings.pools)
+        what = "the first worker serves" if has_workers else "workers start on demand"
         self.log(log.INFO, f"ready: {what} after {seconds:.2f} s")
         self.notify("READY=1\nSTATUS=serving")
-
-    def _has_workers(self) -> bool:
-        return any(settings.start_mode == "always_running" for settings in self.settings.pools)
 
     # The loop.
 
@@ -433,11 +426,6 @@ class Service:
         main = os.getppid()
         what = "read the file again" if self.settings.config_file else "reload the code"
         self.log(log.INFO, f"stop with Ctrl-C or kill {main}; {what} with kill -HUP {main}")
-
-
-def start_pool(pool: PoolExecutor) -> None:
-    """A new pool: started, or not to be started by itself."""
-    pool.apply(Event(Kind.START if pool.settings.auto_start else Kind.STOP))
 
 
 def _count(number: int, noun: str) -> str:

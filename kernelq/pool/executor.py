@@ -101,6 +101,10 @@ class PoolExecutor:
     def members(self) -> list[Member]:
         return list(self._members.values())
 
+    def start(self) -> None:
+        """A new pool: started, or not to be started by itself."""
+        self.apply(Event(Kind.START if self.settings.auto_start else Kind.STOP))
+
     def apply(self, event: Event) -> None:
         """Let the plan decide about an event, and do what it says. Events that this causes come
         after it.

@@ -1,0 +1,162 @@
+"""Pools that fail, end and leave while settings are read again: the managers above a fake core."""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from fakes import FakeCore
+
+from kernelq.config import ApplicationSettings, PoolSettings, ServerSettings
+from kernelq.letters import FromSpawner, ToSpawner
+from kernelq.link import Link, Message, link_from, link_pair
+from kernelq.manager import Manager
+from kernelq.pool.executor import PoolExecutor
+from kernelq.pool.journal import Journal
+from kernelq.pool.model import Event, Kind, Phase
+from kernelq.pools import LEAVING_LOOK_NS, Pools
+
+ALWAYS = PoolSettings(start_mode="always_running", min_processes=1)
+BEFORE = ServerSettings(pools=(replace(ALWAYS, name="old", index=0),), sites=())
+
+
+class NoRoutes:
+    """Routing, of no site."""
+
+    def endpoint_names(self) -> set[str]:
+        return set()
+
+    def remove_listeners(self, names: set[str]) -> None:
+        assert not names
+
+    def publish(self, settings: ServerSettings) -> None:
+        pass
+
+
+class Service:
+    """What a Manager and its Pools ask of the service process; the test plays the spawner."""
+
+    def __init__(self) -> None:
+        self.core: Any = FakeCore()
+        self.settings = BEFORE
+        self.journal = Journal()
+        self.routing = NoRoutes()
+        self.is_serving = True
+        self.lines: list[str] = []
+        self.told: list[tuple[int, int]] = []
+        self.has_ended = False
+        self.supervisor = self
+        self.pools = Pools(self.core, self, self.journal)
+        self.manager = Manager(self)  # type: ignore[arg-type]
+        self.spawner, theirs = link_pair()
+        self.spawner.set_blocking(False)
+        self.links = [self.spawner, theirs]
+        self.pools.set_spawner(theirs)
+        for settings in self.settings.pools:
+            self.pools.open(settings, False)
+            self.pool(settings.name).apply(Event(Kind.START))
+
+    def log(self, level: int, text: str) -> None:
+        self.lines.append(text)
+
+    def notify(self, text: str) -> None:
+        pass
+
+    def notify_reloading(self) -> None:
+        pass
+
+    def send(self, kind: int, number: int) -> None:
+        self.told.append((kind, number))
+
+    try_send = send
+
+    def watch(self, link: Link, on_readable: Callable[[], None]) -> None:
+        self.links.append(link)
+
+    def unwatch(self, link: Link) -> None:
+        pass
+
+    def on_pool_serving(self, pool: PoolExecutor) -> None:
+        self.manager.on_pool_serving(pool)
+
+    def on_pool_reloaded(self, pool: PoolExecutor, outcome: int) -> None:
+        self.manager.on_pool_reloaded(pool, outcome)
+
+    def on_pool_give_up(self, pool: PoolExecutor, text: str) -> None:
+        self.has_ended |= not self.manager.on_pool_give_up(pool, text)
+
+    def on_pool_stopped(self, pool: PoolExecutor) -> None:
+        self.manager.on_pool_gone(pool)
+
+    # What the test does.
+
+    def pool(self, name: str) -> PoolExecutor:
+        found = self.pools.find(name)
+        assert found is not None
+        return found
+
+    def started(self) -> list[int]:
+        numbers = []
+        while self.spawner.is_readable():
+            message = self.spawner.receive()
+            assert message is not None
+            if message.kind == ToSpawner.START:
+                self.links.append(link_from(message.descriptors.pop()))
+                numbers.append(message.numbers[1])
+            message.close_descriptors()
+        return numbers
+
+    def answer(self, kind: int, *numbers: int, text: str = "", pidfd: bool = False) -> None:
+        descriptors = [os.open(os.devnull, os.O_RDONLY)] if pidfd else []
+        self.pools.on_spawner_message(Message(kind, numbers, text, descriptors))
+
+    def serve(self) -> int:
+        """Whoever was started last is ready."""
+        number = self.started()[-1]
+        self.answer(FromSpawner.STARTED, number, 1000 + number, pidfd=True)
+        self.pools.on_core_event("ready", number, 0)
+        return number
+
+    def reload(self, *pools: PoolSettings) -> None:
+        self.manager.begin_reload(replace(self.settings, pools=pools), (), (), ())
+
+    def wait(self) -> None:
+        """Until the queues of pools that leave have been looked at."""
+        self.pools.tick(time.monotonic_ns() + 2 * LEAVING_LOOK_NS)
+
+
+@pytest.fixture
+def service() -> Iterator[Service]:
+    made = Service()
+    made.serve()
+    yield made
+    for link in made.links:
+        link.close()
+
+
+def added(name: str, index: int, **settings: Any) -> PoolSettings:
+    one = ApplicationSettings(number=index)
+    return replace(ALWAYS, name=name, index=index, applications=(one,), **settings)
+
+
+def test_two_broken_pools_of_one_reload_end_nothing_but_the_reload(service: Service) -> None:
+    service.reload(*BEFORE.pools, added("a", 1), added("b", 2))
+    for number in service.started():
+        service.answer(FromSpawner.FAILED, number, text="no module named app")
+    assert not service.has_ended
+    assert service.manager.under_way == ""
+    service.wait()
+    assert service.pools.names() == ["old"]
+    assert len(list(service.pools)) == 1
+
+
+def test_a_pool_that_a_reload_has_brought_ends_the_server_never(service: Service) -> None:
+    service.reload(*BEFORE.pools, added("later", 1, auto_start=False))
+    assert service.settings.pools[-1].name == "later"
+    service.manager.pool_start("later")
+    (number,) = service.started()
+    service.answer(FromSpawner.FAILED, number, text="no module named app")
+    assert not service.has_ended
+    assert service.pool("later").state.phase is Phase.INITIALIZED
