@@ -40,6 +40,7 @@ class Pools:
         self._by_worker: dict[int, PoolExecutor] = {}
         self._leaving: dict[int, int] = {}  # by number: until when its queue may empty itself
         self._leaving_at: int | None = None
+        self._stopped: list[PoolExecutor] = []  # to be closed
 
     def __iter__(self) -> Iterator[PoolExecutor]:
         """Also those that are being removed."""
@@ -78,12 +79,19 @@ class Pools:
         self._leaving_at = now + LEAVING_LOOK_NS if self._leaving else None
 
     def forget(self, pool: PoolExecutor) -> None:
-        """It has stopped, and nothing routes to it."""
-        pool.close()
-        self._by_number.pop(pool.number, None)
+        """It has stopped, and nothing routes to it: tick() closes it as soon as no process of it is
+        left, not even an orphan.
+        """
+        self._stopped.append(pool)
         self._leaving.pop(pool.number, None)
         if self._by_name.get(pool.name) is pool:
             del self._by_name[pool.name]
+
+    def _close_buried(self) -> None:
+        for pool in [one for one in self._stopped if one.is_buried]:
+            self._stopped.remove(pool)
+            pool.close()
+            del self._by_number[pool.number]
 
     def find(self, name: str) -> PoolExecutor | None:
         return self._by_name.get(name)
@@ -106,6 +114,7 @@ class Pools:
         for pool in self:
             if pool.deadline is not None and now >= pool.deadline:
                 pool.tick(now)
+        self._close_buried()
 
     def next_deadline(self) -> int | None:
         times = [self._leaving_at, *(pool.deadline for pool in self._by_number.values())]

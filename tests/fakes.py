@@ -23,6 +23,7 @@ class FakeCore:
         self.peak = 0
         self.is_full = False
         self.known: set[int] = set()
+        self.pool_of: dict[int, int] = {}  # by worker
         self._next = 1
 
     def pool_open(self, settings: CorePoolSettings) -> int:
@@ -35,6 +36,8 @@ class FakeCore:
         self.calls.append(("change", pool))
 
     def pool_close(self, pool: int) -> None:
+        if any(self.pool_of[worker] == pool for worker in self.known):
+            raise ValueError(f"pool {pool} has workers")
         del self.pool_states[pool]
 
     def pool_info(self, pool: int) -> dict[str, Any]:
@@ -56,6 +59,7 @@ class FakeCore:
             raise OSError(24, "Too many open files")
         number, self._next = self._next, self._next + 1
         self.known.add(number)
+        self.pool_of[number] = pool
         return number, [os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC) for _ in range(3)]
 
     def worker_attach(self, worker: int, pid: int, pidfd: int) -> None:

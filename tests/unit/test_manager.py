@@ -160,3 +160,27 @@ def test_a_pool_that_a_reload_has_brought_ends_the_server_never(service: Service
     service.answer(FromSpawner.FAILED, number, text="no module named app")
     assert not service.has_ended
     assert service.pool("later").state.phase is Phase.INITIALIZED
+
+
+def test_a_pool_that_leaves_while_its_orphan_is_attached(service: Service) -> None:
+    service.reload(*BEFORE.pools, added("new", 1, orphan_worker_process=True))
+    number = service.serve()
+    pool = service.pool("new")
+    core_number = pool.number
+    service.pools.on_core_event("hopeless", number, 0)
+    (second,) = service.started()
+    service.reload(*BEFORE.pools)
+    service.wait()
+    service.answer(FromSpawner.FAILED, second)
+    service.wait()
+    assert pool.is_gone
+    assert core_number in service.core.pool_states
+    service.pools.tick(time.monotonic_ns() + 2_000_000_000)
+    assert ("abandon", number) in service.core.calls
+    service.pools.on_core_event("gone", number, 0)
+    service.wait()
+    service.answer(FromSpawner.DIED, number, 9, 20480, 0)
+    service.wait()
+    assert core_number not in service.core.pool_states
+    assert len(list(service.pools)) == 1
+    assert service.pools.names() == ["old"]
