@@ -96,3 +96,7 @@ _ROWS = (
 )  # fmt: skip
 
 EVENTS = {row.id: row for row in _ROWS}
+DEATHS = frozenset((5009, 6024, 6025))  # said when it is known how the worker died
+# What the figures of a pool count.
+RECYCLES = frozenset((5074, 5075, 5076, 5077, 5078, 5079, 5080, 5117))
+FAILURES = frozenset((5009, 5010, 5012, 5127))

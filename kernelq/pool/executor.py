@@ -22,12 +22,12 @@ from kernelq.desk import Pending
 from kernelq.letters import ActionKind, Control, FromSpawner, ToSpawner
 from kernelq.link import Link, Message, link_pair
 from kernelq.pool import plan
-from kernelq.pool.events import EVENTS
+from kernelq.pool.events import DEATHS, EVENTS, FAILURES, RECYCLES
 from kernelq.pool.limits import limits_of, requests_limit
 from kernelq.pool.member import STATUS_UNKNOWN, Member, describe_death
 from kernelq.pool.model import Action, Do, Event, Kind, Phase, State, Worker
 from kernelq.pool.neighbours import KINDS, Core, Host
-from kernelq.pool.orphan import describe_orphan
+from kernelq.pool.orphan import ORPHAN_WORDS_NS, describe_orphan
 from kernelq.pool.watch import Watch
 
 if TYPE_CHECKING:
@@ -67,8 +67,8 @@ class PoolExecutor:
             Do.RESUME: lambda action: None,  # pages come back by themselves as they are touched
             Do.GENERATION: self._do_generation,
             Do.RETIRE: self._do_retire,
-            Do.POOL: self._do_pool,
-            Do.AWAIT_DEMAND: self._do_await_demand,
+            Do.POOL: lambda action: core.set_pool_state(self.number, action.text),
+            Do.AWAIT_DEMAND: lambda action: core.pool_await_demand(self.number, action.number),
             Do.PEAK: self._do_peak,
             Do.SERVING: lambda action: host.on_serving(self),
             Do.RELOADED: lambda action: host.on_reloaded(self, action.number),
@@ -165,8 +165,12 @@ class PoolExecutor:
     def find_member(self, worker: int) -> Member | None:
         """By pid, or else by the core's number."""
         for member in self._members.values():
-            if member.pid == worker:
+            if member.pid and member.pid == worker:
                 return member
+        return self.numbered(worker)
+
+    def numbered(self, worker: int) -> Member | None:
+        """By the core's number."""
         return self._by_number.get(worker)
 
     def state_of(self, member: Member) -> Worker | None:
@@ -244,14 +248,18 @@ class PoolExecutor:
         if self._spawner is None:
             self._waiting.append(member)
             return
+        pair: tuple[Link, ...] = ()
         try:
+            pair = link_pair()
             number, descriptors = self._core.channel_open(self.number, member.generation)
         except OSError as found:
+            for link in pair:
+                link.close()
             self._host.log(log.ERROR, f"{self._name(member)} has no channel: {found}")
             self._forget(member)
             self.apply(Event(Kind.DIED, member.key))
             return
-        ours, theirs = link_pair()
+        ours, theirs = pair
         member.number = number
         member.control = ours
         self._by_number[number] = member
@@ -260,11 +268,14 @@ class PoolExecutor:
         numbers = (settings.index, number, member.generation)
         passed = [*descriptors, theirs.fileno()]
         ours.set_blocking(False)
-        self._host.watch(ours, lambda: self._on_control(member))
+        self._host.watch(ours, lambda: self._on_control(member, MESSAGES_PER_TURN))
         try:
             self._spawner.send(ToSpawner.START, *numbers, descriptors=passed)
         except ConnectionError:
             self._take_back(member)  # the spawner's end is about to be noticed
+        except OSError as found:  # too many descriptors on their way, or no memory
+            self._host.log(log.ERROR, f"{self._name(member)} cannot have its channel: {found}")
+            self._fail(member, "")
         finally:
             theirs.close()
             for descriptor in descriptors:
@@ -322,12 +333,6 @@ class PoolExecutor:
         if settings is not None:
             self._tell_spawner(ToSpawner.RETIRE, settings.index, action.number)
 
-    def _do_pool(self, action: Action) -> None:
-        self._core.set_pool_state(self.number, action.text)
-
-    def _do_await_demand(self, action: Action) -> None:
-        self._core.pool_await_demand(self.number, action.number)
-
     def _do_peak(self, action: Action) -> None:
         del action
         self.apply(Event(Kind.PEAK, number=self._core.pool_take_peak(self.number)))
@@ -335,22 +340,21 @@ class PoolExecutor:
     def _do_run(self, action: Action) -> None:
         member = self._members.get(action.worker)
         pid = 0 if member is None else member.pid
-        if action.text == "orphan" and not pid:
-            return
-        self._tell_spawner(ToSpawner.ACTION, self.settings.index, _PROGRAMS[action.text], pid)
+        if pid or action.text != "orphan":
+            self._tell_spawner(ToSpawner.ACTION, self.settings.index, _PROGRAMS[action.text], pid)
 
     def _throttle(self, is_on: bool) -> None:
         if self.settings.cpu.limit:
             self._tell_spawner(ToSpawner.THROTTLE, self.settings.index, int(is_on))
 
     def _do_report(self, action: Action) -> None:
-        if action.number in _RECYCLES:
+        if action.number in RECYCLES:
             self.recycles += 1
-        if action.number in _FAILURES:
+        if action.number in FAILURES:
             self.failures += 1
         member = self._members.get(action.worker)
         number, pid = (-1, 0) if member is None else (member.number, member.pid)
-        if action.number in _DEATHS and member is not None and number >= 0:
+        if action.number in DEATHS and member is not None and number >= 0:
             member.death_event = action.number  # said with how it died (_bury)
             return
         event = EVENTS[action.number]
@@ -396,7 +400,7 @@ class PoolExecutor:
 
     def _end(self, member: Member) -> None:
         self._orphans.pop(member.key, None)  # nobody is left to be stopped
-        self._on_control(member)  # its last words, said before it died
+        self._on_control(member, LINK_MESSAGES_MAX)  # its last words, said before it died
         member.info = self._core.worker_info(member.number)
         member.is_expected = self._is_leaving(member)
         self._core.worker_forget(member.number)
@@ -451,8 +455,10 @@ class PoolExecutor:
         times.append(None if self.is_gone else self.watch.next_at)
         self.deadline = min((at for at in times if at is not None), default=None)
 
-    def _on_control(self, member: Member) -> None:
-        while member.control is not None:
+    def _on_control(self, member: Member, most: int) -> None:
+        for _ in range(most):
+            if member.control is None:
+                return
             try:
                 message = member.control.receive()
             except BlockingIOError:
@@ -486,13 +492,9 @@ class PoolExecutor:
         pending.done({"pool": self.name, "worker": member.number, "pid": member.pid, "text": text})
 
     def _name(self, member: Member) -> str:
-        who = f" (pid {member.pid})" if member.pid else ""
-        number = f" {member.number}" if member.number >= 0 else ""
-        return f"pool {self.name}: worker{number}{who}"
+        return f"pool {self.name}: {member.who}"
 
 
-ORPHAN_WORDS_NS = 1_000_000_000  # for an orphan's stacks, before it is stopped
-_DEATHS = frozenset((5009, 6024, 6025))
+MESSAGES_PER_TURN = 16  # of one worker; then it is the others' turn
+LINK_MESSAGES_MAX = 1024  # more than a link holds
 _PROGRAMS = {"rapid_fail": ActionKind.RAPID_FAIL, "orphan": ActionKind.ORPHAN}
-_RECYCLES = frozenset((5074, 5075, 5076, 5077, 5078, 5079, 5080, 5117))
-_FAILURES = frozenset((5009, 5010, 5012, 5127))

@@ -47,6 +47,12 @@ class Member:
         self.is_orphan = False  # stopped, and left to a debugger
         self.stacks: list[Pending[Any]] = []  # who waits for them
 
+    @property
+    def who(self) -> str:
+        """For the log."""
+        number = f" {self.number}" if self.number >= 0 else ""
+        return f"worker{number} (pid {self.pid})" if self.pid else f"worker{number}"
+
 
 def describe_death(member: Member) -> str:
     """How a worker ended: signal or status, memory, and what it had in hand."""

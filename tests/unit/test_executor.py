@@ -1,8 +1,9 @@
 """The executor between a fake core and a spawner that the test plays, with real links."""
 
+import errno
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import pytest
@@ -12,8 +13,10 @@ from kernelq import sealed
 from kernelq.config import PoolSettings, RapidFailSettings, RecyclingSettings
 from kernelq.letters import Control, FromSpawner, ToSpawner
 from kernelq.link import Link, Message, link_from, link_pair
-from kernelq.pool.executor import ORPHAN_WORDS_NS, PoolExecutor
+from kernelq.pool import executor
+from kernelq.pool.executor import MESSAGES_PER_TURN, PoolExecutor
 from kernelq.pool.model import Event, Kind, State
+from kernelq.pool.orphan import ORPHAN_WORDS_NS
 
 SIGKILL_STATUS = 9
 
@@ -414,3 +417,71 @@ def test_an_orphan_that_dies_while_it_is_asked_for_its_stacks_is_not_abandoned()
     assert stage.executor.state.orphans == ()
     assert stage.core.known == {2}
     stage.close()
+
+
+def refuse_links() -> tuple[Link, Link]:
+    raise OSError(errno.EMFILE, "Too many open files")
+
+
+def test_no_control_link_is_a_death_that_counts(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(executor, "link_pair", refuse_links)
+        stage.executor.apply(Event(Kind.START))
+    assert stage.core.known == set()
+    assert any("no channel" in line for line in stage.host.lines)
+    assert stage.executor.state.hopeless.stamps
+
+
+def test_no_channel_leaves_no_control_link(stage: Stage) -> None:
+    stage.core.is_full = True
+    before = len(os.listdir("/proc/self/fd"))
+    stage.executor.apply(Event(Kind.START))
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_descriptors_that_cannot_be_passed_are_a_death_that_counts(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(link: Link, *numbers: int, descriptors: Sequence[int]) -> None:
+        raise OSError(errno.ETOOMANYREFS, "Too many references")
+
+    before = len(os.listdir("/proc/self/fd"))
+    with monkeypatch.context() as patched:
+        patched.setattr(Link, "send", refuse)
+        stage.executor.apply(Event(Kind.START))
+    assert stage.core.known == set()
+    assert not stage.host.watched
+    assert stage.executor.state.hopeless.stamps
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_worker_that_never_stops_talking_has_its_turn_only(stage: Stage) -> None:
+    stage.executor.apply(Event(Kind.START))
+    stage.started()
+    stage.serve(1)
+    sent = 0
+    stage.controls[1].set_blocking(False)
+    while stage.controls[1].try_send(Control.TOLD):
+        sent += 1
+    (on_readable,) = stage.host.watched.values()
+    on_readable()
+    (member,) = stage.executor.members
+    assert member.control is not None
+    left = 0
+    while member.control.is_readable():
+        member.control.receive()
+        left += 1
+    assert 0 < sent - left < sent
+
+
+def test_all_that_a_worker_has_said_is_read_when_it_has_died(stage: Stage) -> None:
+    stage.executor.apply(Event(Kind.START))
+    stage.started()
+    stage.confirm(1)
+    for _ in range(MESSAGES_PER_TURN):
+        stage.controls[1].send(Control.TOLD)
+    stage.controls[1].send(Control.REFUSED, text="no such attribute")
+    stage.executor.on_core_event("gone", 1, 0)
+    assert stage.host.told[0] == "given up: no such attribute"
