@@ -220,7 +220,7 @@ class Manager:
         self, found: dict[str, Any], applications: dict[int, ApplicationSettings]
     ) -> Request:
         pool = self._service.pools.numbered(found["pool"])
-        member = None if pool is None else pool.find_member(found["worker"])
+        member = None if pool is None else pool.numbered(found["worker"])
         one = applications.get(found["application"])
         return Request(
             pool="" if pool is None else pool.name,
@@ -422,16 +422,19 @@ class Manager:
 
     def upgraded(self, heiress: str) -> None:
         """Another main process serves; heiress: what it says of itself, which may be anything."""
+        version, service_pid = "", 0
         try:
             words = json.loads(heiress)
-        except ValueError:
-            words = {}
+            service_pid = int(words.get("service_pid", 0))
+            version = str(words.get("version", ""))
+        except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
+            pass
         asked, self._upgrade_asked = self._upgrade_asked, []
         for pending in asked:
             pending.done(
                 Upgraded(
-                    version=str(words.get("version", "")),
-                    service_pid=int(words.get("service_pid", 0)),
+                    version=version,
+                    service_pid=service_pid,
                     previous_version=__version__,
                     previous_service_pid=os.getpid(),
                 )

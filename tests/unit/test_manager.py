@@ -67,7 +67,7 @@ class Service:
     def notify_reloading(self) -> None:
         pass
 
-    def send(self, kind: int, number: int) -> None:
+    def send(self, kind: int, number: int = 0) -> None:
         self.told.append((kind, number))
 
     try_send = send
@@ -184,3 +184,48 @@ def test_a_pool_that_leaves_while_its_orphan_is_attached(service: Service) -> No
     assert core_number not in service.core.pool_states
     assert len(list(service.pools)) == 1
     assert service.pools.names() == ["old"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "[]",
+        "3",
+        "{",
+        '{"service_pid": null}',
+        '{"service_pid": "x", "version": "2"}',
+        '{"service_pid": Infinity}',
+        "[" * 30000,
+    ],
+    ids=repr,
+)
+def test_whatever_an_heiress_says_the_upgrade_is_done(service: Service, words: str) -> None:
+    pending = service.manager.upgrade()
+    service.manager.upgraded(words)
+    answers: list[Any] = []
+    pending.then(lambda answer, text: answers.append(answer))
+    assert (answers[0]["service_pid"], answers[0]["version"]) == (0, "")
+
+
+def test_what_an_heiress_says_is_passed_on(service: Service) -> None:
+    pending = service.manager.upgrade()
+    service.manager.upgraded('{"version": "2", "service_pid": 7, "more": []}')
+    answers: list[Any] = []
+    pending.then(lambda answer, text: answers.append(answer))
+    assert (answers[0]["service_pid"], answers[0]["version"]) == (7, "2")
+
+
+def test_a_worker_of_a_request_is_meant_by_its_number(service: Service) -> None:
+    # In a container a pid may be as small as that.
+    service.reload(*BEFORE.pools, replace(added("new", 1), min_processes=2, max_processes=2))
+    first, second = service.started()
+    service.answer(FromSpawner.STARTED, first, second, pidfd=True)
+    service.answer(FromSpawner.STARTED, second, 1000, pidfd=True)
+    pool = service.pool("new")
+    request = dict.fromkeys(("state", "client", "method", "host", "target"), "")
+    found = {**request, "pool": pool.number, "worker": second, "application": 0, "elapsed_ns": 0}
+    service.core.requests = lambda most, wanted: [found]
+    (shown,) = service.manager.requests("", 9)["requests"]
+    assert shown["pid"] == 1000
+    service.pools.set_spawner(None)
+    assert pool.find_member(0) is None
