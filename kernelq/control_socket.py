@@ -14,7 +14,6 @@ sticky.
 """
 
 import errno
-import grp
 import os
 import re
 import socket
@@ -69,21 +68,6 @@ def open_control(
         reason = explain(Binding("unix", path=path), found)
         log.warning(f"no control socket: {path}: {reason}; --control PATH puts it elsewhere")
         return None
-
-
-def find_readers(name: str) -> int | None:
-    """The id of the group of control_readers; StartError for one that cannot be used."""
-    if not name:
-        return None
-    try:
-        found = int(name) if name.isascii() and name.isdigit() else grp.getgrnam(name).gr_gid
-    except KeyError:
-        raise StartError(f"control_readers: there is no group {name!r}") from None
-    if os.geteuid() != 0 and found not in (os.getegid(), *os.getgroups()):
-        raise StartError(
-            f"control_readers: found {name!r}, allowed is a group that you are a member of"
-        )
-    return found
 
 
 def default_folder(environ: Mapping[str, str]) -> tuple[str, int]:
