@@ -37,10 +37,6 @@ class Pending(Generic[T]):
     def fail(self, text: str) -> None:
         self._settle(None, text)
 
-    @property
-    def is_settled(self) -> bool:
-        return self._settled is not None
-
     def then(self, call: Callable[[Answer | None, str], None]) -> None:
         """Have this called with the answer, or with None and why there is none: once, in the thread
         that settles, or at once if that has happened.
@@ -74,14 +70,11 @@ class Errand(Pending[Any]):
         self.arguments = arguments
         self._is_taken = False  # begun, or cancelled
 
-    def begin(self) -> bool:
-        """False: it was cancelled meanwhile."""
-        return self._take()
-
     def cancel(self) -> bool:
-        return self._take()
+        return self.take()
 
-    def _take(self) -> bool:
+    def take(self) -> bool:
+        """To begin it, or to give it up; False: the other has come first."""
         with self._lock:
             is_first = not self._is_taken
             self._is_taken = True
@@ -123,7 +116,7 @@ class Desk:
             except BlockingIOError:
                 pass
         for errand in errands:
-            if errand.begin():
+            if errand.take():
                 self._do(errand, table)
 
     def close(self) -> None:
@@ -151,6 +144,6 @@ class Desk:
             errand.fail("the server failed; its log says more")
         else:
             if isinstance(answer, Pending):
-                answer.then(lambda later, text: errand._settle(later, text))
+                answer.then(errand._settle)
             else:
                 errand.done(answer)
