@@ -1,5 +1,5 @@
-"""Control groups, version 2: one group per pool, so that the pool's processor time is counted and
-limited by the kernel, its memory given back when it sleeps, and its processes ended together.
+"""Control groups, version 2: one group per pool, so that the pool's processor time is limited by
+the kernel, and its memory given back when it sleeps.
 
     <own group>/                        the unit's, delegated to us (Delegate=yes)
         service/                        main process, service, spawner
@@ -7,8 +7,8 @@ limited by the kernel, its memory given back when it sleeps, and its processes e
 
 Theory of operation. The main process calls `open_cgroups()` once, before it forks, and each process
 made after it has the result. The spawner makes a pool's folder; a worker enters it by itself,
-before its exec, while it still may. The user that serves is given the files by which it throttles,
-reclaims and kills later without being root.
+before its exec, while it still may. The user that serves is given the files by which it throttles
+and reclaims later without being root.
 
 Facts: a group with processes of its own cannot hand controllers to groups below it (EBUSY): hence
 the leaf `service`, which we move to before controllers are enabled. Only a group in which we are
@@ -16,7 +16,7 @@ alone is ours: others would not be moved along, and systemd hands over such a gr
 In a group that was handed over, whoever moves a process needs the right to write to the target and
 to the nearest common parent. An interface file is never made by writing: it is there or it is not.
 A group can be removed when it has no process left, zombies not counted. memory.reclaim came with
-Linux 5.19, cgroup.kill with 5.14.
+Linux 5.19.
 
 A plain folder can stand in for the kernel (`cgroup_root`): it needs cgroup.controllers and
 cgroup.procs, and a folder `.new-group`, whose files each new group gets as the kernel would make
@@ -39,7 +39,7 @@ QUOTA_US_MIN = 1000  # the kernel's own
 _NAME_BYTES_MAX = 100
 _GROUP = re.compile(r"pool-.*\.\d+-(\d+)")
 # What the user that serves writes to; who is in the group is none of its business.
-_GIVEN = ("cgroup.kill", "cpu.max", "memory.reclaim")
+_GIVEN = ("cpu.max", "memory.reclaim")
 _ENOTSUP = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.EROFS)
 
 
@@ -55,14 +55,6 @@ class Group:
 
     def pids(self) -> list[int]:
         return [int(word) for word in _read(f"{self.path}/cgroup.procs").split()]
-
-    def usage_ns(self) -> int | None:
-        """Processor time of all that ever ran here; None: not counted."""
-        for line in _read(f"{self.path}/cpu.stat").splitlines():
-            name, _, value = line.partition(" ")
-            if name == "usage_usec":
-                return int(value) * 1000
-        return None
 
     def memory(self) -> int | None:
         """Bytes that are charged to this group; None: not counted."""
@@ -82,10 +74,6 @@ class Group:
         path = f"{self.path}/memory.reclaim"
         # EAGAIN: some of it, but not all, which nobody has expected.
         return _try_write(path, str(before), fine=(errno.EAGAIN,))
-
-    def kill(self) -> bool:
-        """SIGKILL for every process here; False when the kernel cannot."""
-        return _try_write(f"{self.path}/cgroup.kill", "1")
 
     def remove(self) -> bool:
         """False while processes are here."""
@@ -116,13 +104,13 @@ class Cgroups:
         """One line: what there is, and what follows."""
         if not self.base:
             return (
-                f"cgroups: not used: {self.why}; processor time is counted per process and cannot "
-                "be throttled, idle workers push out their own memory"
+                f"cgroups: not used: {self.why}; processor time cannot be throttled, "
+                "idle workers push out their own memory"
             )
         missing = [name for name in CONTROLLERS if name not in self.controllers]
         text = f"cgroups: a group per pool below {self.base}"
         if "cpu" in missing:
-            text += "; no cpu controller here: processor time is counted, and cannot be throttled"
+            text += "; no cpu controller here: processor time cannot be throttled"
         if "memory" in missing:
             text += "; no memory controller here: idle workers push out their own memory"
         return text

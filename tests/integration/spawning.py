@@ -184,7 +184,7 @@ def make_stand_in(folder: Path) -> Path:
         (root / name).touch()
     (root / "cgroup.controllers").write_text("cpu memory\n")
     (root / "self" / "cgroup").write_text("0::/\n")  # in place of /proc
-    files = ("cgroup.procs", "cgroup.kill", "cpu.max", "cpu.stat", "memory.reclaim")
+    files = ("cgroup.procs", "cpu.max", "memory.reclaim")
     for name in files:
         (root / ".new-group" / name).touch()
     (root / ".new-group" / "memory.current").write_text("4096\n")

@@ -30,8 +30,7 @@ class Kernel:
         self.is_locked = False
 
     def files(self, folder: str) -> set[str]:
-        names = {"cgroup.procs", "cgroup.controllers", "cgroup.subtree_control", "cgroup.kill"}
-        names.add("cpu.stat")
+        names = {"cgroup.procs", "cgroup.controllers", "cgroup.subtree_control"}
         names |= {"cpu.max"} if "cpu" in self.given[folder] else set()
         return names | ({"memory.reclaim", "memory.current"} & self.memory_files(folder))
 
@@ -87,8 +86,6 @@ class Kernel:
             if self.procs[folder]:
                 raise OSError(errno.EBUSY, "Device or resource busy", path)
             self.enabled[folder].add(text.removeprefix("+"))
-        elif name == "cgroup.kill":
-            self.procs[folder].clear()
         else:
             self.values[path] = text
 
@@ -129,24 +126,23 @@ def test_a_pool_has_its_group(use: Callable[[Kernel], Kernel]) -> None:
     assert group == groups.group("a shop/../x", 7) == groups.make("a shop/../x", 7)
     assert group.path == f"/cg/pool-a_shop____x.7-{US}"
     assert kernel.owners == {
-        f"{group.path}/{name}": (33, 44) for name in ("cgroup.kill", "cpu.max", "memory.reclaim")
+        f"{group.path}/{name}": (33, 44) for name in ("cpu.max", "memory.reclaim")
     }
     group.join()
     assert group.pids() == [US]
     assert not group.remove()
-    assert group.kill()
+    kernel.procs[group.path].clear()
     assert group.remove()
     assert group.remove()
-    assert (group.pids(), group.usage_ns(), group.kill()) == ([], None, False)
+    assert group.pids() == []
 
 
-def test_what_a_group_counts_and_limits(use: Callable[[Kernel], Kernel]) -> None:
+def test_what_a_group_limits(use: Callable[[Kernel], Kernel]) -> None:
     kernel = use(Kernel())
     group = open_cgroups("/cg").make("shop", 1)
     assert group is not None
-    kernel.values[f"{group.path}/cpu.stat"] = "usage_usec 1500\nuser_usec 1000\n"
     kernel.values[f"{group.path}/memory.current"] = "8192\n"
-    assert (group.usage_ns(), group.memory()) == (1_500_000, 8192)
+    assert group.memory() == 8192
     limit = f"{group.path}/cpu.max"
     for percent, text in ((150, "150000 100000"), (0.1, "1000 100000"), (0, "max 100000")):
         assert group.throttle(percent)
@@ -172,7 +168,7 @@ def test_memory_that_could_not_all_be_reclaimed(
     assert not group.throttle(1)
 
 
-def test_without_controllers_processes_are_still_counted(
+def test_without_controllers_nothing_is_limited(
     use: Callable[[Kernel], Kernel],
 ) -> None:
     use(Kernel(controllers=""))
@@ -244,7 +240,7 @@ def test_plain_folder_stands_in(tmp_path: Path) -> None:
     for name in ("cgroup.procs", "cgroup.controllers", "cgroup.subtree_control"):
         (tmp_path / name).touch()
     (tmp_path / "cgroup.controllers").write_text("cpu memory\n")
-    for name in ("cgroup.procs", "cpu.max", "cpu.stat", "cgroup.kill"):
+    for name in ("cgroup.procs", "cpu.max"):
         (new / name).touch()
     (tmp_path / "self").mkdir()
     (tmp_path / "self" / "cgroup").write_text("0::/\n")
@@ -294,12 +290,12 @@ if child == 0:
     os.write(1, open("/proc/self/cgroup").read().encode())
     while True:
         pass
-while not group.pids() or not group.usage_ns():
+while not group.pids():
     os.sched_yield()
 assert group.pids() == [child]
 assert not group.remove()
 assert group.throttle(50) == ("cpu" in groups.controllers)
-assert group.kill()
+os.kill(child, 9)
 print(os.waitpid(child, 0)[1])
 groups.remove_all()
 assert not os.path.exists(group.path)
