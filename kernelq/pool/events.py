@@ -30,7 +30,6 @@ _ROWS = (
     PoolEvent(5075, 1075, INFO, "recycle_requests", "is recycled: it reached its request limit"),
     PoolEvent(5076, 1076, INFO, "recycle_schedule", "is recycled: its scheduled time has come"),
     PoolEvent(5077, 1077, INFO, "recycle_memory", "is recycled: it reached its memory limit"),
-    PoolEvent(5078, 1078, INFO, "recycle_asked", "is recycled: the application asks for it"),
     PoolEvent(5079, 1079, INFO, "recycle_ordered", "is recycled: an administrator asks for it"),
     PoolEvent(5080, 1080, INFO, "recycle_configuration", "all workers get the new settings"),
     PoolEvent(
@@ -98,5 +97,5 @@ _ROWS = (
 EVENTS = {row.id: row for row in _ROWS}
 DEATHS = frozenset((5009, 6024, 6025))  # said when it is known how the worker died
 # What the figures of a pool count.
-RECYCLES = frozenset((5074, 5075, 5076, 5077, 5078, 5079, 5080, 5117))
+RECYCLES = frozenset((5074, 5075, 5076, 5077, 5079, 5080, 5117))
 FAILURES = frozenset((5009, 5010, 5012, 5127))

@@ -75,7 +75,6 @@ class Kind(Enum):
     REQUESTS_LIMIT = auto()  # the core's "quota"
     MEMORY_LIMIT = auto()  # text: how much
     PRIVATE_MEMORY_LIMIT = auto()  # text: how much
-    WORKER_ASKS = auto()  # the application calls itself unhealthy; text: why
 
     # What follows from an event inside the plan; nobody else sends them.
     SERVES = auto()  # a worker is ready, and none was

@@ -29,14 +29,13 @@ REPORTS = {
     Kind.REQUESTS_LIMIT: 5075,
     Kind.SCHEDULE: 5076,
     Kind.MEMORY_LIMIT: 5077,
-    Kind.WORKER_ASKS: 5078,
     Kind.RECYCLE: 5079,
     Kind.PRIVATE_MEMORY_LIMIT: 5117,
 }
 
 
 def make_due(pool: Pool, turn: Turn) -> Pool:
-    """One READY worker has reached a limit, or asks for it."""
+    """One READY worker has reached a limit."""
     if not pool.limits.is_managed or turn.worker.is_due:
         return pool
     return try_waiting(_mark(pool, turn.worker, turn), turn)

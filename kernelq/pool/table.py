@@ -81,8 +81,8 @@ _POOL: tuple[tuple[tuple[Place, ...], Kind, Row], ...] = (
     (DOWN, Kind.SHUTDOWN, Row(phases.end, (SHUTDOWN,), (6006,), "who drains does so by then")),
     ((DELETE,), Kind.SHUTDOWN, Row(phases.end_sooner, (), (), "who drains does so by then")),
     ((*UP, *DOWN, SHUTDOWN), Kind.STOP_NOW, Row(
-        phases.end_now, (SHUTDOWN,), (6006,), "every process is killed")),
-    ((DELETE,), Kind.STOP_NOW, Row(phases.end_now, (), (6006,), "every process is killed")),
+        phases.end_now, (SHUTDOWN,), (), "every process is killed")),
+    ((DELETE,), Kind.STOP_NOW, Row(phases.end_now, (), (), "every process is killed")),
     (UP, Kind.TICK, Row(size.ask_peak, (), (), "the peak is asked for, when its time has come")),
     (BUSY, Kind.SPAWNER_LOST, Row(
         phases.excuse_all, (), (6013,), "deaths of these workers say nothing about them")),
@@ -142,8 +142,6 @@ _WORKER: tuple[tuple[tuple[Place, ...], Kind, Row], ...] = (
         recycling.make_due, (), (5077, 5080, *GENERATION), "is due")),
     ((READY,), Kind.PRIVATE_MEMORY_LIMIT, Row(
         recycling.make_due, (), (5117, 5080, *GENERATION), "is due")),
-    ((READY,), Kind.WORKER_ASKS, Row(
-        recycling.make_due, (), (5078, 5080, *GENERATION), "is due")),
     ((DRAINING,), Kind.TICK, Row(
         workers.end_drain, (LAST_WORDS, ORPHANED), (5013, 6032),
         "the shutdown time limit has passed: its stacks, or, after TIMEOUT, an orphan")),

@@ -19,7 +19,6 @@ SIGKILL = 9
     [
         (Kind.REQUESTS_LIMIT, 5075),
         (Kind.MEMORY_LIMIT, 5077),
-        (Kind.WORKER_ASKS, 5078),
         (Kind.PRIVATE_MEMORY_LIMIT, 5117),
     ],
 )
@@ -330,7 +329,7 @@ def test_iis5_only_restarts() -> None:
     play = Play(workers=1, is_managed=False, recycle_ns=SECOND, rapid_fail_count=1).serving()
     before = play.pool
     for kind in (Kind.REQUESTS_LIMIT, Kind.MEMORY_LIMIT, Kind.PRIVATE_MEMORY_LIMIT,
-                 Kind.WORKER_ASKS, Kind.HOPELESS, Kind.TIMEOUT, Kind.IDLE):  # fmt: skip
+                 Kind.HOPELESS, Kind.TIMEOUT, Kind.IDLE):  # fmt: skip
         assert not play.tell(kind, 0)
     for kind in (Kind.RECYCLE, Kind.SCHEDULE, Kind.CPU_LIMIT):
         assert not play.tell(kind)
