@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote_to_bytes, urlsplit
 
 from kernelq import __version__, log
 from kernelq.config import ApplicationSettings, ServerSettings, SiteSettings
@@ -44,11 +44,10 @@ from kernelq.shapes import (
     Upgraded,
     Worker,
 )
+from kernelq.units import MS
 
 if TYPE_CHECKING:
     from kernelq.service import Service
-
-MS = 1_000_000
 
 
 class Manager:
@@ -104,9 +103,7 @@ class Manager:
     def requests(self, pool: str, most: int) -> Requests:
         wanted = -1 if not pool else self._pool(pool).number
         found = self._service.core.requests(most + 1, wanted)
-        applications = {
-            one.number: one for site in self._service.settings.sites for one in site.applications
-        }
+        applications = self._applications()
         shown = [self._show_request(one, applications) for one in found[:most]]
         return Requests(requests=shown, complete=len(found) <= most)
 
@@ -124,25 +121,25 @@ class Manager:
                 f"url: found {url!r}, allowed is a URL such as http://example.org/shop"
             )
         route = self._find_route(host, port or (443 if parts.scheme == "https" else 80), parts.path)
-        if route is None:
+        one = None if route is None else self._applications().get(route[0])
+        if one is None:
             return nobody
-        for site in self._service.settings.sites:
-            for one in site.applications:
-                if one.number == route[0]:
-                    return Match(
-                        found=True,
-                        reason="",
-                        site=site.name,
-                        state=self._site_state(site.name),
-                        application=one.path,
-                        app=one.app,
-                        pool=one.pool,
-                    )
-        return nobody
+        return Match(
+            found=True,
+            reason="",
+            site=one.site,
+            state=self._site_state(one.site),
+            application=one.path,
+            app=one.app,
+            pool=one.pool,
+        )
+
+    def _applications(self) -> dict[int, ApplicationSettings]:
+        """By number."""
+        sites = self._service.settings.sites
+        return {one.number: one for site in sites for one in site.applications}
 
     def _find_route(self, host: str, port: int, path: str) -> Any:
-        from urllib.parse import unquote_to_bytes
-
         routing = self._service.routing
         for number in routing.numbers_at(port):
             route = routing.find(number, b"", host, unquote_to_bytes(path or "/"))

@@ -37,8 +37,8 @@ from kernelq.pool.model import Event, Kind
 from kernelq.pools import Pools
 from kernelq.routing import Routing
 from kernelq.signals import SignalQueue
+from kernelq.units import SECOND
 
-SECOND = 1_000_000_000
 LAST_ANSWERS_NS = SECOND  # for answers on their way out after the workers have gone
 
 _OURS_TO_IGNORE = (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1)
@@ -211,7 +211,9 @@ class Service:
 
     def _turn(self) -> None:
         for key, _ in self._selector.select(self._seconds_to_wait()):
-            if self._is_registered(key.fd):
+            # An earlier callback of the same turn may have closed this one's link, and even opened
+            # another under its number.
+            if self._selector.get_map().get(key.fd) is key:
                 key.data()
         now = time.monotonic_ns()
         self.pools.tick(now)
@@ -232,10 +234,6 @@ class Service:
 
     def _register(self, descriptor: int, on_readable: Callable[[], None]) -> None:
         self._selector.register(descriptor, selectors.EVENT_READ, on_readable)
-
-    def _is_registered(self, descriptor: int) -> bool:
-        # An earlier callback of the same turn may have closed this one's link.
-        return descriptor in self._selector.get_map()
 
     def _on_core_events(self) -> None:
         for name, worker, value in self.core.take_events():

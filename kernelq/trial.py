@@ -24,6 +24,7 @@ from kernelq.config import PoolSettings, ServerSettings
 from kernelq.errors import StartError
 from kernelq.launch import Launch, become, prepare
 from kernelq.letters import pack_settings, unpack_settings
+from kernelq.status import describe_status
 from kernelq.units import MS, SECOND
 
 _ANSWER_BYTES_MAX = 1 << 20
@@ -115,9 +116,7 @@ def _finish(trial: _Trial) -> list[str]:
     try:
         return [str(error) for error in json.loads(answer)]
     except ValueError:
-        code = os.waitstatus_to_exitcode(status)
-        how = f"signal {-code}" if code < 0 else f"status {code}"
-        return [f"loading its applications ended the process ({how})"]
+        return [f"loading its applications ended the process ({describe_status(status)})"]
 
 
 def _write(memory: int, text: str) -> None:

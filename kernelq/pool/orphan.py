@@ -15,7 +15,9 @@ working directory.
 
 import os
 
-ORPHAN_WORDS_NS = 1_000_000_000  # for its stacks, before it is stopped
+from kernelq.units import SECOND
+
+ORPHAN_WORDS_NS = SECOND  # for its stacks, before it is stopped
 
 _PATTERN = "/proc/sys/kernel/core_pattern"
 _USES_PID = "/proc/sys/kernel/core_uses_pid"

@@ -157,10 +157,10 @@ def test_check_survives_what_applications_do(
 ) -> None:
     (folder / "one.py").write_text("import os\nos._exit(3)\n")
     assert cli.main(["check", "--config", "site.toml"]) == 2
-    assert "loading its applications ended the process (status 3)" in capfd.readouterr().err
+    assert "loading its applications ended the process (exit status 3)" in capfd.readouterr().err
     (folder / "one.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n")
     assert cli.main(["check", "--config", "site.toml"]) == 2
-    assert "ended the process (signal 9)" in capfd.readouterr().err
+    assert "ended the process (signal 9 (SIGKILL))" in capfd.readouterr().err
 
 
 def test_check_waits_no_longer_than_a_start(
