@@ -31,6 +31,7 @@ import shutil
 from dataclasses import dataclass
 
 from kernelq import log
+from kernelq.linux import read_text
 
 CONTROLLERS = ("cpu", "memory")
 LEAF = "service"
@@ -54,11 +55,11 @@ class Group:
         _write(f"{self.path}/cgroup.procs", str(os.getpid()))
 
     def pids(self) -> list[int]:
-        return [int(word) for word in _read(f"{self.path}/cgroup.procs").split()]
+        return [int(word) for word in read_text(f"{self.path}/cgroup.procs").split()]
 
     def memory(self) -> int | None:
         """Bytes that are charged to this group; None: not counted."""
-        text = _read(f"{self.path}/memory.current").strip()
+        text = read_text(f"{self.path}/memory.current").strip()
         return int(text) if text.isdigit() else None
 
     def throttle(self, percent: float) -> bool:
@@ -184,7 +185,7 @@ def find_own(root: str, proc: str = "/proc") -> str:
     mounts = [path for path in places if os.access(f"{path}/cgroup.controllers", os.R_OK)]
     if not mounts:
         raise OSError(errno.ENOENT, f"no cgroup2 at {root}")
-    lines = _read(f"{proc}/self/cgroup").splitlines()
+    lines = read_text(f"{proc}/self/cgroup").splitlines()
     paths = [line.removeprefix("0::") for line in lines if line.startswith("0::")]
     own = os.path.join(mounts[0], *(paths[0].strip("/") for _ in paths[:1])).rstrip("/")
     if not paths or "/.." in paths[0] or not os.access(f"{own}/cgroup.procs", os.R_OK):
@@ -196,11 +197,11 @@ def _is_leaf(own: str) -> bool:
     # We were started by a server that lives there (an upgrade), or with DelegateSubgroup=service.
     # The group above then has no process of its own: controllers could be handed down from it.
     above = os.path.dirname(own)
-    return os.path.basename(own) == LEAF and not _read(f"{above}/cgroup.procs").split()
+    return os.path.basename(own) == LEAF and not read_text(f"{above}/cgroup.procs").split()
 
 
 def _require_alone(own: str) -> None:
-    pids = {int(word) for word in _read(f"{own}/cgroup.procs").split()} - {os.getpid()}
+    pids = {int(word) for word in read_text(f"{own}/cgroup.procs").split()} - {os.getpid()}
     if pids:
         text = f"{own} is not ours alone ({len(pids)} other processes are in it)"
         raise OSError(errno.EBUSY, f"{text}; systemd: Delegate=yes")
@@ -218,7 +219,7 @@ def _move_to_leaf(own: str) -> None:
 
 
 def _enable(base: str, controller: str) -> bool:
-    if controller not in _read(f"{base}/cgroup.controllers").split():
+    if controller not in read_text(f"{base}/cgroup.controllers").split():
         return False
     return _try_write(f"{base}/cgroup.subtree_control", f"+{controller}")
 
@@ -271,14 +272,6 @@ def _try_write(path: str, text: str, fine: tuple[int, ...] = ()) -> bool:
             log.warning(f"cgroups: {path}: {found.strerror}")
         return False
     return True
-
-
-def _read(path: str) -> str:
-    try:
-        with open(path, encoding="ascii", errors="replace") as file:
-            return file.read()
-    except OSError:
-        return ""
 
 
 def names_in(folder: str) -> list[str]:

@@ -59,6 +59,15 @@ def _last_error() -> OSError:
     return OSError(number, os.strerror(number))
 
 
+def read_text(path: str) -> str:
+    """What a file of the kernel says; "": it is not there, or not for us."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read()
+    except OSError:
+        return ""
+
+
 def trim_heap() -> None:
     """Give back what the C library keeps of freed memory, where it knows how to."""
     trim = getattr(_libc, "malloc_trim", None)  # glibc's

@@ -15,6 +15,7 @@ working directory.
 
 import os
 
+from kernelq.linux import read_text
 from kernelq.units import SECOND
 
 ORPHAN_WORDS_NS = SECOND  # for its stacks, before it is stopped
@@ -36,14 +37,14 @@ def describe_core(pid: int, directory: str, is_inspectable: bool) -> str:
     if not is_inspectable:
         return "no core file can be had of it: its memory is closed to others (inspectable = false)"
     how = f"kill -ABRT {pid} and then kill -CONT {pid}"
-    pattern = _read(_PATTERN).strip()
+    pattern = read_text(_PATTERN).strip()
     if pattern.startswith("|"):
         return f"a core ({how}) would be handed to {pattern[1:].split()[0]}"
     limit = core_limit(pid)
     if limit == 0:
         return "no core file can be had of it: its limit is 0 (rlimits: core)"
     path = pattern.replace("%p", str(pid)).replace("%P", str(pid))
-    if _read(_USES_PID).strip() not in ("", "0") and "%p" not in pattern:
+    if read_text(_USES_PID).strip() not in ("", "0") and "%p" not in pattern:
         path += f".{pid}"
     bound = "" if limit is None else f", of at most {limit} bytes"
     return f"a core ({how}) would be written to {os.path.join(directory, path)}{bound}"
@@ -51,16 +52,8 @@ def describe_core(pid: int, directory: str, is_inspectable: bool) -> str:
 
 def core_limit(pid: int) -> int | None:
     """Its soft RLIMIT_CORE in bytes; None: unlimited, or not known any more."""
-    for line in _read(f"/proc/{pid}/limits").splitlines():
+    for line in read_text(f"/proc/{pid}/limits").splitlines():
         if line.startswith("Max core file size"):
             word = line.removeprefix("Max core file size").split()[0]
             return int(word) if word.isdigit() else None
     return None
-
-
-def _read(path: str) -> str:
-    try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return file.read()
-    except OSError:
-        return ""

@@ -93,8 +93,9 @@ class Kernel:
 @pytest.fixture
 def use(monkeypatch: pytest.MonkeyPatch) -> Callable[[Kernel], Kernel]:
     def use_one(kernel: Kernel) -> Kernel:
-        for name in ("make", "remove", "read", "write"):
+        for name in ("make", "remove", "write"):
             monkeypatch.setattr(cgroup, f"_{name}", getattr(kernel, name))
+        monkeypatch.setattr(cgroup, "read_text", kernel.read)
         monkeypatch.setattr(cgroup, "_give", kernel.owners.__setitem__)
         monkeypatch.setattr(cgroup, "names_in", lambda path: names_in(kernel, path))
         monkeypatch.setattr(cgroup.os, "access", lambda path, mode: bool(path_is_there(path)))

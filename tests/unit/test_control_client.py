@@ -27,13 +27,6 @@ from kernelq.subjects import SUBJECTS
 
 
 @pytest.fixture
-def served(tmp_path: Path) -> Iterator[Served]:
-    made = Served(tmp_path / "s.sock")
-    yield made
-    made.close()
-
-
-@pytest.fixture
 def client(served: Served) -> Iterator[Client]:
     with Client(served.path) as made:
         yield made

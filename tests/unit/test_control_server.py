@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import socket
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +26,6 @@ from kernelq import control_server, desk, log, protocol
 from kernelq.control_commands import Command
 from kernelq.desk import Desk, Pending
 from kernelq.protocol import BY_NAME, ROWS, Argument, Row
-
-
-@pytest.fixture
-def served(tmp_path: Path) -> Iterator[Served]:
-    made = Served(tmp_path / "s.sock")
-    yield made
-    made.close()
 
 
 def send(sock: socket.socket, **request: object) -> None:

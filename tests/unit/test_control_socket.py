@@ -9,7 +9,6 @@ import os
 import socket
 import stat
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +18,6 @@ from fake_managers import Served, exchange
 from kernelq import binding, control_server, control_socket, peers
 from kernelq.errors import StartError
 from kernelq.identity import find_readers
-
-
-@pytest.fixture
-def served(tmp_path: Path) -> Iterator[Served]:
-    made = Served(tmp_path / "s.sock")
-    yield made
-    made.close()
-
 
 # -- the server -------------------------------------------------------------------------------
 
