@@ -99,6 +99,7 @@ class FromService(IntEnum):
     RELOADED = 73  # number: 1, the settings are in force; 0, the old ones are
     UPGRADE = 74  # somebody asks for one
     LENT = 75  # a parcel: names (JSON), and sockets; the control socket's name is "control"
+    POOL_GONE = 76  # pool, which is no longer in the settings: no process of it is needed any more
 
 
 class Heir(IntEnum):

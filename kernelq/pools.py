@@ -12,7 +12,7 @@ from kernelq.pool.journal import Journal
 from kernelq.pool.model import Event, Kind
 from kernelq.pool.neighbours import Core
 
-LEAVING_LOOK_NS = 50_000_000  # between two looks at the queue of a pool that is to go
+LEAVING_LOOK_NS = 50_000_000  # between two looks at what a pool that is to go still has before it
 
 
 class Owner(Protocol):
@@ -25,6 +25,7 @@ class Owner(Protocol):
     def on_pool_reloaded(self, pool: PoolExecutor, outcome: int) -> None: ...
     def on_pool_give_up(self, pool: PoolExecutor, text: str) -> None: ...
     def on_pool_stopped(self, pool: PoolExecutor) -> None: ...
+    def on_pool_closed(self, pool: PoolExecutor) -> None: ...
 
 
 class Pools:
@@ -38,7 +39,7 @@ class Pools:
         self._by_name: dict[str, PoolExecutor] = {}
         self._by_number: dict[int, PoolExecutor] = {}  # also those that are being removed
         self._by_worker: dict[int, PoolExecutor] = {}
-        self._leaving: dict[int, int] = {}  # by number: until when its queue may empty itself
+        self._leaving: dict[int, int] = {}  # by number: until when its requests may still come
         self._leaving_at: int | None = None
         self._stopped: list[PoolExecutor] = []  # to be closed
 
@@ -59,21 +60,24 @@ class Pools:
         return pool
 
     def remove(self, pool: PoolExecutor) -> None:
-        """Nothing routes to it any more: once its queue is empty it drains, and on_pool_stopped()
-        follows.
+        """Nothing routes to it any more: once what was routed to it before is executing or done, it
+        drains, and on_pool_stopped() follows.
         """
         if self._by_name.get(pool.name) is pool:
             del self._by_name[pool.name]
         now = time.monotonic_ns()
-        self._leaving[pool.number] = now + pool.settings.core.queue_timeout_ns
+        patience = max(pool.settings.core.queue_timeout_ns, pool.settings.shutdown_limit_ns)
+        self._leaving[pool.number] = now + patience
         # Not at once: who looked at the old routes may be about to put a request into its queue.
         self._leaving_at = now + LEAVING_LOOK_NS
 
     def _look_at_leaving(self, now: int) -> None:
-        # Requests that came before the routes went away are executed as ever.
+        # Requests that came before the routes went away are executed as ever, also those whose
+        # content is still on its way.
         for number, until in list(self._leaving.items()):
             pool = self._by_number[number]
-            if now >= until or not self._core.pool_info(number)["queued"]:
+            info = self._core.pool_info(number)
+            if now >= until or info["exchanges"] <= info["executing"]:
                 del self._leaving[number]
                 pool.apply(Event(Kind.REMOVE, number=pool.settings.shutdown_limit_ns))
         self._leaving_at = now + LEAVING_LOOK_NS if self._leaving else None
@@ -92,6 +96,7 @@ class Pools:
             self._stopped.remove(pool)
             pool.close()
             del self._by_number[pool.number]
+            self._owner.on_pool_closed(pool)
 
     def find(self, name: str) -> PoolExecutor | None:
         return self._by_name.get(name)

@@ -197,6 +197,9 @@ class Service:
             self._phase = Phase.LAST_ANSWERS
             self._phase_deadline = time.monotonic_ns() + LAST_ANSWERS_NS
 
+    def on_pool_closed(self, pool: PoolExecutor) -> None:
+        self.supervisor.try_send(FromService.POOL_GONE, pool.settings.index)
+
     def _look_if_ready(self) -> None:
         if self._is_ready or self._awaited:
             return

@@ -157,6 +157,9 @@ class Spawner:
         match message.kind, message.numbers:
             case ToSpawner.START, (pool, worker, generation) if self._may_start(pool, worker):
                 self._start(pool, worker, generation, message)
+            case ToSpawner.START, (pool, worker, _) if worker not in self._children:
+                log.error(f"spawner: refused to start worker {worker} of pool {pool}")
+                self._tell(FromSpawner.FAILED, worker)  # else it would be waited for
             case ToSpawner.SIGNAL, (worker, number) if number in SIGNALS_FOR_WORKERS:
                 self._signal(worker, number)
             case ToSpawner.RETIRE, (pool, generation):

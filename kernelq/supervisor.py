@@ -95,6 +95,7 @@ class Supervisor:
         self._spawner_deaths = 0
         self._reload: tuple[ServerSettings, list[Endpoint]] | None = None  # under way
         self._reloads_again = False  # it was ordered once more meanwhile
+        self._leaving: dict[int, PoolSettings] = {}  # removed; their last requests need workers yet
         self._is_stopping = False
         self._has_left = False  # to another main process: what is left is not ours to remove
         self._lent = Receiver()
@@ -221,6 +222,11 @@ class Supervisor:
                 self._begin_reload()
             case FromService.RELOADED:
                 self._end_reload(message.numbers == (1,))
+            case FromService.POOL_GONE:
+                for index in message.numbers:
+                    self._leaving.pop(index, None)
+                if self._reload is None:  # else its end sends the table
+                    self._send_table(self._table())
             case FromService.UPGRADE:
                 self._begin_upgrade()
             case FromService.LENT:
@@ -319,16 +325,21 @@ class Supervisor:
             gone = [one for one in everything if one.name not in wanted]
             # What waits for the next start stays as it was, to be compared with again.
             settings = replace(settings, core=self._settings.core)
+            kept = {pool.name for pool in settings.pools}
+            self._leaving |= {i: one for i, one in self._table().items() if one.name not in kept}
             self._settings = settings
             self._numbers.keep(settings)
         else:
             gone = opened
         for one in gone:
             one.listener.remove_socket_file()
-        self._send_table({pool.index: pool for pool in self._settings.pools})
+        self._send_table(self._table())
         if self._reloads_again:
             self._reloads_again = False
             self._begin_reload()
+
+    def _table(self) -> dict[int, PoolSettings]:
+        return {**self._leaving, **{pool.index: pool for pool in self._settings.pools}}
 
     def _send_table(self, table: dict[int, PoolSettings]) -> None:
         self._tables = table

@@ -19,7 +19,9 @@ class FakeCore:
         self.pool_states: dict[int, str] = {}
         self.demands: list[tuple[int, int]] = []  # pool, wait_ns
         self.quotas: dict[int, int] = {}
-        self.info = {"queued": 0, "executing": 0, "last_activity_ns": 0, "rejected": 0}
+        self.info = dict.fromkeys(
+            ("queued", "executing", "exchanges", "last_activity_ns", "rejected"), 0
+        )
         self.peak = 0
         self.is_full = False
         self.known: set[int] = set()

@@ -86,7 +86,7 @@ cdef int pool_put_state(Core_ *core, uint32_t number, uint8_t state) except -1:
 
 cdef struct PoolFigures:           # of a Pool, copied
     uint8_t state
-    uint32_t queued, queue_length, ready_count, worker_count, executing, peak
+    uint32_t queued, queue_length, ready_count, worker_count, executing, exchanges, peak
     uint64_t oldest_ns, service_ns
     uint64_t arrived, answered, rejected, redispatched, active_ns
 
@@ -111,11 +111,16 @@ cdef void pool_figures(Pool *pool, PoolFigures *seen) noexcept nogil:
 
 
 cdef bint pool_look(Core_ *core, uint32_t number, PoolFigures *seen) noexcept nogil:
+    # exchanges: as each loop had it a moment ago.
     cdef Pool *pool
+    cdef uint32_t index
     pthread_mutex_lock(&core.table_lock)
     pool = pool_find(core, number)
     if pool != NULL:
         pool_figures(pool, seen)
+        seen.exchanges = 0
+        for index in range(core.settings.loop_count):
+            seen.exchanges += atomic.load_relaxed_u32(&pool.sides[index].exchanges)  # relaxed: so
     pthread_mutex_unlock(&core.table_lock)
     return pool != NULL
 
@@ -152,6 +157,7 @@ cdef dict pool_shown(Core_ *core, uint32_t number):
         "ready": seen.ready_count,
         "workers": seen.worker_count,
         "executing": seen.executing,
+        "exchanges": seen.exchanges,
         "peak": seen.peak,
         "arrived": seen.arrived,
         "answered": seen.answered,

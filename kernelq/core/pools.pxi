@@ -209,7 +209,8 @@ cdef inline void exchange_enter(Loop *loop, Exchange *exchange, Pool *pool) noex
     cdef PoolSide *side = &pool.sides[loop.index]
     bug.BUG_ON_DEAR(exchange.pool != NULL or exchange.loop != loop.index)
     exchange.pool = pool
-    side.exchanges += 1
+    # relaxed, here and below: pool_look() wants no more than a figure
+    atomic.store_relaxed_u32(&side.exchanges, side.exchanges + 1)
     if not side.is_active:
         side.is_active = True
         side.next_active = loop.active
@@ -220,7 +221,7 @@ cdef inline void exchange_exit(Loop *loop, Exchange *exchange) noexcept nogil:
     cdef PoolSide *side = &exchange.pool.sides[loop.index]
     bug.BUG_ON_DEAR(side.exchanges == 0)
     exchange.pool = NULL
-    side.exchanges -= 1
+    atomic.store_relaxed_u32(&side.exchanges, side.exchanges - 1)
     if side.is_closed:
         pool_side_leave(loop, side)
 

@@ -445,9 +445,10 @@ cdef void loop_admit(Loop *loop) noexcept nogil:
     while side != NULL:
         following = side.next_due
         side.is_due = False
-        side.exchanges += 1  # a hold: what is refused may be the last that names the pool
+        # A hold: what is refused may be the last that names the pool. relaxed: for pool_look()
+        atomic.store_relaxed_u32(&side.exchanges, side.exchanges + 1)
         pool_admit(loop, side)
-        side.exchanges -= 1
+        atomic.store_relaxed_u32(&side.exchanges, side.exchanges - 1)
         if side.is_closed:
             pool_side_leave(loop, side)
         side = following

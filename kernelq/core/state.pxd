@@ -324,7 +324,7 @@ cdef struct PoolSide:
     Exchange *arrivals_first       # complete requests of this turn, not yet in the queue
     Exchange *arrivals_last
     uint64_t later_ns              # 0: it is not in that list
-    uint32_t exchanges             # of this loop, that name the pool
+    uint32_t exchanges             # [atomic] of this loop, that name the pool
     bint is_due
     bint is_active
     bint is_watched                # a worker is unhealthy: look at it even without requests

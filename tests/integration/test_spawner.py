@@ -56,7 +56,9 @@ def test_worker_is_announced_with_its_pidfd_and_dies_with_its_status(spawner: Po
 
 def test_what_is_not_in_the_table_is_refused(spawner: PoolSpawner) -> None:
     spawner.start(1, pool=1)
+    spawner.expect(FromSpawner.FAILED, 1)
     spawner.start(1, pool=-1)
+    spawner.expect(FromSpawner.FAILED, 1)
     spawner.link.send(99, 1, 2, 3)
     spawner.link.send(ToSpawner.START)
     spawner.link.send(ToSpawner.SIGNAL, 1, signal.SIGKILL)  # no such worker: nothing happens
@@ -74,6 +76,7 @@ def test_no_more_than_twice_the_pool(spawner: PoolSpawner) -> None:
     for worker in range(most):
         spawner.started(worker)
     spawner.start(most)
+    spawner.expect(FromSpawner.FAILED, most)
     spawner.link.send(ToSpawner.SIGNAL, 0, signal.SIGKILL)
     spawner.expect(FromSpawner.DIED, 0)
     spawner.started(most + 1)

@@ -161,6 +161,27 @@ def test_site_is_removed_under_load(serve):
         assert len(executions.get(number, [])) == (answer.status == 200)
 
 
+def test_pool_is_removed_while_content_arrives(serve):
+    # What was routed to it is executed by it, however slowly it comes, by a worker that starts
+    # only then.
+    named = site("a", ("/", "one")) + site("b", ("/", "two"), host="b.example")
+    scene = serve(SERVER + TWO_POOLS + named)
+    request = Request(1, "POST", "/", b"x" * 1000, "b.example")
+    encoded = request.encode()
+    with Client(scene.address) as client:
+        client.send_bytes(encoded[:-500])
+        scene.wait_until(lambda: scene.control.status()["counters"]["exchanges_now"] == 1)
+        scene.write(SERVER + pool(name="one") + site("a", ("/", "one")))
+        assert scene.control.reload()["pools"]["removed"] == ["two"]
+        for number in range(2, 20):
+            assert scene.ask(Request(number)).status == 200
+        client.send_bytes(encoded[-500:])
+        answer = client.read_answer()
+        request.check(answer)
+        assert answer.status == 200
+    scene.event(6005)
+
+
 def test_binding_moves(serve):
     # Who is connected still is answered once more, and told that the connection ends.
     here = SERVER + pool(name="one") + site("a", ("/", "one"))

@@ -90,6 +90,9 @@ class Service:
     def on_pool_stopped(self, pool: PoolExecutor) -> None:
         self.manager.on_pool_gone(pool)
 
+    def on_pool_closed(self, pool: PoolExecutor) -> None:
+        pass
+
     # What the test does.
 
     def pool(self, name: str) -> PoolExecutor:

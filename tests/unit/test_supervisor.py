@@ -61,6 +61,7 @@ def linked() -> Iterator[tuple[Supervisor, Link, Link]]:
     one._numbers, one._settings = numbers, numbers.number(settings)
     numbers.keep(one._settings)
     one._tables = {pool.index: pool for pool in one._settings.pools}
+    one._leaving = {}
     one._endpoints, one._reload = [], None
     one._is_stopping = one._has_left = one._reloads_again = False
     one._cgroups = NO_CGROUPS
