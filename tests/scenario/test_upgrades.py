@@ -54,6 +54,23 @@ def test_upgrade(serve):
     check(scene, kept, new)
 
 
+def test_upgrades_leave_nothing_open(serve):
+    scene = serve(one_pool())
+
+    def descriptors():
+        return {**scene.held(), "main": len(os.listdir(f"/proc/{scene.pid}/fd"))}
+
+    upgrade(scene)
+    scene.follow_upgrade()
+    first = descriptors()
+    for times in range(2, 6):
+        assert scene.ask(Request(times)).status == 200
+        upgrade(scene, times)
+        scene.follow_upgrade()
+        # Not more: the first time what the command line asked may still have been open.
+        scene.wait_until(lambda: all(count <= first[name] for name, count in descriptors().items()))
+
+
 def test_upgrade_by_signal(serve):
     scene = serve(one_pool('start_mode = "always_running"', "max_processes = 2"))
     kept, new = loads(scene)

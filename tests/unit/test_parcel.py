@@ -27,8 +27,8 @@ def receive(link: Link) -> tuple[bytes, list[int]]:
 
 @pytest.mark.parametrize("count", [0, 1, 199, 200, 201, 450])
 def test_it_arrives_as_it_was_sent(count: int) -> None:
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (2048, hard))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2048), hard))
     ours, theirs = link_pair()
     data = os.urandom(100_000)
     descriptors = [os.memfd_create(f"{n}") for n in range(count)]
@@ -40,6 +40,7 @@ def test_it_arrives_as_it_was_sent(count: int) -> None:
         for copy in copies:
             os.close(copy)
     finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         for descriptor in descriptors:
             os.close(descriptor)
         ours.close()
