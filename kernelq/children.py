@@ -5,6 +5,15 @@ import os
 from kernelq.link import Link
 
 
+def next_dead() -> int | None:
+    """The pid of a child that has ended; it stays its own until it is waited for."""
+    try:
+        found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return None
+    return None if found is None else found.si_pid
+
+
 class Child:
     """A worker process, or one that is about to be: `pid` is 0 until it is forked.
 

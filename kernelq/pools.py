@@ -76,8 +76,7 @@ class Pools:
         # content is still on its way.
         for number, until in list(self._leaving.items()):
             pool = self._by_number[number]
-            info = self._core.pool_info(number)
-            if now >= until or info["exchanges"] <= info["executing"]:
+            if now >= until or not self._core.pool_info(number)["unstarted"]:
                 del self._leaving[number]
                 pool.apply(Event(Kind.REMOVE, number=pool.settings.shutdown_limit_ns))
         self._leaving_at = now + LEAVING_LOOK_NS if self._leaving else None
@@ -91,10 +90,14 @@ class Pools:
         if self._by_name.get(pool.name) is pool:
             del self._by_name[pool.name]
 
-    def _close_buried(self) -> None:
+    def _close_buried(self, now: int) -> None:
         for pool in [one for one in self._stopped if one.is_buried]:
+            try:
+                pool.close()
+            except ValueError:  # a loop has yet to refuse what its last worker has left
+                self._leaving_at = now + LEAVING_LOOK_NS
+                continue
             self._stopped.remove(pool)
-            pool.close()
             del self._by_number[pool.number]
             self._owner.on_pool_closed(pool)
 
@@ -119,7 +122,7 @@ class Pools:
         for pool in self:
             if pool.deadline is not None and now >= pool.deadline:
                 pool.tick(now)
-        self._close_buried()
+        self._close_buried(now)
 
     def next_deadline(self) -> int | None:
         times = [self._leaving_at, *(pool.deadline for pool in self._by_number.values())]

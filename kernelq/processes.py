@@ -1,5 +1,6 @@
 """What the main process does with the operating system: forks of itself, log and pid files."""
 
+import contextlib
 import os
 from collections.abc import Callable, Collection
 
@@ -48,11 +49,17 @@ def try_access_log(name: str) -> None:
 
 
 def write_pid_file(name: str) -> None:
-    """StartError when it cannot be written. A file that an ended server left is replaced."""
+    """StartError when it cannot be written: what was there stays then. A file that an ended server
+    left is replaced.
+    """
+    new = f"{name}.new"
     try:
-        with open(name, "w", encoding="ascii") as file:
+        with open(new, "w", encoding="ascii") as file:
             file.write(f"{os.getpid()}\n")
+        os.rename(new, name)
     except OSError as found:
+        with contextlib.suppress(OSError):
+            os.unlink(new)
         raise StartError(f"--pid-file: cannot write {name}: {found.strerror}") from None
 
 

@@ -198,7 +198,7 @@ class Service:
             self._phase_deadline = time.monotonic_ns() + LAST_ANSWERS_NS
 
     def on_pool_closed(self, pool: PoolExecutor) -> None:
-        self.supervisor.try_send(FromService.POOL_GONE, pool.settings.index)
+        self.supervisor.send(FromService.POOL_GONE, pool.settings.index)
 
     def _look_if_ready(self) -> None:
         if self._is_ready or self._awaited:
@@ -254,7 +254,12 @@ class Service:
                 time.sleep(stall_seconds)
 
     def _on_supervisor(self) -> None:
-        message = self.supervisor.receive()
+        try:
+            message = self.supervisor.receive()
+        except ValueError as found:  # too few descriptors to take what it passes on
+            self.log(log.ERROR, f"what the main process sent cannot be taken: {found}")
+            self.supervisor.try_send(FromService.RELOADED, 0)  # if it was of a reload
+            return
         if message is None:
             self._order_stop_now()  # the main process has died: nobody would restart anything
             self._phase = Phase.OVER

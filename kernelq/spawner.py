@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from kernelq import launch, linux, log
 from kernelq.actions import Actions
 from kernelq.cgroup import NO_CGROUPS, Cgroups, Group
-from kernelq.children import Child, Zygote
+from kernelq.children import Child, Zygote, next_dead
 from kernelq.config import PoolSettings
 from kernelq.errors import FAILED, StartError
 from kernelq.identity import NOBODY_ELSE, Identity
@@ -228,7 +228,7 @@ class Spawner:
                 return
         except OSError as found:
             text = f"it could not be announced: {found.strerror}"
-        del self._workers[child.pid]
+        self._workers.pop(child.pid, None)
         self._fail(worker, text)
 
     def _settle_in(self, worker: int, child: Child, pid: int) -> None:
@@ -240,13 +240,17 @@ class Spawner:
             raise
         child.pid = pid
         self._workers[pid] = worker
-        self._tell(FromSpawner.STARTED, worker, pid, descriptors=[pidfd])
-        os.close(pidfd)
         try:
+            self._tell(FromSpawner.STARTED, worker, pid, descriptors=[pidfd])
             descriptors = [self._letter_of(child.pool), *child.descriptors]
             child.link.send(ToWorker.LETTER, worker, self._pid, descriptors=descriptors)
         except ConnectionError:
             pass  # it has died already; its wait status will say how
+        except OSError:
+            del self._workers[pid]
+            raise
+        finally:
+            os.close(pidfd)
         child.close_descriptors()
 
     def _fail(self, worker: int, text: str) -> None:
@@ -415,7 +419,7 @@ class Spawner:
         self._reap()
 
     def _reap(self) -> None:
-        while (pid := self._next_dead()) is not None:
+        while (pid := next_dead()) is not None:
             child = self._children.get(self._workers.get(pid, -1))
             if child is not None and child.report >= 0:
                 self._on_report(self._workers[pid], child)  # while there is a process to announce
@@ -435,14 +439,6 @@ class Spawner:
             if worker is not None:
                 microseconds = int((usage.ru_utime + usage.ru_stime) * 1e6)
                 self._tell(FromSpawner.DIED, worker, status, usage.ru_maxrss, microseconds)
-
-    @staticmethod
-    def _next_dead() -> int | None:
-        try:
-            found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        except ChildProcessError:
-            return None
-        return None if found is None else found.si_pid
 
     def _launch(self, pool: int, module: str, link: Link) -> tuple[int, int, str]:
         """A new process of the pool that runs `module`'s main with the link: its pid, its report,

@@ -24,7 +24,6 @@ import pickle
 import selectors
 import signal
 import sys
-import time
 from dataclasses import replace
 
 from kernelq import launch, linux, log, service, spawner
@@ -43,17 +42,12 @@ from kernelq.processes import (
     try_access_log,
     write_pid_file,
 )
+from kernelq.restarts import Restarts
 from kernelq.signals import SignalQueue
 from kernelq.sites import find_sockets
 from kernelq.start import Start
 from kernelq.status import describe_status, exit_code
 from kernelq.upgrade import Heiress
-
-SECOND = 1_000_000_000
-SPAWNER_RESTART_FIRST_NS = 0
-SPAWNER_RESTART_STEP_NS = SECOND // 10
-SPAWNER_RESTART_MOST_NS = 5 * SECOND
-SPAWNER_STEADY_NS = 60 * SECOND  # a spawner that lived this long was no failure of the start
 
 _SIGNALS = (
     signal.SIGTERM,
@@ -64,13 +58,6 @@ _SIGNALS = (
     signal.SIGUSR2,
     signal.SIGCHLD,
 )
-
-
-def spawner_delay_ns(deaths: int) -> int:
-    """How long to wait with a new spawner after so many deaths in a row (from 1)."""
-    if deaths <= 1:
-        return SPAWNER_RESTART_FIRST_NS
-    return min(SPAWNER_RESTART_STEP_NS << min(deaths - 1, 8), SPAWNER_RESTART_MOST_NS)
 
 
 class Supervisor:
@@ -90,9 +77,7 @@ class Supervisor:
         self._service_pid = 0
         self._spawner_pid = 0
         self._spawner_link: Link | None = None
-        self._spawner_started_ns = 0
-        self._spawner_at = 0  # when a new spawner is due; 0: none is
-        self._spawner_deaths = 0
+        self._restarts = Restarts()  # of spawners
         self._reload: tuple[ServerSettings, list[Endpoint]] | None = None  # under way
         self._reloads_again = False  # it was ordered once more meanwhile
         self._leaving: dict[int, PoolSettings] = {}  # removed; their last requests need workers yet
@@ -120,10 +105,10 @@ class Supervisor:
         self._selector.register(self._signals, selectors.EVENT_READ, self._on_signals)
         self._selector.register(self._link, selectors.EVENT_READ, self._on_service)
         while self._status is None:
-            for key, _ in self._selector.select(self._seconds_to_wait()):
+            for key, _ in self._selector.select(self._restarts.seconds_to_wait()):
                 if key.fd in self._selector.get_map():
                     key.data()
-            if self._spawner_at and time.monotonic_ns() >= self._spawner_at:
+            if self._restarts.is_due():
                 self._start_spawner_again()
         self._await_spawner()
         return self._end_status()
@@ -158,7 +143,6 @@ class Supervisor:
 
     def _start_spawner(self) -> None:
         """OSError: there can be none."""
-        self._spawner_at = 0
         if self._spawner_link is not None:
             self._spawner_link.close()
         with contextlib.ExitStack() as passed:
@@ -175,7 +159,7 @@ class Supervisor:
                 return spawner.run(pools, theirs, table, cgroups, identity)
 
             self._spawner_pid = fork_process(main, keep)
-            self._spawner_started_ns = time.monotonic_ns()
+            self._restarts.on_start()
             self._send(ToService.SPAWNER, [ours.fileno()])
 
     def _start_spawner_again(self) -> None:
@@ -183,7 +167,7 @@ class Supervisor:
             self._start_spawner()
         except OSError as found:  # too little memory may be what the last one has died of
             log.error(f"there can be no new spawner now: {found.strerror}")
-            self._spawner_at = time.monotonic_ns() + SPAWNER_RESTART_MOST_NS
+            self._restarts.on_failure()
 
     # What happens.
 
@@ -402,6 +386,9 @@ class Supervisor:
             self._selector.unregister(self._heiress)
         self._heiress.close()
         self._heiress = None
+        if self._settings.pid_file:
+            with contextlib.suppress(StartError):
+                write_pid_file(self._settings.pid_file)  # the new one may have put its own there
         self._upgrade_failed(why)
 
     def _upgrade_failed(self, why: str) -> None:
@@ -435,24 +422,17 @@ class Supervisor:
                 self._status = status
             elif pid == self._spawner_pid:
                 self._spawner_pid = 0
-                self._plan_spawner(status)
+                self._on_spawner_end(status)
             elif self._heiress is not None and pid == self._heiress.pid and not self._has_left:
                 self._end_heiress(f"the new main process ended: {describe_status(status)}")
             # else: an orphan.
 
-    def _plan_spawner(self, status: int) -> None:
+    def _on_spawner_end(self, status: int) -> None:
         if status == 0:
-            return  # it has seen the service's end, which we are about to see
-        log.error(f"the spawner died: {describe_status(status)}; a new one is started")
-        now = time.monotonic_ns()
-        is_steady = now - self._spawner_started_ns > SPAWNER_STEADY_NS
-        self._spawner_deaths = 1 if is_steady else self._spawner_deaths + 1
-        self._spawner_at = now + spawner_delay_ns(self._spawner_deaths)
-
-    def _seconds_to_wait(self) -> float | None:
-        if not self._spawner_at:
-            return None
-        return max(0, self._spawner_at - time.monotonic_ns()) / SECOND
+            self._restarts.on_end()
+        else:
+            log.error(f"the spawner died: {describe_status(status)}; a new one is started")
+            self._restarts.on_death()
 
     # The end.
 

@@ -20,7 +20,7 @@ class FakeCore:
         self.demands: list[tuple[int, int]] = []  # pool, wait_ns
         self.quotas: dict[int, int] = {}
         self.info = dict.fromkeys(
-            ("queued", "executing", "exchanges", "last_activity_ns", "rejected"), 0
+            ("queued", "executing", "unstarted", "last_activity_ns", "rejected"), 0
         )
         self.peak = 0
         self.is_full = False

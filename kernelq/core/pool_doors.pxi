@@ -86,7 +86,7 @@ cdef int pool_put_state(Core_ *core, uint32_t number, uint8_t state) except -1:
 
 cdef struct PoolFigures:           # of a Pool, copied
     uint8_t state
-    uint32_t queued, queue_length, ready_count, worker_count, executing, exchanges, peak
+    uint32_t queued, queue_length, ready_count, worker_count, executing, peak, unstarted
     uint64_t oldest_ns, service_ns
     uint64_t arrived, answered, rejected, redispatched, active_ns
 
@@ -110,17 +110,35 @@ cdef void pool_figures(Pool *pool, PoolFigures *seen) noexcept nogil:
     pthread_mutex_unlock(&pool.lock)
 
 
+cdef uint32_t pool_started(Pool *pool) noexcept nogil:
+    # Requests whose execution has begun and has not ended.
+    cdef const Worker *worker
+    cdef uint32_t index
+    cdef uint32_t count = 0
+    pthread_mutex_lock(&pool.lock)
+    worker = pool.workers
+    while worker != NULL:
+        for index in range(worker.place_count):
+            count += worker.places[index].exchange != NULL and place_is_started(worker, index)
+        worker = worker.next
+    pthread_mutex_unlock(&pool.lock)
+    return count
+
+
 cdef bint pool_look(Core_ *core, uint32_t number, PoolFigures *seen) noexcept nogil:
-    # exchanges: as each loop had it a moment ago.
+    # unstarted: what loops have is read first, so that a request that ends meanwhile may be counted
+    # as one that has not begun, never the other way round.
     cdef Pool *pool
     cdef uint32_t index
+    cdef uint32_t exchanges = 0
     pthread_mutex_lock(&core.table_lock)
     pool = pool_find(core, number)
     if pool != NULL:
-        pool_figures(pool, seen)
-        seen.exchanges = 0
         for index in range(core.settings.loop_count):
-            seen.exchanges += atomic.load_relaxed_u32(&pool.sides[index].exchanges)  # relaxed: so
+            # relaxed: so
+            exchanges += atomic.load_relaxed_u32(&pool.sides[index].exchanges)
+        pool_figures(pool, seen)
+        seen.unstarted = exchanges - min(pool_started(pool), exchanges)
     pthread_mutex_unlock(&core.table_lock)
     return pool != NULL
 
@@ -157,7 +175,7 @@ cdef dict pool_shown(Core_ *core, uint32_t number):
         "ready": seen.ready_count,
         "workers": seen.worker_count,
         "executing": seen.executing,
-        "exchanges": seen.exchanges,
+        "unstarted": seen.unstarted,
         "peak": seen.peak,
         "arrived": seen.arrived,
         "answered": seen.answered,

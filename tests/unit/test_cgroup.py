@@ -285,14 +285,14 @@ groups = open_cgroups("/sys/fs/cgroup")
 assert groups.base == sys.argv[1], groups
 assert open_cgroups("/sys/fs/cgroup").base == sys.argv[1]
 group = groups.make("shop", 0)
+told, tell = os.pipe()
 child = os.fork()
 if child == 0:
     group.join()
-    os.write(1, open("/proc/self/cgroup").read().encode())
+    os.write(tell, open("/proc/self/cgroup").read().encode())
     while True:
         pass
-while not group.pids():
-    os.sched_yield()
+print(os.read(told, 4096).decode())
 assert group.pids() == [child]
 assert not group.remove()
 assert group.throttle(50) == ("cpu" in groups.controllers)

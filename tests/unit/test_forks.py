@@ -8,6 +8,7 @@ import pytest
 
 from kernelq import launch, spawner
 from kernelq.actions import Actions
+from kernelq.children import Child
 from kernelq.config import PoolSettings
 from kernelq.identity import Identity
 from kernelq.letters import ActionKind, FromSpawner, ToSpawner
@@ -75,6 +76,36 @@ def test_a_worker_without_a_link_is_told_to_have_failed(monkeypatch: pytest.Monk
     assert one._children == {}
     one._service.close()
     service.close()
+
+
+def test_a_worker_that_cannot_be_announced_is_forgotten_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Its process ends when it sees its link's end, and is nobody's by then.
+    one = object.__new__(spawner.Spawner)
+    ours, theirs = link_pair()
+    one._children, one._workers, one._zygotes = {7: Child(0, ours, [])}, {}, {}
+    one._tmp_folders = TmpFolders()
+    told: list[int] = []
+
+    def tell(kind: int, *numbers: int, **_: object) -> None:
+        if kind == FromSpawner.STARTED:
+            raise OSError(109, "Too many references: cannot splice")
+        told.append(kind)
+
+    monkeypatch.setattr(one, "_tell", tell)
+    pid = os.fork()
+    if pid == 0:
+        theirs.receive()
+        os._exit(0)
+    before = descriptors()
+    one._take_over(7, pid)
+    assert told == [FromSpawner.FAILED]
+    assert (one._children, one._workers) == ({}, {})
+    assert len(descriptors()) == len(before) - 1  # the link's
+    os.kill(pid, 9)
+    os.waitpid(pid, 0)
+    theirs.close()
 
 
 @pytest.mark.usefixtures("no_forks")

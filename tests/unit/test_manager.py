@@ -46,6 +46,8 @@ class Service:
         self.is_serving = True
         self.lines: list[str] = []
         self.told: list[tuple[int, int]] = []
+        self.later_ns = 0
+        self.closed: list[str] = []
         self.has_ended = False
         self.supervisor = self
         self.pools = Pools(self.core, self, self.journal)
@@ -91,7 +93,7 @@ class Service:
         self.manager.on_pool_gone(pool)
 
     def on_pool_closed(self, pool: PoolExecutor) -> None:
-        pass
+        self.closed.append(pool.name)
 
     # What the test does.
 
@@ -126,8 +128,9 @@ class Service:
         self.manager.begin_reload(replace(self.settings, pools=pools), (), (), ())
 
     def wait(self) -> None:
-        """Until the queues of pools that leave have been looked at."""
-        self.pools.tick(time.monotonic_ns() + 2 * LEAVING_LOOK_NS)
+        """Until pools that leave have been looked at, once more each time."""
+        self.later_ns += 2 * LEAVING_LOOK_NS
+        self.pools.tick(time.monotonic_ns() + self.later_ns)
 
 
 @pytest.fixture
@@ -187,6 +190,44 @@ def test_a_pool_that_leaves_while_its_orphan_is_attached(service: Service) -> No
     assert core_number not in service.core.pool_states
     assert len(list(service.pools)) == 1
     assert service.pools.names() == ["old"]
+
+
+def test_a_pool_leaves_when_all_that_was_routed_to_it_is_executing(service: Service) -> None:
+    service.reload(*BEFORE.pools, added("new", 1))
+    service.serve()
+    pool = service.pool("new")
+    service.core.info["unstarted"] = 1
+    service.reload(*BEFORE.pools)
+    for _ in range(3):
+        service.wait()
+        assert pool.state.phase is Phase.RUNNING
+    service.core.info["unstarted"] = 0
+    service.wait()
+    assert pool.state.phase is Phase.DELETE_PENDING
+
+
+def test_a_pool_whose_last_request_a_loop_has_yet_to_refuse_is_closed_later(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(pool: int) -> None:
+        raise ValueError(f"pool {pool} has queued requests")
+
+    service.reload(*BEFORE.pools, added("new", 1))
+    number = service.serve()
+    service.reload(*BEFORE.pools)
+    service.wait()
+    service.pools.on_core_event("gone", number, 0)
+    with monkeypatch.context() as patch:
+        patch.setattr(service.core, "pool_close", refuse)
+        service.answer(FromSpawner.DIED, number, 9, 20480, 0)
+        for _ in range(3):
+            service.wait()
+            deadline = service.pools.next_deadline()
+            assert deadline is not None
+            assert service.closed == []
+    service.wait()
+    assert service.closed == ["new"]
+    assert len(list(service.pools)) == 1
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,6 @@
-"""The main process: when a new spawner is started after the death of one, and what it does when
-the system gives it no more processes or descriptors.
-"""
+"""The main process: what it does when the system gives it no more processes or descriptors."""
 
 import os
-import time
 from collections.abc import Iterator
 from types import SimpleNamespace
 
@@ -16,36 +13,8 @@ from kernelq.identity import NOBODY_ELSE
 from kernelq.letters import ToService, ToTable
 from kernelq.link import Link, link_pair
 from kernelq.numbering import Numbers
-from kernelq.supervisor import SPAWNER_RESTART_MOST_NS, SPAWNER_STEADY_NS, Supervisor
-
-KILLED = 9  # a wait status
-
-
-def supervisor(age_ns: int, deaths: int) -> Supervisor:
-    one = object.__new__(Supervisor)  # only what this is about: no processes
-    one._spawner_started_ns = time.monotonic_ns() - age_ns
-    one._spawner_deaths = deaths
-    return one
-
-
-def test_one_that_was_steady_is_replaced_at_once() -> None:
-    for deaths in range(10):
-        one = supervisor(SPAWNER_STEADY_NS + 1, deaths)
-        one._plan_spawner(KILLED)
-        assert 0 < one._spawner_at <= time.monotonic_ns()
-
-
-def test_deaths_in_a_row_are_waited_for_longer_and_longer() -> None:
-    one = supervisor(0, 0)
-    delays = []
-    for _ in range(12):
-        one._spawner_started_ns = time.monotonic_ns()
-        one._plan_spawner(KILLED)
-        delays.append(max(0, one._spawner_at - time.monotonic_ns()))
-    assert delays[0] == 0
-    assert delays[1] > 0
-    assert max(delays) <= SPAWNER_RESTART_MOST_NS
-    assert delays[-1] > delays[1]
+from kernelq.restarts import Restarts
+from kernelq.supervisor import Supervisor
 
 
 def refuse(*_: object) -> int:
@@ -55,7 +24,8 @@ def refuse(*_: object) -> int:
 @pytest.fixture
 def linked() -> Iterator[tuple[Supervisor, Link, Link]]:
     """A main process with one pool, and the other ends of its links to service and spawner."""
-    one = supervisor(0, 0)
+    one = object.__new__(Supervisor)  # only what this is about: no processes
+    one._restarts = Restarts()
     numbers = Numbers()
     settings = ServerSettings(pools=(PoolSettings(name="shop"),), config_file="kernelq.toml")
     one._numbers, one._settings = numbers, numbers.number(settings)
@@ -80,7 +50,6 @@ def test_no_process_for_a_new_spawner_is_no_end(
     linked: tuple[Supervisor, Link, Link], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, service, _ = linked
-    one._spawner_at = 1
     one._spawner_link.close()
     before = len(os.listdir("/proc/self/fd"))
     with monkeypatch.context() as patch:
@@ -88,7 +57,8 @@ def test_no_process_for_a_new_spawner_is_no_end(
         for _ in range(3):
             one._start_spawner_again()
     assert len(os.listdir("/proc/self/fd")) == before + 1  # our end of the table's link
-    assert one._spawner_at > time.monotonic_ns()
+    assert not one._restarts.is_due()
+    assert 0 < one._restarts.seconds_to_wait() <= 5
     assert not service.is_readable()
 
 
@@ -133,7 +103,7 @@ def test_settings_that_cannot_be_sent_are_refused(
 
 
 def test_groups_are_removed_also_without_a_spawner() -> None:
-    one = supervisor(0, 0)
+    one = object.__new__(Supervisor)
     one._spawner_pid = 0
     calls: list[str] = []
     groups = SimpleNamespace(remove_all=lambda: calls.append("removed"))

@@ -4,8 +4,10 @@ import fcntl
 import os
 import shutil
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 from kernelq import tmp_folders
@@ -13,12 +15,17 @@ from kernelq.identity import Identity
 from kernelq.tmp_folders import TmpFolders
 
 
-def wait_for_all() -> None:
-    while True:
-        try:
-            os.wait()
-        except ChildProcessError:
-            return
+@pytest.fixture
+def wait_for_all() -> Callable[[], None]:
+    """Waits for the children that the test has made; other tests' servers may be ours, too."""
+    others = set(psutil.Process().children())
+
+    def wait() -> None:
+        for child in psutil.Process().children():
+            if child not in others:
+                os.waitpid(child.pid, 0)
+
+    return wait
 
 
 def is_locked(folder: Path) -> bool:
@@ -42,7 +49,9 @@ def test_the_folder_itself_is_locked_for_what_clears_tmp(tmp_path: Path) -> None
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_that_has_gone_is_made_again(tmp_path: Path) -> None:
+def test_a_folder_that_has_gone_is_made_again(
+    tmp_path: Path, wait_for_all: Callable[[], None]
+) -> None:
     folders = TmpFolders(str(tmp_path))
     first = Path(folders.make(Identity()))
     before = len(os.listdir("/proc/self/fd"))
@@ -61,7 +70,10 @@ def test_a_folder_that_has_gone_is_made_again(tmp_path: Path) -> None:
 
 
 def test_only_what_nobody_holds_is_swept(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    wait_for_all: Callable[[], None],
 ) -> None:
     ours, other = TmpFolders(str(tmp_path)), TmpFolders(str(tmp_path))
     living = Path(ours.make(Identity()))
