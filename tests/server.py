@@ -74,7 +74,7 @@ class Server:
         self.url = self.expect("listening on ").split()[-1]
         self.expect("ready: ")
         for _ in range(workers):
-            self.expect(" is ready")
+            self.expect(" is ready (event 6021)")
         return self
 
     def end(self, number: int | None = signal.SIGTERM) -> int:

@@ -302,6 +302,7 @@ def test_the_group_of_a_pool_goes_with_its_last_worker(folder: Path, spawn: Spaw
     assert not old.exists()
     assert only(root).name.startswith("pool-default.1-")
     spawner.start(3, pool=0)
+    spawner.expect(FromSpawner.FAILED, 3)
     spawner.started(4, pool=1)
     assert spawner.errors.read_text().count("refused") == 1
 
