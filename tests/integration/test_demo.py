@@ -9,6 +9,7 @@ from typing import Any
 from wsgiref.util import setup_testing_defaults
 from wsgiref.validate import validator
 
+import psutil
 import pytest
 from server import Server
 
@@ -102,9 +103,11 @@ class Browser:
         return self._ask("POST", "/execute/sync", {"script": script, "args": []})
 
     def close(self) -> None:
+        processes = psutil.Process(self._driver.pid).children(recursive=True)
         self._ask("DELETE", "")
         self._driver.terminate()
         self._driver.wait()
+        assert psutil.wait_procs(processes, 60)[1] == []  # some of its helpers end after it
         assert self._driver.stdout is not None
         self._driver.stdout.close()
 
