@@ -158,7 +158,7 @@ def test_interpreter_is_asked_once_while_it_stays_the_same(tmp_path: Path) -> No
     count = tmp_path / "count"
     text = f'echo x >> {count}; exec {sys.executable} "$@"'
     python = script(tmp_path / "python", text)
-    environment = {"PYTHONPATH": interpreter.ROOT}
+    environment = {**os.environ, "PYTHONPATH": interpreter.ROOT}
     for _ in range(2):
         found = interpreter.find_interpreter(python, Identity(), environment)
         assert not found.is_own
