@@ -19,11 +19,11 @@ build/tsan/made: .venv/made $(wildcard kernelq/*.pyx kernelq/core/*.px[di] tests
 
 asan: build/asan/made
 	PYTHONPATH=build/asan KERNELQ_TEST_ROOT=$(CURDIR)/build/asan $(call PRELOAD,asan) KERNELQ_STORM=$(STORM) \
-	ASAN_OPTIONS=detect_leaks=0:abort_on_error=1:log_path=build/asan/report \
+	ASAN_OPTIONS=detect_leaks=0:abort_on_error=1:disable_coredump=0:log_path=build/asan/report \
 	UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1:abort_on_error=1:log_path=build/asan/report \
-	$(BIN)/pytest -m "not slow" tests/unit tests/property $(DOORS) $(JUDGED) $(ARGS)
+	$(BIN)/pytest -m "not slow" --timeout 600 tests/unit tests/property $(DOORS) $(JUDGED) $(ARGS)
 
 tsan: build/tsan/made
 	PYTHONPATH=build/tsan KERNELQ_TEST_ROOT=$(CURDIR)/build/tsan $(call PRELOAD,tsan) KERNELQ_STORM=$(STORM) \
 	TSAN_OPTIONS=halt_on_error=1:exitcode=66:second_deadlock_stack=1 \
-	$(BIN)/pytest -m "not slow" tests/stress $(JUDGED) $(ARGS)
+	$(BIN)/pytest -m "not slow" --timeout 600 tests/stress $(JUDGED) $(ARGS)

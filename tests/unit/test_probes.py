@@ -1,6 +1,5 @@
 """What the kernel says of a process."""
 
-import mmap
 import os
 import signal
 import subprocess
@@ -17,15 +16,31 @@ from kernelq.pool import probes
 GONE = 1 << 30
 
 
-def test_memory_of_this_process() -> None:
-    pid = os.getpid()
-    resident, private = probes.resident_bytes(pid), probes.private_bytes(pid)
-    size = 32 << 20
-    with mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory:
-        memory.write(b"x" * size)
-        for before, probe in ((resident, probes.resident_bytes), (private, probes.private_bytes)):
-            after = probe(pid)
-            assert after - before > size // 2
+GROWING = """
+import mmap
+print(flush=True)
+input()
+memory = mmap.mmap(-1, 32 << 20, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+memory.write(b"x" * (32 << 20))
+print(flush=True)
+input()
+"""
+
+
+def test_memory_of_a_process() -> None:
+    command = [sys.executable, "-S", "-c", GROWING]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        child.stdout.readline()
+        before = probes.resident_bytes(child.pid), probes.private_bytes(child.pid)
+        child.stdin.write(b"\n")
+        child.stdin.flush()
+        child.stdout.readline()
+        after = probes.resident_bytes(child.pid), probes.private_bytes(child.pid)
+        child.stdin.write(b"\n")
+    assert after[0] - before[0] > 16 << 20
+    assert after[1] - before[1] > 16 << 20
 
 
 def test_processor_time_with_that_of_ended_children() -> None:
