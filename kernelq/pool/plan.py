@@ -105,6 +105,8 @@ def _settle(pool: Pool, turn: Turn) -> Pool:
         pool = fill(pool, turn)
         pool = start_candidate(pool, turn)
         pool = turn_over(pool, turn)
+        if pool.waiting >= 0 and not staying(pool):  # the last one that stayed was just told to go
+            pool = fill(adopt_pending(pool, turn), turn)
         serves = Kind.SERVES if ready(pool) else Kind.SERVES_NO_MORE
         pool = _take(pool, pool.phase, NOBODY, turn, serves)
     pool = await_demand(measure(_announce(pool, turn), turn), turn)
