@@ -88,13 +88,7 @@ class Actions:
 
     def _run(self, command: list[str], variables: dict[str, str], name: str) -> int:
         parent = os.getpid()
-        reader, writer = os.pipe()
-        try:
-            pid = os.fork()
-        except OSError:
-            os.close(reader)
-            os.close(writer)
-            raise
+        pid, reader, writer = linux.fork_with_pipe()
         if pid == 0:
             os.close(reader)
             self._become(command, variables, parent, writer, name)

@@ -31,7 +31,7 @@ import shutil
 from dataclasses import dataclass
 
 from kernelq import log
-from kernelq.linux import read_text
+from kernelq.linux import names_in, read_text
 
 CONTROLLERS = ("cpu", "memory")
 LEAF = "service"
@@ -272,11 +272,3 @@ def _try_write(path: str, text: str, fine: tuple[int, ...] = ()) -> bool:
             log.warning(f"cgroups: {path}: {found.strerror}")
         return False
     return True
-
-
-def names_in(folder: str) -> list[str]:
-    """Of all that is in it; none, if it cannot be read."""
-    try:
-        return os.listdir(folder)
-    except OSError:
-        return []

@@ -266,13 +266,7 @@ def start(launch: Launch, module: str, link: Link, tmp_folder: str = "") -> tupl
     shall be, or with the words that say why not.
     """
     parent = os.getpid()
-    reader, writer = os.pipe()
-    try:
-        pid = os.fork()
-    except OSError:
-        os.close(reader)
-        os.close(writer)
-        raise
+    pid, reader, writer = linux.fork_with_pipe()
     if pid == 0:
         _become_or_report(launch, parent, module, link.fileno(), writer, tmp_folder)
     os.close(writer)

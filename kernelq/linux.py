@@ -68,6 +68,25 @@ def read_text(path: str) -> str:
         return ""
 
 
+def names_in(folder: str) -> list[str]:
+    """Of all that is in it; none, if it cannot be read."""
+    try:
+        return os.listdir(folder)
+    except OSError:
+        return []
+
+
+def fork_with_pipe() -> tuple[int, int, int]:
+    """os.fork(), and a pipe that both have: (pid, reader, writer). OSError: nothing is open."""
+    reader, writer = os.pipe()
+    try:
+        return os.fork(), reader, writer
+    except OSError:
+        os.close(reader)
+        os.close(writer)
+        raise
+
+
 def trim_heap() -> None:
     """Give back what the C library keeps of freed memory, where it knows how to."""
     trim = getattr(_libc, "malloc_trim", None)  # glibc's

@@ -36,6 +36,7 @@ from kernelq.pool.journal import Journal
 from kernelq.pool.model import Event, Kind
 from kernelq.pools import Pools
 from kernelq.routing import Routing
+from kernelq.selecting import call_ready
 from kernelq.signals import SignalQueue
 from kernelq.units import SECOND
 
@@ -213,11 +214,7 @@ class Service:
     # The loop.
 
     def _turn(self) -> None:
-        for key, _ in self._selector.select(self._seconds_to_wait()):
-            # An earlier callback of the same turn may have closed this one's link, and even opened
-            # another under its number.
-            if self._selector.get_map().get(key.fd) is key:
-                key.data()
+        call_ready(self._selector, self._seconds_to_wait())
         now = time.monotonic_ns()
         self.pools.tick(now)
         if self._phase_deadline and now >= self._phase_deadline:

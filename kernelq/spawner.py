@@ -39,6 +39,7 @@ from kernelq.letters import (
 from kernelq.link import Link, Message, link_pair
 from kernelq.parcel import Receiver
 from kernelq.pool import probes
+from kernelq.selecting import call_ready
 from kernelq.signals import SignalQueue
 from kernelq.status import describe_status
 from kernelq.tmp_folders import TmpFolders
@@ -96,9 +97,7 @@ class Spawner:
         self._selector.register(self._signals, selectors.EVENT_READ, self._on_signals)
         self._selector.register(self._table, selectors.EVENT_READ, self._on_table)
         while self._is_serving:
-            for key, _ in self._selector.select(self._actions.seconds_to_wait()):
-                if self._selector.get_map().get(key.fd) is key:  # not ended in this very turn
-                    key.data()
+            call_ready(self._selector, self._actions.seconds_to_wait())
             self._actions.end_late()
         self._end_all()
         return self._status

@@ -43,6 +43,7 @@ from kernelq.processes import (
     write_pid_file,
 )
 from kernelq.restarts import Restarts
+from kernelq.selecting import call_ready
 from kernelq.signals import SignalQueue
 from kernelq.sites import find_sockets
 from kernelq.start import Start
@@ -105,9 +106,7 @@ class Supervisor:
         self._selector.register(self._signals, selectors.EVENT_READ, self._on_signals)
         self._selector.register(self._link, selectors.EVENT_READ, self._on_service)
         while self._status is None:
-            for key, _ in self._selector.select(self._restarts.seconds_to_wait()):
-                if key.fd in self._selector.get_map():
-                    key.data()
+            call_ready(self._selector, self._restarts.seconds_to_wait())
             if self._restarts.is_due():
                 self._start_spawner_again()
         self._await_spawner()

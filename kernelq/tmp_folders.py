@@ -20,9 +20,9 @@ import shutil
 import tempfile
 
 from kernelq import log
-from kernelq.cgroup import names_in
 from kernelq.identity import Identity
 from kernelq.launch import in_child
+from kernelq.linux import names_in
 
 _PREFIX = "kernelq-tmp-"
 _NEW_PREFIX = "kernelq-new-"  # not locked yet

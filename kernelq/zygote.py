@@ -82,13 +82,7 @@ def _next_request(link: Link) -> Message:
 
 def _fork_twice() -> int:
     """The worker's pid; 0 in the worker. OSError, in the zygote alone."""
-    reader, writer = os.pipe()
-    try:
-        between = os.fork()
-    except OSError:
-        os.close(reader)
-        os.close(writer)
-        raise
+    between, reader, writer = linux.fork_with_pipe()
     if between == 0:
         os.close(reader)
         try:

@@ -135,7 +135,7 @@ cdef bint pool_look(Core_ *core, uint32_t number, PoolFigures *seen) noexcept no
     pool = pool_find(core, number)
     if pool != NULL:
         for index in range(core.settings.loop_count):
-            # relaxed: so
+            # relaxed: a loop's own figure, as it was a moment ago
             exchanges += atomic.load_relaxed_u32(&pool.sides[index].exchanges)
         pool_figures(pool, seen)
         seen.unstarted = exchanges - min(pool_started(pool), exchanges)

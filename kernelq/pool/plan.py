@@ -99,13 +99,13 @@ def _settle(pool: Pool, turn: Turn) -> Pool:
     if pool.verdict:
         pool = _take(pool, pool.phase, NOBODY, turn, Kind.UNSTARTABLE)
     if is_up(pool):
-        if pool.waiting >= 0 and not staying(pool):
-            pool = adopt_pending(pool, turn)  # no recycle will come
+        if _waits_in_vain(pool):
+            pool = adopt_pending(pool, turn)
         pool = shed(pool, turn)
         pool = fill(pool, turn)
         pool = start_candidate(pool, turn)
         pool = turn_over(pool, turn)
-        if pool.waiting >= 0 and not staying(pool):  # the last one that stayed was just told to go
+        if _waits_in_vain(pool):  # the last one that stayed was just told to go
             pool = fill(adopt_pending(pool, turn), turn)
         serves = Kind.SERVES if ready(pool) else Kind.SERVES_NO_MORE
         pool = _take(pool, pool.phase, NOBODY, turn, serves)
@@ -113,6 +113,11 @@ def _settle(pool: Pool, turn: Turn) -> Pool:
     if not pool.workers:  # last: whoever is told STOPPED may close the pool
         pool = _take(pool, pool.phase, NOBODY, turn, Kind.EMPTY)
     return pool
+
+
+def _waits_in_vain(pool: Pool) -> bool:
+    # Settings that a recycle is to bring: nobody is left to be recycled.
+    return pool.waiting >= 0 and not staying(pool)
 
 
 def _announce(pool: Pool, turn: Turn) -> Pool:

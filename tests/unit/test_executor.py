@@ -307,13 +307,19 @@ def test_new_settings_that_do_not_start_leave_the_old_worker(stage: Stage) -> No
     assert message.numbers == (0, 3, 0)
 
 
-def test_an_orphan_is_stopped_taken_from_the_core_and_replaced() -> None:
+def stage_with_orphan() -> Stage:
+    """Worker 1 is to be left to a debugger, and is asked for its stacks first."""
     stage = Stage(orphan_worker_process=True)
     stage.bring_spawner()
     stage.executor.apply(Event(Kind.START))
     stage.started()
     stage.serve(1)
     stage.executor.on_core_event("hopeless", 1, 0)
+    return stage
+
+
+def test_an_orphan_is_stopped_taken_from_the_core_and_replaced() -> None:
+    stage = stage_with_orphan()
     message = stage.controls[1].receive()
     assert message is not None
     assert message.kind == Control.STACKS
@@ -403,12 +409,7 @@ def test_a_start_that_was_given_up_is_not_repeated_with_the_next_spawner() -> No
 
 
 def test_an_orphan_that_dies_while_it_is_asked_for_its_stacks_is_not_abandoned() -> None:
-    stage = Stage(orphan_worker_process=True)
-    stage.bring_spawner()
-    stage.executor.apply(Event(Kind.START))
-    stage.started()
-    stage.serve(1)
-    stage.executor.on_core_event("hopeless", 1, 0)
+    stage = stage_with_orphan()
     stage.controls[1].send(Control.STACKS_DONE)
     stage.executor.on_core_event("gone", 1, 0)
     stage.executor.tick(time.monotonic_ns() + 2 * ORPHAN_WORDS_NS)

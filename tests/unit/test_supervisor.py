@@ -62,16 +62,21 @@ def test_no_process_for_a_new_spawner_is_no_end(
     assert not service.is_readable()
 
 
+def refusal(service: Link) -> str:
+    """What the service is told instead of new settings."""
+    message = service.receive()
+    assert message is not None
+    assert message.kind == ToService.REFUSED
+    return message.text
+
+
 def test_no_process_for_a_trial_refuses_the_reload(
     linked: tuple[Supervisor, Link, Link], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, service, table = linked
     monkeypatch.setattr(launch, "prepare", refuse)
     one._begin_reload()
-    message = service.receive()
-    assert message is not None
-    assert message.kind == ToService.REFUSED
-    assert "pool shop: " in message.text
+    assert "pool shop: " in refusal(service)
     assert one._reload is None
     assert not table.is_readable()
 
@@ -89,10 +94,7 @@ def test_settings_that_cannot_be_sent_are_refused(
 
     monkeypatch.setattr(sealed, "put", fail_once)
     one._begin_reload()
-    message = service.receive()
-    assert message is not None
-    assert message.kind == ToService.REFUSED
-    assert "Resource temporarily unavailable" in message.text
+    assert "Resource temporarily unavailable" in refusal(service)
     assert one._reload is None
     assert set(one._tables) == {pool.index for pool in one._settings.pools}
     for _ in range(2):  # the new table, and the old one again
